@@ -1,0 +1,33 @@
+/* Digests, by libcrypto. See digest.h. */
+#include "store/base/digest.h"
+
+#include <stdlib.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+
+static void digest(const EVP_MD *type, const void *data, size_t len, uint8_t *out)
+{
+	/* Fails only for a digest that libcrypto was built without, or without memory. */
+	if (EVP_Digest(data, len, out, NULL, type, NULL) != 1)
+		abort();
+}
+
+void digest_sha1(const void *data, size_t len, uint8_t sha1_r[DIGEST_SHA1_SIZE])
+{
+	digest(EVP_sha1(), data, len, sha1_r);
+}
+
+void digest_md5(const void *data, size_t len, uint8_t md5_r[DIGEST_MD5_SIZE])
+{
+	digest(EVP_md5(), data, len, md5_r);
+}
+
+bool secret_equal(const void *a, size_t a_len, const void *b, size_t b_len)
+{
+	uint8_t hash_a[DIGEST_SHA1_SIZE], hash_b[DIGEST_SHA1_SIZE];
+
+	/* Comparing digests makes the time independent of the length, too. */
+	digest_sha1(a, a_len, hash_a);
+	digest_sha1(b, b_len, hash_b);
+	return CRYPTO_memcmp(hash_a, hash_b, sizeof hash_a) == 0 && a_len == b_len;
+}

@@ -1,0 +1,240 @@
+/* File helpers. See file.h. */
+#include "store/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void file_close(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+int file_write_all(int fd, const void *data, size_t len)
+{
+	const char *p = data;
+
+	while (len) {
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int file_pwrite_all(int fd, const void *data, size_t len, off_t offset)
+{
+	const char *p = data;
+
+	while (len) {
+		ssize_t n = pwrite(fd, p, len, offset);
+
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		p += n;
+		offset += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int file_pread_all(int fd, void *data, size_t len, off_t offset)
+{
+	char *p = data;
+
+	while (len) {
+		ssize_t n = pread(fd, p, len, offset);
+
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		if (n == 0)
+			return -ENODATA;
+		p += n;
+		offset += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int file_read(int fd, struct buf *buf)
+{
+	for (;;) {
+		/* One byte more than is left shows that a file is too large. */
+		size_t left = buf->max - buf->len;
+		size_t want = left < 16384 ? left : 16384;
+		char over;
+		char *room;
+		ssize_t n;
+
+		if (want == 0) {
+			n = read(fd, &over, 1);
+			if (n < 0 && errno == EINTR)
+				continue;
+			return n < 0 ? -errno : n == 0 ? 0 : -EMSGSIZE;
+		}
+		room = buf_reserve(buf, want);
+		if (!room)
+			return buf->failed;
+		n = read(fd, room, want);
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		buf_commit(buf, (size_t)n);
+		if (n == 0)
+			return 0;
+	}
+}
+
+int file_read_at(int dirfd, const char *path, struct buf *buf)
+{
+	AUTO_CLOSE int fd = openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return file_read(fd, buf);
+}
+
+bool file_name_is_safe(const char *name)
+{
+	if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return false;
+	return strchr(name, '/') == NULL && strlen(name) <= NAME_MAX;
+}
+
+/* Calls step for every component but the last, with the directory it is in; leaves the last in
+ * *last. */
+static int walk(int dirfd, const char *path, mode_t mkdir_mode, bool make, char *last,
+		int *parent_r)
+{
+	int parent = dup(dirfd);
+
+	if (parent < 0)
+		return -errno;
+	fcntl(parent, F_SETFD, FD_CLOEXEC);
+	for (;;) {
+		size_t len = strcspn(path, "/");
+		int next;
+
+		if (len > NAME_MAX) {
+			close(parent);
+			return -ENAMETOOLONG;
+		}
+		memcpy(last, path, len);
+		last[len] = '\0';
+		if (!file_name_is_safe(last)) {
+			close(parent);
+			return -EINVAL;
+		}
+		if (make && mkdirat(parent, last, mkdir_mode) < 0 && errno != EEXIST) {
+			int code = -errno;
+
+			close(parent);
+			return code;
+		}
+		if (path[len] == '\0') {
+			*parent_r = parent;
+			return 0;
+		}
+		path += len + 1;
+		next = openat(parent, last, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (next < 0) {
+			int code = -errno;
+
+			close(parent);
+			return code;
+		}
+		close(parent);
+		parent = next;
+	}
+}
+
+int file_open_beneath(int dirfd, const char *path, int flags, mode_t mode)
+{
+	char last[NAME_MAX + 1];
+	int parent, fd;
+	int rc = walk(dirfd, path, 0, false, last, &parent);
+
+	if (rc < 0)
+		return rc;
+	fd = openat(parent, last, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+	rc = fd < 0 ? -errno : fd;
+	close(parent);
+	return rc;
+}
+
+int file_mkdirs_beneath(int dirfd, const char *path, mode_t mode)
+{
+	char last[NAME_MAX + 1];
+	int parent;
+	int rc = walk(dirfd, path, mode, true, last, &parent);
+
+	if (rc < 0)
+		return rc;
+	close(parent);
+	return 0;
+}
+
+int file_remove_tree(int dirfd, const char *name)
+{
+	AUTO_DIR DIR *dir = NULL;
+	struct dirent *entry;
+	int fd;
+
+	if (!file_name_is_safe(name))
+		return -EINVAL;
+	if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+		return 0;
+	if (errno != EISDIR && errno != EPERM)
+		return -errno;
+	fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	dir = fdopendir(fd);
+	if (!dir) {
+		int code = -errno;
+
+		close(fd);
+		return code;
+	}
+	while ((errno = 0, entry = readdir(dir)) != NULL) {
+		int rc;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+			continue;
+		rc = file_remove_tree(fd, entry->d_name);
+		if (rc < 0)
+			return rc;
+	}
+	if (errno)
+		return -errno;
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
+		return -errno;
+	return 0;
+}
+
+int file_sync_dir(int dirfd, const char *path)
+{
+	AUTO_CLOSE int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return fsync(fd) < 0 ? -errno : 0;
+}

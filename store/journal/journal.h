@@ -1,0 +1,78 @@
+/*
+ * The journal, dsyncfs's side: what the filesystem saw. An LMDB environment in state_dir/journal/fs
+ * that only dsyncfs writes and that dsyncd reads in short transactions.
+ *
+ * Kept: the events (by seq), the dirty set, the stamps of clean mailboxes, and the journal's id,
+ * which is new whenever the journal is made anew, so that a reader sees that its position means
+ * nothing any more.
+ *
+ * Writing: journal_push() puts an event into a bounded queue and returns; a thread of the journal's
+ * own commits in groups, synced, and then wakes dsyncd with a datagram to state_dir/journal-wake
+ * (nobody listening is fine). A queue that is full coalesces: events of one mailbox become one
+ * MAIL_EVENT_RESCAN. A commit that fails (disk full, damage) is logged once, retried with back-off,
+ * and never blocks or fails the caller; what could not be kept becomes MAIL_EVENT_RESCAN_HOME of
+ * the homes concerned.
+ *
+ * A damaged environment is moved aside (fs.damaged.<time>) with an error in the log and made anew:
+ * every home is then scanned, which nothing is lost by.
+ */
+#ifndef DSYNCFS_JOURNAL_H
+#define DSYNCFS_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "store/base/error.h"
+#include "store/base/guid.h"
+#include "store/mail_event.h"
+
+struct journal;
+
+/* ---- dsyncfs: the one writer ---- */
+
+/* Makes what is missing (directories 0700). clean_r: the last writer closed it with
+ * journal_close(). */
+int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_r,
+		 struct error *err);
+/* Commits what is queued, marks the journal clean, closes. */
+void journal_close(struct journal **journal);
+
+/* Takes copies of the strings; seq and time are set here. Never blocks beyond a mutex, never fails.
+ */
+void journal_push(struct journal *journal, const struct mail_event *event);
+
+/* Write-ahead dirt (design invariant 2). Starts the commit that puts (home, dir) into the dirty
+ * set, unless it is there already, and returns a ticket at once; journal_dirty_wait() returns when
+ * that is durable, or at once when the disk does not take it (the marker "scan everything" then
+ * stands in). Ticket 0 needs no wait. */
+uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir);
+void journal_dirty_wait(struct journal *journal, uint64_t ticket);
+/* The mailbox has been quiet and its events are durable: leaves the dirty set. */
+void journal_clean(struct journal *journal, const char *home, const char *dir);
+/* At start: calls each() for every mailbox that was dirty when the last writer died. */
+typedef int journal_dirty_fn(void *ctx, const char *home, const char *dir);
+int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ctx,
+		       struct error *err);
+
+/* Origins: tokens a worker announces for the changes it applies (mount attribute
+ * trusted.dsyncfs.origin). Events carry them; they are plain numbers to the journal. */
+
+/* ---- dsyncd: reads ---- */
+
+struct journal_reader;
+/* -ENOENT while dsyncfs has never run with this state_dir. */
+int journal_reader_open(const char *state_dir, struct journal_reader **reader_r, struct error *err);
+void journal_reader_close(struct journal_reader **reader);
+/* Descriptor that becomes readable when dsyncfs committed (the bound datagram socket); -1 if it
+ * could not be bound. journal_reader_drain() empties it. */
+int journal_reader_wake_fd(const struct journal_reader *reader);
+void journal_reader_drain(struct journal_reader *reader);
+/* The journal's id; changes when it was made anew. */
+int journal_reader_id(struct journal_reader *reader, struct guid *id_r, struct error *err);
+/* Up to max events with seq > after, in order. Each event's strings are valid until each() returns.
+ */
+typedef int journal_event_fn(void *ctx, const struct mail_event *event);
+int journal_reader_each(struct journal_reader *reader, uint64_t after, size_t max,
+			journal_event_fn *each, void *ctx, struct error *err);
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * Dovecot's mail_location: "driver:path[:KEY=value]...".
+ */
+#ifndef DSYNCFS_MAIL_LOCATION_H
+#define DSYNCFS_MAIL_LOCATION_H
+
+#include <stdbool.h>
+#include "store/base/error.h"
+
+enum mail_driver { MAIL_DRIVER_MAILDIR, MAIL_DRIVER_MDBOX, MAIL_DRIVER_SDBOX };
+enum mail_layout { MAIL_LAYOUT_MAILDIRPP, MAIL_LAYOUT_FS };
+
+/* Absolute paths; all malloc'ed, freed by mail_location_free(). */
+struct mail_location {
+	enum mail_driver driver;
+	enum mail_layout layout;
+	char *root;
+	char *index;   /* INDEX=; equals root when not given */
+	char *control; /* CONTROL=; equals root when not given */
+	char *inbox;   /* INBOX=; equals root for Maildir when not given */
+	bool utf8;     /* directory names are UTF-8 instead of modified UTF-7 */
+};
+
+/* text with variables already expanded; '~/' means home. */
+int mail_location_parse(const char *text, const char *home, struct mail_location *location_r,
+			struct error *err);
+/* Without a setting: what lies in the home (~/Maildir, ~/mdbox, ~/sdbox, or the home itself is a
+ * Maildir). */
+int mail_location_detect(const char *home, struct mail_location *location_r, struct error *err);
+void mail_location_free(struct mail_location *location);
+
+#endif

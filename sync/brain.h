@@ -1,0 +1,109 @@
+/*
+ * One dsync session of one user, in either role, over a stream.
+ *
+ * The brain knows the wire, the merge and the store's mailbox interface. It knows no journal:
+ * whoever runs it (dsyncd's worker, the dsync command) answers the questions of struct sync_host.
+ */
+#ifndef DSYNCFS_SYNC_BRAIN_H
+#define DSYNCFS_SYNC_BRAIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "store/base/error.h"
+#include "store/base/guid.h"
+#include "store/mail_user.h"
+
+struct stream; /* sync/stream.h: the line and value stream to the peer */
+
+enum sync_role { SYNC_MASTER, SYNC_SLAVE };
+
+enum sync_type {
+	SYNC_FULL,    /* looks into every mailbox, with an empty state */
+	SYNC_CHANGED, /* every mailbox whose numbers differ, using the state where both have one */
+	SYNC_BOXES,   /* between two dsyncfs nodes: only the listed mailboxes, no tree */
+};
+
+/* Who the peer is, known after its handshake. */
+struct sync_peer {
+	char id[128]; /* node id in hex of a dsyncfs node, else "dovecot:<hostname>" */
+	char hostname[256];
+	bool is_dsyncfs;
+};
+
+/* What the two sides agreed on in one mailbox at the end of the last session. */
+struct sync_mailbox_state {
+	struct guid guid;
+	uint32_t uid_validity;
+	uint32_t common_uid;
+	uint64_t acked_modseq; /* own changes up to here are durable at the peer */
+	uint64_t peer_modseq;
+	uint32_t messages;
+};
+
+struct sync_state {
+	struct sync_mailbox_state *boxes;
+	size_t count;
+};
+void sync_state_free(struct sync_state *state);
+
+enum sync_begin { SYNC_BEGIN_OK, SYNC_BEGIN_BUSY };
+
+struct sync_host {
+	void *ctx;
+	/* After the handshake: may this session run (one sync per user and node at a time), and
+	 * what is the state with this peer? A slave calls it before it sends its own handshake.
+	 * state_r is freed by the brain. */
+	int (*begin)(void *ctx, const struct sync_peer *peer, enum sync_begin *answer_r,
+		     struct sync_state *state_r, struct error *err);
+	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is
+	 * used again. */
+	void (*save)(void *ctx, const struct sync_peer *peer,
+		     const struct sync_mailbox_state *state);
+	/* The mailbox with this GUID is gone on both sides. */
+	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid);
+	/* Progress, for logs and terminals. May be NULL. */
+	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+};
+
+struct sync_box {
+	struct guid guid;
+	const char *name;
+};
+
+struct sync_options {
+	enum sync_role role;
+	enum sync_type type;	      /* master only; a slave adopts what the master says */
+	const struct sync_box *boxes; /* SYNC_BOXES */
+	size_t box_count;
+	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
+	const char *hostname; /* ours, as sent */
+	char alt_char;	      /* '_' */
+};
+
+enum sync_outcome {
+	SYNC_DONE,	/* in sync */
+	SYNC_AGAIN,	/* done, but something changed underneath: run again */
+	SYNC_NEED_TREE, /* SYNC_BOXES met a mailbox that the peer does not have: run SYNC_CHANGED */
+	SYNC_BUSY,	/* the peer is syncing this user: try again shortly */
+	SYNC_FAILED,
+};
+
+struct sync_result {
+	enum sync_outcome outcome;
+	struct sync_peer peer;
+	unsigned mailboxes; /* opened for syncing (skipped ones do not count) */
+	unsigned mails_sent, mails_received;
+	unsigned changes_applied;
+	char reason[512]; /* why not SYNC_DONE */
+};
+
+/* Runs one session. The stream stays usable for another when it returns SYNC_DONE, SYNC_AGAIN,
+ * SYNC_NEED_TREE or SYNC_BUSY and result_r->peer.is_dsyncfs; else the caller closes it. Returns 0,
+ * or a negative errno with outcome SYNC_FAILED: one mailbox that fails does not fail the others,
+ * and is named in reason. */
+int sync_run(struct stream *stream, const struct mail_user *user,
+	     const struct sync_options *options, const struct sync_host *host,
+	     struct sync_result *result_r, struct error *err);
+
+#endif
