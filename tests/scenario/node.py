@@ -1,0 +1,268 @@
+"""A mail server node: dsyncfs over a backing directory, dsyncd, and Dovecot on the mount."""
+import imaplib
+import json
+import os
+import poplib
+import shutil
+import signal
+import smtplib
+import subprocess
+import tempfile
+import time
+
+from network import Network
+
+VMAIL = 5000  # uid and gid that own the mail
+PASSWORD = "between-the-nodes"
+BUILD = os.environ.get("DSYNCFS_BUILD", os.path.join(os.path.dirname(__file__), "../../build"))
+
+DOVECOT_CONF = """
+base_dir = {dir}/dovecot/run
+state_dir = {dir}/dovecot/state
+log_path = {dir}/dovecot/log
+protocols = imap lmtp pop3
+listen = {address}
+ssl = no
+disable_plaintext_auth = no
+auth_mechanisms = plain
+mail_location = {location}
+mail_max_userip_connections = 100
+first_valid_uid = 1
+namespace inbox {{
+  inbox = yes
+  separator = /
+}}
+passdb {{
+  driver = static
+  args = nopassword=yes
+}}
+userdb {{
+  driver = static
+  args = uid={uid} gid={uid} home={mount}/%d/%n
+}}
+service anvil {{
+  client_limit = 1000
+}}
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    port = 143
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = 110
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+service lmtp {{
+  inet_listener lmtp {{
+    address = {address}
+    port = 24
+  }}
+}}
+service stats {{
+  client_limit = 1000
+}}
+"""
+
+SETTINGS = """
+mail_root = {mount}
+mail_location = {location}
+mail_uid = {uid}
+mail_gid = {uid}
+mail_replica = tcp:{peer}:4711
+listen = {address}
+doveadm_port = 4711
+doveadm_password = {password}
+state_dir = {dir}/state
+"""
+
+
+def skip(reason):
+    print(f"skipped: {reason}")
+    raise SystemExit(77)
+
+
+def need(*programs):
+    """Skips the test, with the reason, where it cannot run."""
+    if os.geteuid() != 0:
+        skip("needs root")
+    if not os.path.exists("/dev/fuse"):
+        skip("needs /dev/fuse")
+    for program in ("ip", "nsenter", *programs):
+        if not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
+            skip(f"needs {program}")
+
+
+def eventually(what, check, timeout=20.0, every=0.02):
+    """Calls check() until it gives something true, and gives that back; fails with `what` after the timeout."""
+    end = time.monotonic() + timeout
+    last = None
+    while True:
+        try:
+            last = check()
+            if last:
+                return last
+        except (OSError, imaplib.IMAP4.error, AssertionError) as error:
+            last = error
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what} (last: {last!r})")
+        time.sleep(every)
+
+
+class Node:
+    def __init__(self, network, host, location="maildir:~/Maildir", settings=""):
+        self.network, self.host = network, host
+        self.address = network.addresses[host]
+        self.dir = tempfile.mkdtemp(prefix=f"dsyncfs-{host}-")
+        os.chmod(self.dir, 0o755)
+        self.backing, self.mount = self.dir + "/backing", self.dir + "/mount"
+        for path in (self.backing, self.mount):
+            os.mkdir(path)
+            os.chown(path, VMAIL, VMAIL)
+        self.log = self.dir + "/log"
+        self.processes = {}
+        peer = network.addresses["b" if host == "a" else "a"]
+        values = dict(dir=self.dir, mount=self.mount, address=self.address, peer=peer, uid=VMAIL,
+                      location=location, password=PASSWORD)
+        self.settings = self.dir + "/dsyncfs.conf"
+        with open(self.settings, "w", encoding="utf-8") as file:
+            file.write(SETTINGS.format(**values) + settings)
+        os.makedirs(self.dir + "/dovecot/run")
+        os.makedirs(self.dir + "/dovecot/state")
+        with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
+            file.write(DOVECOT_CONF.format(**values))
+
+    # --- processes
+
+    def start(self, name, argv, network=True):
+        prefix = self.network.command(self.host) if network else []
+        with open(self.log, "ab") as log:
+            self.processes[name] = subprocess.Popen(prefix + argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self.processes[name]
+
+    def start_dsyncfs(self):
+        self.start("dsyncfs", [f"{BUILD}/tools/dsyncfs", "-f", "-o", f"config={self.settings}", self.backing, self.mount],
+                   network=False)
+        eventually("mounted", lambda: os.path.ismount(self.mount))
+
+    def start_dsyncd(self):
+        self.start("dsyncd", [f"{BUILD}/tools/dsyncd", "-F", "-c", self.settings])
+
+    def start_dovecot(self):
+        self.start("dovecot", ["dovecot", "-F", "-c", self.dir + "/dovecot.conf"])
+        eventually("dovecot answers", lambda: self.imap("probe@example.org", login=False).shutdown() or True)
+
+    def start_all(self, dovecot=True):
+        self.start_dsyncfs()
+        self.start_dsyncd()
+        if dovecot:
+            self.start_dovecot()
+
+    def pid(self, name):
+        return self.processes[name].pid
+
+    def kill(self, name, sig=signal.SIGKILL):
+        process = self.processes.pop(name)
+        process.send_signal(sig)
+        process.wait(timeout=30)
+
+    def dsyncctl(self, *args):
+        return subprocess.run([f"{BUILD}/tools/dsyncctl", "-c", self.settings, *args], capture_output=True, text=True,
+                              check=False)
+
+    def status(self):
+        return json.loads(self.dsyncctl("--json", "status").stdout)
+
+    def close(self):
+        for name in ("dovecot", "dsyncd", "dsyncfs"):
+            if name in self.processes:
+                try:
+                    self.kill(name, signal.SIGTERM)
+                except subprocess.TimeoutExpired:
+                    self.processes[name] = None
+        if os.path.ismount(self.mount):
+            subprocess.run(["umount", "-l", self.mount], check=False)
+        if not os.environ.get("KEEP"):
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    # --- clients
+
+    def home(self, user, backing=False):
+        name, domain = user.split("@")
+        return f"{self.backing if backing else self.mount}/{domain}/{name}"
+
+    def imap(self, user, login=True):
+        with self.network.on(self.host):
+            client = imaplib.IMAP4(self.address, 143, timeout=30)
+        if login:
+            client.login(user, "x")
+            client.select()
+        return client
+
+    def pop3(self, user):
+        with self.network.on(self.host):
+            client = poplib.POP3(self.address, 110, timeout=30)
+        client.user(user)
+        client.pass_("x")
+        return client
+
+    def deliver(self, user, subject, body="Hello.\r\n", sender="sender@example.org"):
+        """By Dovecot's LMTP; returns when it has acknowledged."""
+        with self.network.on(self.host):
+            client = smtplib.LMTP(self.address, 24)
+        text = (f"From: <{sender}>\r\nTo: <{user}>\r\nSubject: {subject}\r\n"
+                f"Message-ID: <{subject.replace(' ', '.')}@example.org>\r\n\r\n{body}")
+        client.sendmail(sender, [user], text)
+        client.quit()
+
+    def dovecot_log_problems(self):
+        with open(self.dir + "/dovecot/log", encoding="utf-8", errors="replace") as file:
+            return [line for line in file if any(w in line for w in ("Error:", "Warning:", "Panic:", "Fatal:"))]
+
+
+class Pair:
+    """Both nodes, as a context manager that says where the logs are when a test fails."""
+
+    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True):
+        self.network = Network()
+        self.nodes = []
+        try:
+            for host in "ab":
+                self.nodes.append(Node(self.network, host, location, settings))
+            self.a, self.b = self.nodes
+            if start:
+                for node in self.nodes:
+                    node.start_all(dovecot)
+        except BaseException:
+            self.__exit__(True, None, None)
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind:
+            for node in self.nodes:
+                print(f"--- log of {node.host}")
+                if os.path.exists(node.log):
+                    with open(node.log, encoding="utf-8", errors="replace") as file:
+                        print("".join(file.readlines()[-60:]))
+                print(f"--- dsyncctl status of {node.host}\n{node.dsyncctl('status').stdout}")
+        for node in self.nodes:
+            node.close()
+        self.network.close()
+
+    def cut(self):
+        self.network.cut()
+
+    def heal(self):
+        self.network.heal()
+
