@@ -1,0 +1,43 @@
+/*
+ * What the index log tells since a modseq (reference 7f).
+ *
+ * Costs O(log since then) where the caller gives a position, else O(log). The state of messages
+ * that were changed is in the view; here is what changed.
+ */
+#ifndef DSYNCFS_INDEX_CHANGES_H
+#define DSYNCFS_INDEX_CHANGES_H
+
+#include "store/index/index.h"
+#include "store/mail.h"
+
+/* Flags and keywords: the last change of each since the modseq. New messages and messages that were
+ * only given a modseq are here too, with nothing but the uid. */
+struct index_change {
+	uint32_t uid;
+	bool appended;			 /* since the modseq */
+	bool expunged;			 /* by an external record, and not in the view */
+	bool has_guid;			 /* of an expunged one: guid is known */
+	struct guid guid;		 /* 128-bit form */
+	uint8_t add_flags, remove_flags; /* enum mail_flag */
+	struct keyword_set add_keywords, remove_keywords;
+	uint64_t modseq; /* of the last change */
+};
+
+struct index_changes {
+	struct index_change *change; /* ascending uid */
+	size_t count;
+	/* Only header fields may have changed: uid_validity, next_uid and first_recent_uid are in
+	 * the view. */
+	bool complete; /* the log reaches back to `since` */
+	void *pool;
+};
+
+/* Changes with modseq > since, up to the view's position. near (may be NULL): a position of the
+ * past whose modseq is <= since; reading begins there if it is still in the log at hand. -ERANGE:
+ * the log does not reach back that far; then changes_r holds what it does tell, and expunges may be
+ * missing. Free with index_changes_free(), also after -ERANGE. */
+int index_changes(struct index *index, uint64_t since, const struct index_position *near,
+		  struct index_changes *changes_r, struct error *err);
+void index_changes_free(struct index_changes *changes);
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * The files of an index: making a log, replacing a damaged one, rotation, snapshots.
+ *
+ * New files get the owner, group and mode (& 0666) of their directory, and appear by rename.
+ */
+#ifndef DSYNCFS_INDEX_FILES_H
+#define DSYNCFS_INDEX_FILES_H
+
+#include "store/index/index.h"
+
+struct index_create {
+	uint32_t uid_validity;	 /* 0: not yet set */
+	uint32_t next_uid;	 /* 0: 1 */
+	uint64_t initial_modseq; /* 0: 1 */
+	/* With replace: an existing index is forgotten (its log's successor says "start from the
+	 * empty state"), whatever its condition; else -EEXIST. */
+	bool replace;
+};
+/* The new log is durable when this returns (but the directory entry: that is synced too). */
+int index_create(int dirfd, const struct index_options *options, const struct index_create *create,
+		 struct error *err);
+
+/* To be called after a commit, without any lock of this index. Does nothing, and makes no system
+ * call, while the log is short: a snapshot once 128 kB of log have gathered since the last, a
+ * rotation at 1 MB. Waits at most timeout_ms for the lock and gives up quietly (0) when it is busy.
+ */
+int index_housekeep(struct index *index, int timeout_ms, struct error *err);
+/* The same, whatever the sizes. -EBUSY while requests are pending (reference 3.6). */
+int index_write_snapshot(struct index *index, int timeout_ms, struct error *err);
+int index_rotate(struct index *index, int timeout_ms, struct error *err);
+
+#endif
