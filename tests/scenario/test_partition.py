@@ -1,0 +1,70 @@
+#!/usr/bin/python3
+"""The link is cut, both sides deliver, flag, move and expunge, the link heals: merged, nothing lost, doubled or back."""
+import time
+
+import plain
+import view
+from node import Pair, eventually, need
+
+USER = "bob@example.org"
+
+
+def subjects(account, folder):
+    found = []
+    for flags, _date, _size, _modseq, body in account[0][folder][1].values():
+        line = next(l for l in body.splitlines() if l.startswith(b"Subject: "))
+        found.append((line[9:].decode(), flags))
+    return sorted(found)
+
+
+def main():
+    need("dovecot")
+    with Pair() as pair:
+        for number in range(8):
+            pair.a.deliver(USER, f"mail {number}")
+        pair.a.imap(USER).create("Kept")
+        view.eventually_same(pair, USER)
+
+        pair.cut()
+        a, b = pair.a.imap(USER), pair.b.imap(USER)
+        a.uid("STORE", "1", "+FLAGS", r"(\Seen)")
+        b.uid("STORE", "1", "+FLAGS", r"(\Answered work)")
+        a.uid("STORE", "2", "+FLAGS", r"(\Deleted)")
+        a.expunge()
+        b.uid("STORE", "2", "+FLAGS", r"(\Flagged)")  # expunge wins over a flag
+        b.uid("STORE", "3", "+FLAGS", r"(\Deleted)")
+        b.expunge()
+        a.uid("MOVE", "4", "Kept")
+        b.uid("MOVE", "5", "Kept")
+        for number in range(3):
+            pair.a.deliver(USER, f"from a {number}")
+            pair.b.deliver(USER, f"from b {number}")
+        a.create("Made on a")
+        b.create("Made on b")
+        a.create("Made on both")
+        b.create("Made on both")
+        pair.a.imap(USER).append('"Made on both"', None, None, b"Subject: both a\r\n\r\nx\r\n")
+        pair.b.imap(USER).append('"Made on both"', None, None, b"Subject: both b\r\n\r\nx\r\n")
+        time.sleep(1)
+        eventually("a knows that the peer is away", lambda: "unreachable" in pair.a.dsyncctl("status").stdout)
+        # files are where they were delivered
+        assert len(plain.files(pair.a.home(USER) + "/Maildir")) == 6 + 3
+
+        pair.heal()
+        healed = time.monotonic()
+        merged = view.eventually_same(pair, USER, timeout=30)
+        print(f"merged {time.monotonic() - healed:.1f} s after the link healed")
+
+        expected = {"mail 0": ("\\Answered", "\\Seen", "work"), "mail 5": (), "mail 6": (), "mail 7": ()}
+        expected.update({f"from {side} {n}": () for side in "ab" for n in range(3)})
+        assert subjects(merged, "INBOX") == sorted(expected.items()), subjects(merged, "INBOX")
+        assert [s for s, _ in subjects(merged, "Kept")] == ["mail 3", "mail 4"], subjects(merged, "Kept")
+        assert [s for s, _ in subjects(merged, "Made on both")] == ["both a", "both b"]
+        assert {"Made on a", "Made on b"} <= set(merged[0])
+        for node in pair.nodes:
+            assert not node.dovecot_log_problems(), node.dovecot_log_problems()
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()
