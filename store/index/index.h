@@ -40,6 +40,7 @@ struct index_options {
 	enum index_lock_method lock_method;
 	bool read_only; /* open the log read-only; index_begin() then fails with -EROFS */
 	bool backup;	/* dbox: keep dovecot.index.backup when a snapshot is replaced */
+	bool once;	/* nobody is writing: do not look again at what looks damaged */
 };
 
 /* Bits of a record's flags beside enum mail_flag (store/mail.h). */
@@ -99,7 +100,8 @@ int index_find_from(const struct index *index, uint32_t uid, struct index_record
 /* Steps through the messages from a uid in ascending order, O(1) each. */
 struct index_iter {
 	const struct index *index;
-	uint32_t snapshot_pos, appended_pos;
+	uint32_t snapshot_pos, appended_pos, last_uid;
+	int failed; /* after the last record: -EUCLEAN if the snapshot's uids are out of order */
 };
 void index_iter_init(const struct index *index, uint32_t first_uid, struct index_iter *iter_r);
 bool index_iter_next(struct index_iter *iter, struct index_record *record_r);

@@ -1,0 +1,306 @@
+/*
+ * Changes since a modseq. Random histories, with the state after each transaction kept: the changes
+ * since any of them, applied to what was then, must give what is now.
+ */
+#include "tests/index/index_fixture.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include "store/mail.h"
+
+#define UIDS	 60
+#define KEYWORDS 4
+#define STEPS	 250
+
+static const char *const keyword_names[KEYWORDS] = {"$Forwarded", "Junk", "later", "Work"};
+
+struct message {
+	bool exists;
+	uint8_t flags, keywords;
+};
+
+struct moment {
+	struct index_position position;
+	struct message messages[UIDS + 1];
+};
+
+static void view_messages(const struct index *index, struct message *messages)
+{
+	struct index_record record;
+	struct index_iter iter;
+
+	memset(messages, 0, sizeof(*messages) * (UIDS + 1));
+	index_iter_init(index, 0, &iter);
+	while (index_iter_next(&iter, &record)) {
+		const char *names[KEYWORDS];
+		unsigned count = index_record_keywords(index, &record, names, KEYWORDS);
+
+		assert_true(record.uid <= UIDS);
+		messages[record.uid].exists = true;
+		messages[record.uid].flags = record.flags & MAIL_FLAGS_MASK;
+		for (unsigned i = 0; i < count; i++) {
+			for (unsigned k = 0; k < KEYWORDS; k++) {
+				if (strcmp(names[i], keyword_names[k]) == 0)
+					messages[record.uid].keywords |= (uint8_t)(1U << k);
+			}
+		}
+	}
+}
+
+static uint8_t keyword_bits(struct keyword_set set)
+{
+	uint8_t bits = 0;
+
+	for (unsigned i = 0; i < set.count; i++) {
+		if (i > 0)
+			assert_true(strcmp(set.names[i - 1], set.names[i]) < 0);
+		for (unsigned k = 0; k < KEYWORDS; k++) {
+			if (strcmp(set.names[i], keyword_names[k]) == 0)
+				bits |= (uint8_t)(1U << k);
+		}
+	}
+	return bits;
+}
+
+static void apply_change(struct message *messages, const struct index_change *change,
+			 const struct message *now)
+{
+	struct message *message = &messages[change->uid];
+
+	assert_int_equal(change->add_flags & change->remove_flags, 0);
+	if (change->appended && !change->expunged)
+		*message = *now; /* the caller takes a new message from the view */
+	if (change->expunged) {
+		memset(message, 0, sizeof(*message));
+		return;
+	}
+	assert_true(message->exists);
+	message->flags = (uint8_t)((message->flags & ~change->remove_flags) | change->add_flags);
+	message->keywords = (uint8_t)((message->keywords & ~keyword_bits(change->remove_keywords)) |
+				      keyword_bits(change->add_keywords));
+}
+
+/* Messages whose modseq is above `since` are exactly those that are told about and exist. */
+static void check_modseqs(struct index *index, uint64_t since, const struct index_changes *changes)
+{
+	struct index_record record;
+	struct index_iter iter;
+	size_t i = 0;
+
+	index_iter_init(index, 0, &iter);
+	while (index_iter_next(&iter, &record)) {
+		while (i < changes->count && changes->change[i].uid < record.uid)
+			i++;
+		if (i < changes->count && changes->change[i].uid == record.uid)
+			assert_true(record.modseq > since);
+		else
+			assert_true(record.modseq <= since);
+	}
+}
+
+static void check_since(struct index *index, const struct moment *then, bool with_position,
+			bool must_reach)
+{
+	struct message was[UIDS + 1], now[UIDS + 1];
+	struct index_changes changes;
+	struct error err = {0};
+	int ret = index_changes(index, then->position.modseq,
+				with_position ? &then->position : NULL, &changes, &err);
+
+	if (ret == -ERANGE && !must_reach) {
+		assert_false(changes.complete);
+		index_changes_free(&changes);
+		return;
+	}
+	must(ret, &err);
+	assert_true(changes.complete);
+	memcpy(was, then->messages, sizeof(was));
+	view_messages(index, now);
+	for (size_t i = 0; i < changes.count; i++) {
+		if (i > 0)
+			assert_true(changes.change[i - 1].uid < changes.change[i].uid);
+		assert_true(changes.change[i].modseq > then->position.modseq);
+		apply_change(was, &changes.change[i], &now[changes.change[i].uid]);
+	}
+	assert_memory_equal(was, now, sizeof(was));
+	index_changes_free(&changes);
+}
+
+static uint32_t random_below(uint32_t *seed, uint32_t below)
+{
+	*seed = *seed * 1664525 + 1013904223;
+	return (*seed >> 8) % below;
+}
+
+static void random_change(struct index *index, struct index_txn *txn, uint32_t *seed,
+			  uint32_t *next_uid)
+{
+	uint32_t uid = 1 + random_below(seed, *next_uid);
+	struct error err = {0};
+
+	switch (random_below(seed, 8)) {
+	case 0:
+	case 1:
+		if (*next_uid <= UIDS) {
+			must(index_append(txn, *next_uid, (uint8_t)random_below(seed, 32), &err),
+			     &err);
+			(*next_uid)++;
+		}
+		break;
+	case 2: {
+		struct guid guid;
+
+		guid_generate(&guid);
+		must(index_expunge(txn, uid, &guid, &err), &err);
+		break;
+	}
+	case 3:
+	case 4:
+		must(index_update_keyword(txn, uid, keyword_names[random_below(seed, KEYWORDS)],
+					  random_below(seed, 2) == 0, &err),
+		     &err);
+		break;
+	default:
+		must(index_update_flags(txn, uid, (uint8_t)(1U << random_below(seed, 5)),
+					(uint8_t)(1U << random_below(seed, 5)), &err),
+		     &err);
+		break;
+	}
+}
+
+static void random_step(struct index *index, uint32_t *seed, uint32_t *next_uid, bool exact)
+{
+	struct index_txn *txn = begin(index);
+	uint32_t changes = 1 + random_below(seed, 4);
+	struct error err = {0};
+
+	while (changes-- > 0)
+		random_change(index, txn, seed, next_uid);
+	if (exact && random_below(seed, 3) == 0)
+		must(index_update_modseq(txn, 1 + random_below(seed, *next_uid),
+					 index_txn_modseq(txn) + random_below(seed, 5), &err),
+		     &err);
+	commit(&txn);
+}
+
+static void run_history(struct fixture *fx, uint32_t seed, bool exact, bool rotations)
+{
+	static struct moment moments[STEPS + 1];
+	uint32_t next_uid = 1, last_rotation = 0, rotation_before = 0;
+	uint64_t switched_on = UINT64_MAX; /* then every message got this modseq */
+	struct index_status status;
+	struct index *index;
+	struct error err = {0};
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	for (uint32_t step = 0; step <= STEPS; step++) {
+		index_position(index, &moments[step].position);
+		view_messages(index, moments[step].messages);
+		if (step == STEPS)
+			break;
+		random_step(index, &seed, &next_uid, exact);
+		index_status(index, &status);
+		if (status.has_modseqs && switched_on == UINT64_MAX)
+			switched_on = moments[step].position.modseq;
+		if (rotations && random_below(&seed, 60) == 0) {
+			must(index_rotate(index, 1000, &err), &err);
+			rotation_before = last_rotation;
+			last_rotation = step + 1;
+		}
+		if (random_below(&seed, 40) == 0) {
+			must(index_write_snapshot(index, 1000, &err), &err);
+			index_close(&index);
+			index = open_index(fx);
+		}
+	}
+	for (uint32_t step = 0; step <= STEPS; step++) {
+		struct index_changes changes;
+
+		check_since(index, &moments[step], false, step >= rotation_before);
+		check_since(index, &moments[step], true, step >= rotation_before);
+		if (moments[step].position.modseq < switched_on)
+			continue;
+		if (index_changes(index, moments[step].position.modseq, NULL, &changes, NULL) == 0)
+			check_modseqs(index, moments[step].position.modseq, &changes);
+		index_changes_free(&changes);
+	}
+	index_close(&index);
+}
+
+static void changes_lead_from_every_state_to_the_present(void **state)
+{
+	run_history(*state, 1, false, false);
+}
+
+static void changes_with_exact_modseqs(void **state)
+{
+	run_history(*state, 2, true, false);
+}
+
+static void changes_over_rotations(void **state)
+{
+	run_history(*state, 3, true, true);
+}
+
+static void changes_over_rotations_without_modseqs(void **state)
+{
+	run_history(*state, 4, false, true);
+}
+
+static void expunges_come_with_their_guid(void **state)
+{
+	struct fixture *fx = *state;
+	struct index *index;
+	struct index_txn *txn;
+	struct index_changes changes;
+	struct error err = {0};
+	struct guid guid;
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	append_uid(index, 1, 0);
+	append_uid(index, 2, 0);
+	append_uid(index, 3, 0);
+	guid_generate(&guid);
+	txn = begin(index);
+	must(index_expunge(txn, 2, &guid, &err), &err);
+	must(index_expunge(txn, 1, NULL, &err), &err);
+	commit(&txn);
+	/* A request is no expunge. */
+	txn = begin(index);
+	index_txn_internal(txn);
+	must(index_expunge(txn, 3, &guid, &err), &err);
+	commit(&txn);
+	must(index_changes(index, 4, NULL, &changes, &err), &err);
+	assert_int_equal(changes.count, 2);
+	assert_true(changes.change[0].expunged);
+	assert_false(changes.change[0].has_guid);
+	assert_true(changes.change[1].expunged);
+	assert_true(changes.change[1].has_guid);
+	assert_true(guid_equal(&changes.change[1].guid, &guid));
+	index_changes_free(&changes);
+	must(index_changes(index, highest(index), NULL, &changes, &err), &err);
+	assert_int_equal(changes.count, 0);
+	index_changes_free(&changes);
+	/* A modseq that this index never had. */
+	assert_int_equal(index_changes(index, highest(index) + 1, NULL, &changes, &err), -ERANGE);
+	index_changes_free(&changes);
+	index_close(&index);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(changes_lead_from_every_state_to_the_present),
+		TEST(changes_with_exact_modseqs),
+		TEST(changes_over_rotations),
+		TEST(changes_over_rotations_without_modseqs),
+		TEST(expunges_come_with_their_guid),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
