@@ -2,9 +2,15 @@
  * The journal, dsyncfs's side: what the filesystem saw. An LMDB environment in state_dir/journal/fs
  * that only dsyncfs writes and that dsyncd reads in short transactions.
  *
- * Kept: the events (by seq), the dirty set, the stamps of clean mailboxes, and the journal's id,
- * which is new whenever the journal is made anew, so that a reader sees that its position means
- * nothing any more.
+ * Kept: the events (by seq), the dirty set, the stamps of clean mailboxes, and the journal's id. A
+ * new id tells a reader that its position means nothing any more: it starts at 0 and has every home
+ * scanned. The id is new when the journal was made anew, and when events were lost (a crash on a
+ * full disk, no memory); then the events that are still there keep their place, since removals
+ * among them are evidence.
+ *
+ * Events up to the position that dsyncd publishes (peer_journal_commit()) are deleted. While dsyncd
+ * is away for long, deliveries, renames and touches of one mailbox are folded into one
+ * MAIL_EVENT_RESCAN; removals are kept.
  *
  * Writing: journal_push() puts an event into a bounded queue and returns; a thread of the journal's
  * own commits in groups, synced, and then wakes dsyncd with a datagram to state_dir/journal-wake
@@ -15,6 +21,9 @@
  *
  * A damaged environment is moved aside (fs.damaged.<time>) with an error in the log and made anew:
  * every home is then scanned, which nothing is lost by.
+ *
+ * Writer and reader are two processes: one process must not have both open (LMDB). Neither is open
+ * across a fork whose child goes on without exec; open it after becoming a daemon.
  */
 #ifndef DSYNCFS_JOURNAL_H
 #define DSYNCFS_JOURNAL_H
@@ -31,7 +40,8 @@ struct journal;
 /* ---- dsyncfs: the one writer ---- */
 
 /* Makes what is missing (directories 0700). clean_r: the last writer closed it with
- * journal_close(). */
+ * journal_close(). -EBUSY: another process writes it. Works on a full disk, too: the marker then
+ * stands in. */
 int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_r,
 		 struct error *err);
 /* Commits what is queued, marks the journal clean, closes. */
@@ -60,14 +70,15 @@ int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ct
 /* ---- dsyncd: reads ---- */
 
 struct journal_reader;
-/* -ENOENT while dsyncfs has never run with this state_dir. */
+/* -ENOENT while dsyncfs has never run with this state_dir; try again later. Also the calls below
+ * may fail for a moment while dsyncfs makes a damaged journal anew. */
 int journal_reader_open(const char *state_dir, struct journal_reader **reader_r, struct error *err);
 void journal_reader_close(struct journal_reader **reader);
 /* Descriptor that becomes readable when dsyncfs committed (the bound datagram socket); -1 if it
  * could not be bound. journal_reader_drain() empties it. */
 int journal_reader_wake_fd(const struct journal_reader *reader);
 void journal_reader_drain(struct journal_reader *reader);
-/* The journal's id; changes when it was made anew. */
+/* The journal's id, see above. Read it before each round of events. */
 int journal_reader_id(struct journal_reader *reader, struct guid *id_r, struct error *err);
 /* Up to max events with seq > after, in order. Each event's strings are valid until each() returns.
  */

@@ -1,7 +1,8 @@
 /*
  * The journal, dsyncd's side: what the replicator still owes. An LMDB environment in
- * state_dir/journal/peer that only dsyncd writes. dsyncfs opens it only to read how far events were
- * consumed, and prunes up to there.
+ * state_dir/journal/peer that only dsyncd writes and reads. How far events were consumed is also
+ * published in the small file state_dir/journal/consumed, so that dsyncfs, which prunes up to
+ * there, waits for no lock of dsyncd's and trusts no page of its.
  *
  * Every value has a format version byte. Peers are known by an id string: the node id (32 hex
  * digits) of a dsyncfs node, or "dovecot:<address as configured>". Nothing here assumes one peer.
@@ -22,17 +23,22 @@ struct peer_journal;
 
 int peer_journal_open(const char *state_dir, struct peer_journal **journal_r, struct error *err);
 void peer_journal_close(struct peer_journal **journal);
+/* Durable when it returns 0. On failure (full disk) nothing is forgotten: what was changed is still
+ * seen and goes into the next commit. -EUCLEAN: committed, but the environment was damaged and has
+ * been made anew: everything before is forgotten, so queue every user for a full sync. */
 int peer_journal_commit(struct peer_journal *journal, struct error *err);
 
-/* This node's id: made at first open, kept for good. */
+/* This node's id: made at first open, kept for good (in state_dir/journal/node-id, so that it
+ * outlives the environment). */
 const struct guid *peer_journal_node_id(const struct peer_journal *journal);
 
 /* How far dsyncfs's events were consumed, of which journal. */
 int peer_journal_set_consumed(struct peer_journal *journal, const struct guid *journal_id,
 			      uint64_t seq, struct error *err);
+/* Nothing consumed yet: 0, an empty id and seq 0. */
 int peer_journal_get_consumed(struct peer_journal *journal, struct guid *journal_id_r,
 			      uint64_t *seq_r, struct error *err);
-/* For dsyncfs: opens read-only, answers, closes. -ENOENT when dsyncd has never run. */
+/* For dsyncfs: what was published. -ENOENT when dsyncd has never consumed anything. */
 int peer_journal_read_consumed(const char *state_dir, struct guid *journal_id_r, uint64_t *seq_r,
 			       struct error *err);
 

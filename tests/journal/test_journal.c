@@ -1,0 +1,533 @@
+/* The journal, dsyncfs's side: what is pushed is read, in order, whatever is killed or damaged. */
+#include "tests/journal/journal_test.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include "store/base/log.h"
+#include "store/journal/journal_private.h"
+
+static void test_events_come_back_in_order(void **state)
+{
+	struct mail_event event = {.kind = MAIL_EVENT_RENAMED,
+				   .origin = 7,
+				   .home = "example.org/alice",
+				   .dir = "Maildir/.Work",
+				   .name = "old:2,",
+				   .name2 = "old:2,S"};
+	char dir[64];
+	struct journal *journal;
+	struct seen seen;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	push(journal, MAIL_EVENT_DELIVERED, "example.org/alice", "Maildir", "1.M1.host");
+	journal_push(journal, &event);
+	push(journal, MAIL_EVENT_REMOVED, "example.org/alice", "", "1.M1.host:2,");
+	journal_close(&journal);
+	assert_null(journal);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 3);
+	assert_false(guid_is_empty(&seen.id));
+	for (size_t i = 0; i < 3; i++)
+		assert_int_equal(seen.events[i].seq, i + 1);
+	assert_int_equal(seen.events[1].kind, MAIL_EVENT_RENAMED);
+	assert_int_equal(seen.events[1].origin, 7);
+	assert_string_equal(seen.events[1].home, "example.org/alice");
+	assert_string_equal(seen.events[1].dir, "Maildir/.Work");
+	assert_string_equal(seen.events[1].name, "old:2,");
+	assert_string_equal(seen.events[1].name2, "old:2,S");
+	assert_string_equal(seen.events[2].dir, "");
+	free(seen.events);
+	read_all(dir, 2, &seen);
+	assert_int_equal(seen.count, 1);
+	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static void test_a_closed_journal_is_clean_and_keeps_its_id(void **state)
+{
+	char dir[64];
+	struct journal *journal;
+	struct seen before, after;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	journal_close(&journal);
+	read_all(dir, 0, &before);
+	journal = open_journal(dir, &clean);
+	assert_true(clean);
+	journal_close(&journal);
+	read_all(dir, 0, &after);
+	assert_true(guid_equal(&before.id, &after.id));
+	state_dir_remove(dir);
+}
+
+static void test_touched_of_one_mailbox_is_kept_once(void **state)
+{
+	char dir[64];
+	struct journal *journal;
+	struct seen seen;
+	bool clean;
+	size_t touched = 0;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	for (int i = 0; i < 100000; i++)
+		push(journal, MAIL_EVENT_TOUCHED, "h", "box", "");
+	journal_close(&journal);
+	read_all(dir, 0, &seen);
+	for (size_t i = 0; i < seen.count; i++)
+		touched += seen.events[i].kind == MAIL_EVENT_TOUCHED;
+	assert_in_range(touched, 1, 20000);
+	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static void test_second_writer_is_refused(void **state)
+{
+	char dir[64];
+	struct journal *journal, *second;
+	struct error err = {0};
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	assert_int_equal(journal_open(dir, &second, &clean, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "another dsyncfs"));
+	assert_null(second);
+	journal_close(&journal);
+	state_dir_remove(dir);
+}
+
+/* In a child: pushes names and tells over the pipe which of them are durable. Never ends. */
+static void write_until_killed(const char *dir, int pipe_fd, unsigned first)
+{
+	struct journal *journal;
+	struct error err = {0};
+	bool clean;
+	char name[32];
+
+	if (journal_open(dir, &journal, &clean, &err) != 0) {
+		fprintf(stderr, "%s\n", err.text);
+		_exit(1);
+	}
+	for (unsigned n = first;; n++) {
+		snprintf(name, sizeof name, "n%u", n);
+		push(journal, MAIL_EVENT_DELIVERED, "h", "box", name);
+		barrier(journal);
+		if (write(pipe_fd, &n, sizeof n) != sizeof n)
+			_exit(1);
+	}
+}
+
+static void test_killed_writer_loses_nothing_and_reuses_no_seq(void **state)
+{
+	char dir[64];
+	unsigned durable = 0, missing = 0;
+	size_t found = 0;
+	struct seen seen;
+
+	state_dir_make(dir);
+	for (unsigned round = 0; round < 25; round++) {
+		int fds[2];
+		unsigned n;
+		pid_t pid;
+
+		assert_int_equal(pipe(fds), 0);
+		pid = fork();
+		assert_true(pid >= 0);
+		if (pid == 0)
+			write_until_killed(dir, fds[1], durable + 1000 * round);
+		close(fds[1]);
+		usleep(5000 + (round * 7919) % 20000);
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		while (read(fds[0], &n, sizeof n) == sizeof n)
+			durable++;
+		close(fds[0]);
+	}
+	read_all(dir, 0, &seen);
+	for (size_t i = 0; i < seen.count; i++) {
+		found += seen.events[i].kind == MAIL_EVENT_DELIVERED;
+		if (i && seen.events[i].seq <= seen.events[i - 1].seq)
+			missing++;
+	}
+	assert_int_equal(missing, 0);
+	assert_true(durable > 25);
+	/* What was not told to be durable may be there, too: one a round at most. */
+	assert_in_range(found, durable, durable + 25);
+	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static int count_dirty(void *ctx, const char *home, const char *dir)
+{
+	char *names = ctx;
+
+	strcat(names, home);
+	strcat(names, "/");
+	strcat(names, dir);
+	strcat(names, " ");
+	return 0;
+}
+
+static void test_dirty_set_outlives_a_kill(void **state)
+{
+	char dir[64], names[256] = "";
+	struct journal *journal;
+	struct error err = {0};
+	bool clean;
+	pid_t pid;
+	int status;
+
+	state_dir_make(dir);
+	pid = fork();
+	if (pid == 0) {
+		journal = open_journal(dir, &clean);
+		journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "a"));
+		journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "b"));
+		if (journal_dirty_begin(journal, "h", "b") != 0)
+			_exit(1); /* it is durable: nothing to wait for */
+		journal_clean(journal, "h", "a");
+		journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "c"));
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	assert_int_equal(journal_each_dirty(journal, count_dirty, names, &err), 0);
+	assert_null(strstr(names, "h/a "));
+	assert_non_null(strstr(names, "h/b "));
+	assert_non_null(strstr(names, "h/c "));
+	journal_clean(journal, "h", "b");
+	journal_clean(journal, "h", "c");
+	journal_close(&journal);
+	names[0] = '\0';
+	journal = open_journal(dir, &clean);
+	assert_true(clean);
+	assert_int_equal(journal_each_dirty(journal, count_dirty, names, &err), 0);
+	assert_string_equal(names, "");
+	journal_close(&journal);
+	state_dir_remove(dir);
+}
+
+/* A second process reads while this one writes, woken by datagrams. */
+static void read_until(const char *dir, const char *last_name, int report_fd)
+{
+	struct journal_reader *reader;
+	struct error err = {0};
+	struct seen seen = {0};
+	uint64_t after = 0;
+
+	while (journal_reader_open(dir, &reader, &err) == -ENOENT)
+		usleep(1000);
+	if (!reader || journal_reader_wake_fd(reader) < 0)
+		_exit(2);
+	if (write(report_fd, "r", 1) != 1)
+		_exit(2);
+	for (;;) {
+		struct pollfd pfd = {.fd = journal_reader_wake_fd(reader), .events = POLLIN};
+
+		if (poll(&pfd, 1, 5000) <= 0)
+			_exit(3);
+		journal_reader_drain(reader);
+		for (;;) {
+			size_t before = seen.count;
+
+			if (journal_reader_each(reader, after, 50, see_event, &seen, &err) != 0)
+				_exit(4);
+			if (seen.count == before)
+				break;
+			for (size_t i = before; i < seen.count; i++) {
+				if (seen.events[i].seq <= after)
+					_exit(5);
+				after = seen.events[i].seq;
+			}
+			if (strcmp(seen.events[seen.count - 1].name, last_name) == 0)
+				_exit(seen.count == 3000 ? 0 : 6);
+		}
+	}
+}
+
+static void test_reader_sees_every_commit_as_it_happens(void **state)
+{
+	char dir[64], name[32], byte;
+	struct journal *journal;
+	bool clean;
+	int fds[2], status;
+	pid_t pid;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	journal_close(&journal);
+	assert_int_equal(pipe(fds), 0);
+	pid = fork();
+	if (pid == 0)
+		read_until(dir, "m2999", fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	journal = open_journal(dir, &clean);
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof name, "m%d", i);
+		push(journal, MAIL_EVENT_DELIVERED, "h", "box", name);
+		if (i % 100 == 0)
+			usleep(500);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	journal_close(&journal);
+	close(fds[0]);
+	close(fds[1]);
+	state_dir_remove(dir);
+}
+
+static void test_consumed_events_are_forgotten_but_not_their_numbers(void **state)
+{
+	char dir[64];
+	struct journal *journal;
+	struct peer_journal *peer;
+	struct error err = {0};
+	struct seen seen;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	for (int i = 0; i < 10; i++)
+		push(journal, MAIL_EVENT_REMOVED, "h", "box", "x");
+	journal_close(&journal);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 10);
+	assert_int_equal(peer_journal_open(dir, &peer, &err), 0);
+	assert_int_equal(peer_journal_set_consumed(peer, &seen.id, 10, &err), 0);
+	assert_int_equal(peer_journal_commit(peer, &err), 0);
+	peer_journal_close(&peer);
+	free(seen.events);
+
+	journal = open_journal(dir, &clean);
+	push(journal, MAIL_EVENT_REMOVED, "h", "box", "y");
+	journal_close(&journal);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 1);
+	assert_int_equal(seen.events[0].seq, 11);
+	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static void test_another_journals_position_forgets_nothing(void **state)
+{
+	char dir[64];
+	struct journal *journal;
+	struct peer_journal *peer;
+	struct error err = {0};
+	struct guid other;
+	struct seen seen;
+	bool clean;
+
+	state_dir_make(dir);
+	guid_generate(&other);
+	assert_int_equal(peer_journal_open(dir, &peer, &err), 0);
+	assert_int_equal(peer_journal_set_consumed(peer, &other, 1000, &err), 0);
+	assert_int_equal(peer_journal_commit(peer, &err), 0);
+	peer_journal_close(&peer);
+	journal = open_journal(dir, &clean);
+	push(journal, MAIL_EVENT_REMOVED, "h", "box", "x");
+	barrier(journal);
+	usleep(1200000);
+	push(journal, MAIL_EVENT_REMOVED, "h", "box", "y");
+	journal_close(&journal);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 2);
+	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static void test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays(void **state)
+{
+	struct journal_limits old = journal_limits;
+	size_t removed = 0, delivered = 0, rescans = 0, renamed = 0;
+	char dir[64], box[32], name[32];
+	struct journal *journal;
+	struct seen seen;
+	bool clean;
+
+	journal_limits.events_max = 500;
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	push(journal, MAIL_EVENT_DELIVERED, "h", "before", "x");
+	push(journal, MAIL_EVENT_DELIVERED, "h", "before", "y");
+	push(journal, MAIL_EVENT_DIR_RENAMED, "h", "before", "after");
+	push(journal, MAIL_EVENT_DELIVERED, "h", "before", "z");
+	push(journal, MAIL_EVENT_DELIVERED, "h", "lonely", "x");
+	for (int i = 0; i < 3000; i++) {
+		snprintf(box, sizeof box, "box%d", i % 7);
+		snprintf(name, sizeof name, "m%d", i);
+		push(journal, i % 30 ? MAIL_EVENT_DELIVERED : MAIL_EVENT_REMOVED, "h", box, name);
+	}
+	barrier(journal);
+	usleep(300000);
+	journal_close(&journal);
+	read_all(dir, 0, &seen);
+	for (size_t i = 0; i < seen.count; i++) {
+		removed += seen.events[i].kind == MAIL_EVENT_REMOVED;
+		delivered += seen.events[i].kind == MAIL_EVENT_DELIVERED;
+		rescans += seen.events[i].kind == MAIL_EVENT_RESCAN;
+		renamed += seen.events[i].kind == MAIL_EVENT_DIR_RENAMED;
+		assert_true(i == 0 || seen.events[i].seq > seen.events[i - 1].seq);
+	}
+	assert_int_equal(removed, 100);
+	assert_int_equal(renamed, 1);
+	/* One for each of the seven, and one for what "before" was before it was renamed. */
+	assert_int_equal(rescans, 8);
+	/* A single event is as good as a rescan and cheaper. */
+	assert_int_equal(delivered, 2);
+	free(seen.events);
+	state_dir_remove(dir);
+	journal_limits = old;
+}
+
+static void damage_file(const char *dir, off_t offset, size_t len, unsigned seed)
+{
+	char path[128], junk[4096];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/journal/fs/data.mdb", dir);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	for (size_t i = 0; i < len; i++) {
+		seed = seed * 1103515245 + 12345;
+		junk[i] = (char)(seed >> 16);
+	}
+	assert_int_equal(pwrite(fd, junk, len, offset), (ssize_t)len);
+	close(fd);
+}
+
+static void fill(const char *dir)
+{
+	char name[128];
+	struct journal *journal;
+	bool clean;
+
+	journal = open_journal(dir, &clean);
+	for (int i = 0; i < 300; i++) {
+		snprintf(name, sizeof name, "1700000000.M%dP1.host.example.org,S=1000,W=1020:2,",
+			 i);
+		push(journal, MAIL_EVENT_REMOVED, "example.org/user", "Maildir/.Folder", name);
+	}
+	journal_close(&journal);
+}
+
+static void test_damaged_environment_is_moved_aside_and_made_anew(void **state)
+{
+	char dir[64], path[128];
+	struct seen before, after;
+	struct journal *journal;
+	bool clean;
+
+	state_dir_make(dir);
+	fill(dir);
+	read_all(dir, 0, &before);
+	free(before.events);
+	damage_file(dir, 0, 4096, 1);
+	damage_file(dir, 4096, 4096, 2);
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	push(journal, MAIL_EVENT_DELIVERED, "h", "box", "new");
+	journal_close(&journal);
+	assert_int_equal(count_names(dir, "fs.damaged."), 1);
+	read_all(dir, 0, &after);
+	assert_int_equal(after.count, 1);
+	assert_false(guid_equal(&before.id, &after.id));
+	free(after.events);
+
+	/* Cut short: pages in use are missing. */
+	fill(dir);
+	snprintf(path, sizeof path, "%s/journal/fs/data.mdb", dir);
+	assert_int_equal(truncate(path, 3 * 4096), 0);
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	journal_close(&journal);
+	assert_int_equal(count_names(dir, "fs.damaged."), 2);
+	state_dir_remove(dir);
+}
+
+static void test_random_damage_never_stops_the_journal(void **state)
+{
+	char dir[64], path[128];
+	struct stat st;
+
+	state_dir_make(dir);
+	for (unsigned round = 0; round < 40; round++) {
+		struct journal *journal;
+		struct seen seen;
+		bool clean;
+
+		fill(dir);
+		snprintf(path, sizeof path, "%s/journal/fs/data.mdb", dir);
+		assert_int_equal(stat(path, &st), 0);
+		damage_file(dir, (off_t)((round * 2654435761U) % (unsigned)(st.st_size - 64)),
+			    1 + round % 64, round);
+		journal = open_journal(dir, &clean);
+		push(journal, MAIL_EVENT_REMOVED, "h", "box", "last");
+		journal_close(&journal);
+		read_all(dir, 0, &seen);
+		assert_true(seen.count > 0);
+		assert_string_equal(seen.events[seen.count - 1].name, "last");
+		free(seen.events);
+	}
+	assert_in_range(count_names(dir, "fs.damaged."), 1, 4);
+	state_dir_remove(dir);
+}
+
+static void test_commit_is_fast(void **state)
+{
+	char dir[64];
+	struct journal *journal;
+	struct timespec begin, end;
+	bool clean;
+	double ms;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	barrier(journal);
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	for (int i = 0; i < 100; i++) {
+		push(journal, MAIL_EVENT_DELIVERED, "h", "box", "m");
+		barrier(journal);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	ms = ((double)(end.tv_sec - begin.tv_sec) * 1e3 +
+	      (double)(end.tv_nsec - begin.tv_nsec) / 1e6) /
+	     100;
+	print_message("one commit takes %.3f ms\n", ms);
+	assert_true(ms < 100);
+	journal_close(&journal);
+	state_dir_remove(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_events_come_back_in_order),
+		cmocka_unit_test(test_a_closed_journal_is_clean_and_keeps_its_id),
+		cmocka_unit_test(test_touched_of_one_mailbox_is_kept_once),
+		cmocka_unit_test(test_second_writer_is_refused),
+		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
+		cmocka_unit_test(test_dirty_set_outlives_a_kill),
+		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
+		cmocka_unit_test(test_consumed_events_are_forgotten_but_not_their_numbers),
+		cmocka_unit_test(test_another_journals_position_forgets_nothing),
+		cmocka_unit_test(test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays),
+		cmocka_unit_test(test_damaged_environment_is_moved_aside_and_made_anew),
+		cmocka_unit_test(test_random_damage_never_stops_the_journal),
+		cmocka_unit_test(test_commit_is_fast),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
