@@ -67,6 +67,8 @@ void uidlist_close(struct uidlist **list);
 int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err);
 const struct uidlist_header *uidlist_header(const struct uidlist *list);
 size_t uidlist_size(const struct uidlist *list); /* bytes of complete lines */
+/* Grows when the file is replaced by another; while it stays, lines are only added. */
+uint64_t uidlist_generation(const struct uidlist *list);
 
 /* 0, -ENOENT, -EUCLEAN. */
 int uidlist_find(const struct uidlist *list, uint32_t uid, struct uidlist_record *record_r,
@@ -79,8 +81,10 @@ struct uidlist_query {
 	size_t base_len;
 	uint32_t uid; /* set by the search; of two lines with one name, the later */
 };
-int uidlist_find_bases(const struct uidlist *list, struct uidlist_query *queries, size_t count,
-		       struct error *err);
+/* from: an offset of before (uidlist_size() then) behind which to look, while the generation is the
+ * same; 0: everywhere. */
+int uidlist_find_bases(const struct uidlist *list, size_t from, struct uidlist_query *queries,
+		       size_t count, struct error *err);
 
 /* Iterates upwards from the first record with uid >= first_uid: uidlist_seek() sets the position,
  * uidlist_next() returns 1 with a record, 0 at the end, -EUCLEAN. UIDs must ascend. */
@@ -92,9 +96,6 @@ struct uidlist_iter {
 int uidlist_seek(const struct uidlist *list, uint32_t first_uid, struct uidlist_iter *iter_r,
 		 struct error *err);
 int uidlist_next(struct uidlist_iter *iter, struct uidlist_record *record_r, struct error *err);
-/* As uidlist_next, but takes lines that cannot be read as missing, and UIDs that do not ascend as
- * given; for a rebuild. */
-int uidlist_next_readable(struct uidlist_iter *iter, struct uidlist_record *record_r);
 
 /* Reads every line. -EUCLEAN names the first bad one. */
 int uidlist_check(const struct uidlist *list, struct error *err);
@@ -125,5 +126,12 @@ int uidlist_rewrite(struct uidlist *list, const struct uidlist_header *header,
  * header_tail: further header keys (" P..."), or "". */
 int uidlist_replace(int dirfd, const char *what, const struct uidlist_header *header,
 		    const char *header_tail, const struct buf *lines, struct error *err);
+
+/* Takes from a damaged file what can be read, and replaces it by that: UIDVALIDITY, GUID and next
+ * UID stay where they were readable (else they come from fallback, whose fields are not 0), lines
+ * that cannot be read are left out, of two lines with one UID the first stays, of two with one name
+ * the one with the higher UID. dropped_r: how many were left out. Works without a file, too. */
+int uidlist_salvage(int dirfd, const char *what, const struct uidlist_header *fallback,
+		    size_t *dropped_r, struct error *err);
 
 #endif

@@ -1,0 +1,399 @@
+/*
+ * Events become uidlist lines and index records (design, invariant 4).
+ *
+ * An event only says where to look. The events of one file are taken together; what counts is what
+ * is true now, with one exception: that a file was seen to be removed is what makes its absence an
+ * expunge.
+ *
+ * Mostly Dovecot has recorded everything, or is about to: it holds dovecot-uidlist.lock from before
+ * a file appears until the index knows it. So a look is taken without any lock; if something seems
+ * to be missing, whoever holds the lock is waited for and the look repeated; only then is the lock
+ * taken.
+ */
+#include "store/maildir/maildir_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/index/index_files.h"
+#include "store/maildir/name_table.h"
+
+#define ROUNDS_MAX 5
+
+/* What the events say about one base name. */
+struct item {
+	const char *base;
+	size_t base_len;
+	const char *present; /* the last name that was seen to appear; NULL: none */
+	bool removed;	     /* and that one, or the file altogether, was seen to go */
+	uint32_t uid;	     /* of the uidlist; 0: not in it */
+	bool settled;	     /* under the lock; no further look */
+};
+
+struct catch_up {
+	struct maildir *md;
+	struct item *items;
+	size_t count;
+	bool scan;
+	/* how much of which uidlist the items' uids were looked for in */
+	uint64_t generation;
+	size_t searched;
+	/* files that have to be searched for, under the lock */
+	struct maildir_wanted *wanted;
+	size_t *wanted_item;
+	size_t wanted_count;
+};
+
+/* ---- events to items ---- */
+
+static struct item *item_of(struct catch_up *up, struct name_table *table, const char *file)
+{
+	struct maildir_name name;
+	struct name_slot *slot;
+	struct item *item;
+
+	if (!maildir_name_parse(file, &name) || name.base_len > NAME_MAX)
+		return NULL;
+	slot = name_table_put(table, name.base, name.base_len);
+	if (!slot)
+		return NULL;
+	if (!slot->value) {
+		item = &up->items[up->count++];
+		*item = (struct item){.base = name.base, .base_len = name.base_len};
+		slot->value = (uint32_t)up->count;
+	}
+	return &up->items[slot->value - 1];
+}
+
+static void see_present(struct item *item, const char *file)
+{
+	if (!item)
+		return;
+	item->present = file;
+	item->removed = false;
+}
+
+static void see_removed(struct item *item, const char *file)
+{
+	/* A file that got a second name and lost the first is still there. */
+	if (item && (!item->present || strcmp(item->present, file) == 0))
+		item->removed = true;
+}
+
+static void see_event(struct catch_up *up, struct name_table *table, const struct mail_event *event)
+{
+	struct item *from, *to;
+
+	switch (event->kind) {
+	case MAIL_EVENT_DELIVERED:
+		see_present(item_of(up, table, event->name), event->name);
+		break;
+	case MAIL_EVENT_RENAMED:
+		from = item_of(up, table, event->name);
+		to = item_of(up, table, event->name2);
+		if (from != to)
+			see_removed(from, event->name);
+		see_present(to, event->name2);
+		break;
+	case MAIL_EVENT_REMOVED:
+		see_removed(item_of(up, table, event->name), event->name);
+		break;
+	case MAIL_EVENT_RESCAN:
+	case MAIL_EVENT_RESCAN_HOME:
+		up->scan = true;
+		break;
+	case MAIL_EVENT_TOUCHED:
+	case MAIL_EVENT_DIR_CREATED:
+	case MAIL_EVENT_DIR_RENAMED:
+	case MAIL_EVENT_DIR_REMOVED:
+	case MAIL_EVENT_LIST_TOUCHED:
+		break;
+	}
+}
+
+static int group_events(struct catch_up *up, const struct mail_event *events, size_t count,
+			struct error *err)
+{
+	struct name_table table;
+
+	/* A rename may name two files. */
+	up->items = calloc(2 * count + 1, sizeof *up->items);
+	up->wanted = calloc(2 * count + 1, sizeof *up->wanted);
+	up->wanted_item = calloc(2 * count + 1, sizeof *up->wanted_item);
+	if (!up->items || !up->wanted || !up->wanted_item || name_table_init(&table, count) < 0)
+		return error_errno(err, -ENOMEM, "%s", up->md->path);
+	for (size_t i = 0; i < count; i++)
+		see_event(up, &table, &events[i]);
+	name_table_free(&table);
+	return 0;
+}
+
+/* ---- items to UIDs ---- */
+
+static int look_up_uids(struct catch_up *up, struct error *err)
+{
+	const struct uidlist *list = up->md->uidlist;
+	bool same = up->generation == uidlist_generation(list);
+	size_t from = same ? up->searched : 0, count = 0;
+	AUTO_FREE struct uidlist_query *queries = NULL;
+	AUTO_FREE size_t *which = NULL;
+	int rc;
+
+	if (up->count == 0 || (same && from == uidlist_size(list)))
+		return 0;
+	queries = calloc(up->count, sizeof *queries);
+	which = calloc(up->count, sizeof *which);
+	if (!queries || !which)
+		return error_errno(err, -ENOMEM, "%s", up->md->path);
+	for (size_t i = 0; i < up->count; i++) {
+		which[count] = i;
+		queries[count++] = (struct uidlist_query){.base = up->items[i].base,
+							  .base_len = up->items[i].base_len};
+	}
+	rc = uidlist_find_bases(list, from, queries, count, err);
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < count; i++) {
+		/* Of two lines the later counts; an earlier result stays where no line was added.
+		 */
+		if (queries[i].uid || !same)
+			up->items[which[i]].uid = queries[i].uid;
+	}
+	up->generation = uidlist_generation(list);
+	up->searched = uidlist_size(list);
+	return 0;
+}
+
+/* ---- looking ---- */
+
+static bool file_exists(const struct maildir *md, const char *dir, const char *name)
+{
+	char path[MAILDIR_PATH_MAX];
+	struct stat st;
+
+	if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+		return false;
+	return fstatat(md->dirfd, path, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Whether the file is still there under the name that was seen. */
+static bool is_present(const struct maildir *md, const struct item *item)
+{
+	if (!item->present || item->removed)
+		return false;
+	if (strchr(item->present, ':'))
+		return file_exists(md, "cur", item->present) ||
+		       file_exists(md, "new", item->present);
+	return file_exists(md, "new", item->present) || file_exists(md, "cur", item->present);
+}
+
+/* Is the file where the index would have it? */
+static int is_where_expected(struct maildir *md, const struct index_record *record,
+			     struct maildir_wanted *wanted_r, bool *expected_r, struct error *err)
+{
+	int rc = maildir_want_record(md, record, wanted_r, err);
+
+	if (rc == 0)
+		*expected_r = maildir_guess_file(md, wanted_r);
+	return rc;
+}
+
+/* A message of the index. need_r: something has to be written, or looked at under the lock. */
+static int look_at_message(struct catch_up *up, size_t i, const struct index_record *record,
+			   struct maildir_txn *txn, bool *need_r, struct error *err)
+{
+	struct maildir *md = up->md;
+	struct item *item = &up->items[i];
+	struct maildir_wanted wanted;
+	struct maildir_name name;
+	bool expected = false, changed;
+	int rc;
+
+	if (!item->removed && item->present) {
+		struct index_status status;
+
+		maildir_name_parse(item->present, &name);
+		rc = maildir_name_differs(md, record, &name, &changed, err);
+		if (rc < 0 || !changed)
+			return rc;
+		/* Requests that Dovecot has not carried out yet: there the index is right, and
+		 * Dovecot settles the rest when it does. */
+		index_status(md->index, &status);
+		if (status.pending)
+			return 0;
+		if (is_present(md, item)) {
+			if (!txn) {
+				*need_r = true;
+				return 0;
+			}
+			return maildir_txn_see_name(txn, record, &name, &changed, err);
+		}
+	}
+	/* Seen under a name that it does not have any more: a later event tells why. */
+	if (!item->removed)
+		return 0;
+	rc = is_where_expected(md, record, &wanted, &expected, err);
+	if (rc < 0 || expected)
+		return rc;
+	*need_r = true;
+	up->wanted[up->wanted_count] = wanted;
+	up->wanted_item[up->wanted_count++] = i;
+	return 0;
+}
+
+static int look_at_item(struct catch_up *up, size_t i, struct maildir_txn *txn, bool *need_r,
+			struct error *err)
+{
+	struct maildir *md = up->md;
+	struct item *item = &up->items[i];
+	struct index_record record;
+	struct index_status status;
+	struct maildir_name name;
+
+	if (item->settled)
+		return 0;
+	if (item->uid && index_find(md->index, item->uid, &record) == 0)
+		return look_at_message(up, i, &record, txn, need_r, err);
+	index_status(md->index, &status);
+	/* A line that the index has yet to see: found by maildir_index_is_behind(). */
+	if (item->uid >= status.next_uid || !is_present(md, item))
+		return 0;
+	/* A file without a line; or with that of a message that is gone, which is not to come
+	 * back under its old UID. */
+	*need_r = true;
+	if (!txn)
+		return 0;
+	maildir_name_parse(item->present, &name);
+	item->settled = true;
+	if (item->uid)
+		log_warning("%s: expunged message reappeared, giving it a new UID (old uid=%u, "
+			    "file=%s)",
+			    md->path, item->uid, item->present);
+	return maildir_txn_adopt(txn, &name, item->uid, err);
+}
+
+/* Under the lock: files that are not where they should be. */
+static int settle_wanted(struct catch_up *up, struct maildir_txn *txn, struct error *err)
+{
+	struct maildir *md = up->md;
+	int rc = maildir_search_files(md, up->wanted, up->wanted_count, err);
+
+	for (size_t k = 0; rc == 0 && k < up->wanted_count; k++) {
+		struct item *item = &up->items[up->wanted_item[k]];
+		struct index_record record;
+		struct maildir_name name;
+		bool changed;
+
+		if (index_find(md->index, item->uid, &record) < 0)
+			continue;
+		if (up->wanted[k].path[0] && maildir_name_parse(up->wanted[k].path + 4, &name))
+			rc = maildir_txn_see_name(txn, &record, &name, &changed, err);
+		else if (!up->wanted[k].path[0])
+			rc = maildir_txn_see_removed(txn, item->uid, err);
+		item->settled = true;
+	}
+	return rc;
+}
+
+/* Without txn: is there anything to do? With it: does it. */
+static int look(struct catch_up *up, struct maildir_txn *txn, bool *need_r, struct error *err)
+{
+	int rc = look_up_uids(up, err);
+
+	*need_r = false;
+	up->wanted_count = 0;
+	if (rc == 0 && !txn)
+		rc = maildir_index_is_behind(up->md, need_r, err);
+	for (size_t i = 0; rc == 0 && i < up->count && (txn || !*need_r); i++)
+		rc = look_at_item(up, i, txn, need_r, err);
+	if (rc == 0 && txn && up->wanted_count)
+		rc = settle_wanted(up, txn, err);
+	return rc;
+}
+
+static int look_again(struct catch_up *up, bool *need_r, struct error *err)
+{
+	bool changed;
+	int rc = maildir_refresh_files(up->md, &changed, err);
+
+	return rc < 0 ? rc : look(up, NULL, need_r, err);
+}
+
+/* ---- writing ---- */
+
+static int write_locked(struct catch_up *up, bool *changed_r, struct error *err)
+{
+	struct maildir *md = up->md;
+	struct maildir_txn *txn;
+	struct index_position before, after;
+	bool behind, need;
+	int rc;
+
+	rc = maildir_txn_begin(md, NULL, &txn, err);
+	if (rc < 0)
+		return rc;
+	index_position(md->index, &before);
+	rc = maildir_index_is_behind(md, &behind, err);
+	if (rc == 0 && behind)
+		rc = maildir_txn_complete_all(txn, err);
+	if (rc == 0)
+		rc = look(up, txn, &need, err);
+	if (rc == 0)
+		rc = maildir_txn_commit(txn, err);
+	maildir_txn_free(txn);
+	if (rc < 0)
+		return rc;
+	index_position(md->index, &after);
+	if (!index_position_equal(&before, &after))
+		*changed_r = true;
+	maildir_housekeep(md);
+	return 0;
+}
+
+static int catch_up_items(struct catch_up *up, bool *changed_r, struct error *err)
+{
+	struct maildir *md = up->md;
+	bool need, waited;
+	int rc = look(up, NULL, &need, err);
+
+	for (int round = 0; rc == 0 && need && round < ROUNDS_MAX; round++) {
+		rc = dotlock_wait(md->control_fd, md->control_path, UIDLIST_NAME,
+				  DOTLOCK_TIMEOUT_MS_DEFAULT, &waited, err);
+		if (rc == 0)
+			rc = look_again(up, &need, err);
+		if (rc < 0 || !need)
+			break;
+		rc = write_locked(up, changed_r, err);
+		/* Somebody may have renamed a file after the last look at it. */
+		if (rc == 0)
+			rc = look_again(up, &need, err);
+	}
+	return rc;
+}
+
+int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
+		     bool *changed_r, struct error *err)
+{
+	struct maildir *md = maildir_of(box);
+	struct catch_up up = {.md = md};
+	size_t missing;
+	int rc = maildir_refresh(box, err);
+
+	if (rc == 0)
+		rc = group_events(&up, events, count, err);
+	if (rc == 0)
+		rc = catch_up_items(&up, changed_r, err);
+	if (rc == 0 && up.scan)
+		rc = maildir_scan(box, changed_r, &missing, err);
+	if (rc == 0)
+		maildir_update_status(md);
+	free(up.items);
+	free(up.wanted);
+	free(up.wanted_item);
+	return rc;
+}

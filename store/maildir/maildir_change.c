@@ -1,0 +1,513 @@
+/*
+ * The changes that store/mailbox.h offers, collected: append, copy, flags, expunge, UIDs, header
+ * values.
+ *
+ * Several changes of one message in one transaction build on each other. Keywords get their letters
+ * at once: a letter that is not used after an abort does no harm.
+ */
+#include "store/maildir/maildir_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+#include "store/base/log.h"
+#include "store/index/index_cache.h"
+
+#define KEYWORD_MAX	     255
+#define MESSAGE_KEYWORDS_MAX 1024
+/* Dovecot takes the file's ctime for the saved date, which is now. The cache is only troubled for
+ * dates that differ by more than a sync takes. */
+#define SAVED_DATE_SLACK_S 10
+
+/* A call that failed after it had collected something: nothing of the transaction may be written.
+ */
+static int poison(struct maildir_txn *txn, int rc)
+{
+	if (rc < 0)
+		txn->failed = rc;
+	return rc;
+}
+
+/* ---- flags and keywords ---- */
+
+bool maildir_keyword_is_valid(const char *name)
+{
+	size_t len = strlen(name);
+
+	if (len == 0 || len > KEYWORD_MAX)
+		return false;
+	for (const char *p = name; *p; p++) {
+		if ((unsigned char)*p <= ' ' || *p == 0x7f || strchr("(){%*\"\\]", *p))
+			return false;
+	}
+	return true;
+}
+
+static int collect_letters(void *ctx, const char *dir, const char *name,
+			   const struct maildir_name *parsed)
+{
+	uint32_t *letters = ctx;
+
+	*letters |= parsed->letters;
+	return 0;
+}
+
+/* Without a keywords file letters may be in use whose keywords nobody knows any more. */
+static int find_avoid_letters(struct maildir_txn *txn, struct error *err)
+{
+	int rc = 0;
+
+	if (!txn->avoid_known && !txn->md->keywords.exists)
+		rc = maildir_each_file(txn->md, collect_letters, &txn->avoid_letters, err);
+	txn->avoid_known = true;
+	return rc;
+}
+
+/* Finds the letters of the state's keywords. assign: those that have none get one, as far as there
+ * are any; only for a message whose file will be named so. */
+static int state_set_letters(struct maildir_txn *txn, struct maildir_state *state, bool assign,
+			     struct error *err)
+{
+	struct maildir *md = txn->md;
+	bool missing = false;
+	int rc = maildir_need_keywords(md, err);
+
+	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++)
+		missing = missing || maildir_keywords_find(&md->keywords, state->keywords[i]) < 0;
+	if (rc == 0 && missing && assign) {
+		rc = find_avoid_letters(txn, err);
+		if (rc == 0)
+			rc = maildir_keywords_assign(&md->keywords, md->control_fd,
+						     md->control_path,
+						     (const char *const *)state->keywords,
+						     state->keyword_count, txn->avoid_letters, err);
+	}
+	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++) {
+		int letter = maildir_keywords_find(&md->keywords, state->keywords[i]);
+
+		if (letter >= 0)
+			state->letters |= 1U << letter;
+	}
+	return rc;
+}
+
+/* Copies flags and keywords, leaving out what cannot be stored. */
+static int state_make(struct maildir_txn *txn, uint32_t uid, uint8_t flags,
+		      struct keyword_set keywords, bool assign, struct maildir_state *state_r,
+		      struct error *err)
+{
+	struct maildir *md = txn->md;
+
+	*state_r = (struct maildir_state){.flags = flags & MAIL_FLAGS_MASK};
+	if (keywords.count > MESSAGE_KEYWORDS_MAX)
+		return error_set(err, -E2BIG, "%s: UID %u: %u keywords are too many", md->path, uid,
+				 keywords.count);
+	if (keywords.count == 0)
+		return 0;
+	state_r->keywords = calloc(keywords.count, sizeof *state_r->keywords);
+	if (!state_r->keywords)
+		return error_errno(err, -ENOMEM, "%s", md->path);
+	for (unsigned i = 0; i < keywords.count; i++) {
+		const char *name = keywords.names[i];
+
+		if (!maildir_keyword_is_valid(name)) {
+			log_warning("%s: UID %u: left out the keyword \"%.64s\", which IMAP does "
+				    "not allow",
+				    md->path, uid, name);
+			continue;
+		}
+		state_r->keywords[state_r->keyword_count] = strdup(name);
+		if (!state_r->keywords[state_r->keyword_count])
+			return error_errno(err, -ENOMEM, "%s", md->path);
+		state_r->keyword_count++;
+	}
+	return state_set_letters(txn, state_r, assign, err);
+}
+
+static bool state_has(const struct maildir_state *state, const char *name)
+{
+	for (unsigned i = 0; i < state->keyword_count; i++) {
+		if (strcasecmp(state->keywords[i], name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The last operation of this transaction that made the message or changed its state. */
+static struct maildir_op *find_op(struct maildir_txn *txn, uint32_t uid)
+{
+	for (size_t i = txn->op_count; i > 0; i--) {
+		struct maildir_op *op = &txn->ops[i - 1];
+
+		if (op->uid == uid && op->kind != MAILDIR_OP_RESTORE)
+			return op;
+	}
+	return NULL;
+}
+
+static int state_of_record(struct maildir_txn *txn, const struct index_record *record,
+			   struct maildir_state *state_r, struct error *err)
+{
+	const char *names[MESSAGE_KEYWORDS_MAX];
+	unsigned count = index_record_keywords(txn->md->index, record, names, MESSAGE_KEYWORDS_MAX);
+	struct keyword_set set = {.names = names, .count = count};
+
+	if (count > MESSAGE_KEYWORDS_MAX)
+		return error_set(err, -E2BIG, "%s: UID %u has %u keywords", txn->md->path,
+				 record->uid, count);
+	return state_make(txn, record->uid, record->flags, set, false, state_r, err);
+}
+
+/* What the message is at this point of the transaction, as a copy. op_r: the operation that said
+ * so, NULL: the index does. record_r is only set when the message is in the index. */
+static int current_state(struct maildir_txn *txn, uint32_t uid, struct maildir_op **op_r,
+			 struct index_record *record_r, struct maildir_state *state_r,
+			 struct error *err)
+{
+	struct maildir_op *op = find_op(txn, uid);
+	struct keyword_set set;
+
+	*op_r = op;
+	if (op && op->kind == MAILDIR_OP_UNLINK)
+		return error_set(err, -ENOENT, "%s: UID %u was just expunged", txn->md->path, uid);
+	if ((!op || op->kind == MAILDIR_OP_RENAME) && index_find(txn->md->index, uid, record_r) < 0)
+		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->md->path, uid);
+	if (!op)
+		return state_of_record(txn, record_r, state_r, err);
+	set = (struct keyword_set){.names = (const char *const *)op->state.keywords,
+				   .count = op->state.keyword_count};
+	return state_make(txn, uid, op->state.flags, set, false, state_r, err);
+}
+
+/* ---- new messages ---- */
+
+static int index_new_message(struct maildir_txn *txn, uint32_t uid,
+			     const struct maildir_state *state, bool recent, uint64_t modseq,
+			     struct error *err)
+{
+	int rc = index_append(txn->index_txn, uid, state->flags, err);
+
+	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++)
+		rc = index_update_keyword(txn->index_txn, uid, state->keywords[i], true, err);
+	if (rc == 0 && modseq)
+		rc = index_update_modseq(txn->index_txn, uid, modseq, err);
+	if (rc == 0 && !recent)
+		rc = index_set_first_recent_uid(txn->index_txn, uid + 1, err);
+	txn->sync = true;
+	return rc;
+}
+
+static int add_date(struct maildir_txn *txn, uint32_t uid, int64_t saved, struct error *err)
+{
+	int64_t now = time(NULL);
+
+	if (saved <= 0 || (saved > now - SAVED_DATE_SLACK_S && saved < now + SAVED_DATE_SLACK_S))
+		return 0;
+	if (txn->date_count == txn->date_room) {
+		size_t room = txn->date_room ? txn->date_room * 2 : 16;
+		struct index_save_date *dates = reallocarray(txn->dates, room, sizeof *dates);
+
+		if (!dates)
+			return error_errno(err, -ENOMEM, "%s", txn->md->path);
+		txn->dates = dates;
+		txn->date_room = room;
+	}
+	txn->dates[txn->date_count++] = (struct index_save_date){.uid = uid, .time = saved};
+	return 0;
+}
+
+/* The one case where a UID may be below the next one: the message is known, its file is lost. */
+static int append_restore(struct maildir_txn *txn, struct maildir_spool *spool,
+			  const struct mail *mail, struct error *err)
+{
+	struct maildir *md = txn->md;
+	struct maildir_op *op;
+	struct index_record record;
+	struct uidlist_record line;
+	int rc;
+
+	if (index_find(md->index, mail->uid, &record) < 0)
+		return maildir_txn_take_uid(txn, mail->uid, err);
+	rc = uidlist_find(md->uidlist, mail->uid, &line, err);
+	if (rc < 0)
+		return rc;
+	if (strcmp(maildir_line_guid(md, &line), mail->guid) != 0)
+		return error_set(err, -EEXIST, "%s: UID %u is another message (%s, not %s)",
+				 md->path, mail->uid, buf_str(&md->guid_text), mail->guid);
+	op = maildir_txn_add_op(txn, MAILDIR_OP_RESTORE, mail->uid, err);
+	if (!op)
+		return -ENOMEM;
+	op->spool = spool;
+	return 0;
+}
+
+static int pop3_field(struct maildir_op *op, const char *pop3_uidl, struct error *err)
+{
+	if (!pop3_uidl || !*pop3_uidl || strlen(pop3_uidl) > UIDLIST_FIELDS_MAX / 2)
+		return 0;
+	for (const char *p = pop3_uidl; *p; p++) {
+		if ((unsigned char)*p <= ' ' || *p == 0x7f)
+			return 0; /* the uidlist cannot hold it; RFC 1939 does not allow it */
+	}
+	if (asprintf(&op->fields, "P%s", pop3_uidl) < 0) {
+		op->fields = NULL;
+		return error_errno(err, -ENOMEM, "POP3 UIDL");
+	}
+	return 0;
+}
+
+static int append_new(struct maildir_txn *txn, struct maildir_op *op, const struct mail *mail,
+		      int64_t saved, const char *pop3_uidl, struct error *err)
+{
+	int rc = maildir_txn_take_uid(txn, mail->uid, err);
+
+	op->recent = mail->recent;
+	op->guid = strdup(mail->guid ? mail->guid : "");
+	if (rc == 0 && !op->guid)
+		rc = error_errno(err, -ENOMEM, "%s", txn->md->path);
+	if (rc == 0)
+		rc = state_make(txn, mail->uid, mail->flags, mail->keywords, true, &op->state, err);
+	if (rc == 0)
+		rc = pop3_field(op, pop3_uidl, err);
+	if (rc == 0)
+		rc = add_date(txn, mail->uid, saved, err);
+	if (rc == 0)
+		rc = index_new_message(txn, mail->uid, &op->state, mail->recent, mail->modseq, err);
+	return rc;
+}
+
+int maildir_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, const struct mail *mail,
+		   int64_t saved, const char *pop3_uidl, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	struct maildir_spool *spool = (struct maildir_spool *)*spool_ptr;
+	struct maildir_op *op;
+
+	/* The spool is ours from here on, also when this fails. */
+	*spool_ptr = NULL;
+	if (mail->uid < txn->next_uid) {
+		int rc = append_restore(txn, spool, mail, err);
+
+		if (rc < 0)
+			maildir_spool_discard(&spool->spool);
+		return rc;
+	}
+	op = maildir_txn_add_op(txn, MAILDIR_OP_APPEND, mail->uid, err);
+	if (!op) {
+		maildir_spool_discard(&spool->spool);
+		return poison(txn, -ENOMEM);
+	}
+	op->spool = spool;
+	return poison(txn, append_new(txn, op, mail, saved, pop3_uidl, err));
+}
+
+int maildir_copy(struct mailbox_txn *base, uint32_t source_uid, const struct mail *mail,
+		 struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	struct maildir *md = txn->md;
+	struct maildir_op *op;
+	struct index_record record;
+	struct uidlist_record line;
+	int rc;
+
+	if (index_find(md->index, source_uid, &record) < 0)
+		return error_set(err, -ENOENT, "%s: no message with UID %u", md->path, source_uid);
+	rc = uidlist_find(md->uidlist, source_uid, &line, err);
+	if (rc == 0)
+		rc = maildir_txn_take_uid(txn, mail->uid, err);
+	if (rc < 0)
+		return rc;
+	op = maildir_txn_add_op(txn, MAILDIR_OP_COPY, mail->uid, err);
+	if (!op)
+		return poison(txn, -ENOMEM);
+	op->source_uid = source_uid;
+	op->recent = mail->recent;
+	op->guid = strdup(mail->guid && *mail->guid ? mail->guid : maildir_line_guid(md, &line));
+	if (!op->guid)
+		return poison(txn, error_errno(err, -ENOMEM, "%s", md->path));
+	rc = state_make(txn, mail->uid, mail->flags, mail->keywords, true, &op->state, err);
+	if (rc == 0)
+		rc = index_new_message(txn, mail->uid, &op->state, mail->recent, mail->modseq, err);
+	return poison(txn, rc);
+}
+
+/* ---- changes ---- */
+
+/* Index records for the way from one state to another. */
+static int index_change_state(struct maildir_txn *txn, uint32_t uid,
+			      const struct maildir_state *from, const struct maildir_state *to,
+			      struct error *err)
+{
+	uint8_t add = to->flags & (uint8_t)~from->flags;
+	uint8_t remove = from->flags & (uint8_t)~to->flags;
+	int rc = 0;
+
+	if (add | remove)
+		rc = index_update_flags(txn->index_txn, uid, add, remove, err);
+	for (unsigned i = 0; rc == 0 && i < to->keyword_count; i++) {
+		if (!state_has(from, to->keywords[i]))
+			rc = index_update_keyword(txn->index_txn, uid, to->keywords[i], true, err);
+	}
+	for (unsigned i = 0; rc == 0 && i < from->keyword_count; i++) {
+		if (!state_has(to, from->keywords[i]))
+			rc = index_update_keyword(txn->index_txn, uid, from->keywords[i], false,
+						  err);
+	}
+	return rc;
+}
+
+static void move_state(struct maildir_state *from, struct maildir_state *to)
+{
+	maildir_state_free(to);
+	*to = *from;
+	*from = (struct maildir_state){0};
+}
+
+/* Keeps the new state where the next question finds it, and sees to it that the file gets the name:
+ * that of the message itself, of the one it was before a change of UID, or the one that it will
+ * have when it was appended here. Takes the state over. */
+static int note_state(struct maildir_txn *txn, uint32_t uid, struct maildir_op *last,
+		      struct maildir_state *state, bool name_changes, struct error *err)
+{
+	struct maildir_op *op = last;
+
+	if (last && last->kind == MAILDIR_OP_MOVE_UID) {
+		uint32_t file_uid = last->source_uid;
+		struct maildir_state name = {.flags = state->flags, .letters = state->letters};
+
+		move_state(state, &last->state);
+		op = maildir_txn_add_op(txn, MAILDIR_OP_RENAME, file_uid, err);
+		if (!op)
+			return -ENOMEM;
+		op->state = name;
+		return 0;
+	}
+	if (!op && !name_changes)
+		return 0;
+	if (!op)
+		op = maildir_txn_add_op(txn, MAILDIR_OP_RENAME, uid, err);
+	if (!op)
+		return -ENOMEM;
+	move_state(state, &op->state);
+	return 0;
+}
+
+int maildir_set_flags(struct mailbox_txn *base, uint32_t uid, uint8_t flags,
+		      struct keyword_set keywords, uint64_t modseq, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	struct maildir_state from = {0}, to = {0};
+	struct index_record record = {0};
+	struct maildir_op *last;
+	bool dirty;
+	int rc = current_state(txn, uid, &last, &record, &from, err);
+
+	dirty = record.flags & INDEX_FLAG_DIRTY;
+	if (rc == 0)
+		rc = state_make(txn, uid, flags, keywords, true, &to, err);
+	if (rc == 0)
+		rc = index_change_state(txn, uid, &from, &to, err);
+	/* The file will say the same. */
+	if (rc == 0 && dirty)
+		rc = index_update_flags(txn->index_txn, uid, 0, INDEX_FLAG_DIRTY, err);
+	if (rc == 0 && modseq)
+		rc = index_update_modseq(txn->index_txn, uid, modseq, err);
+	if (rc == 0) {
+		bool name_changes = dirty || from.flags != to.flags || from.letters != to.letters;
+
+		rc = note_state(txn, uid, last, &to, name_changes, err);
+	}
+	maildir_state_free(&from);
+	maildir_state_free(&to);
+	return rc == -ENOENT ? rc : poison(txn, rc);
+}
+
+int maildir_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	struct index_record record;
+
+	if (index_find(txn->md->index, uid, &record) < 0)
+		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->md->path, uid);
+	if (!maildir_txn_add_op(txn, MAILDIR_OP_UNLINK, uid, err))
+		return poison(txn, -ENOMEM);
+	return poison(txn, maildir_txn_expunge_record(txn, uid, err));
+}
+
+int maildir_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid, uint64_t modseq,
+		       struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	struct maildir_state state = {0};
+	struct index_record record = {0};
+	struct maildir_op *last, *op;
+	bool recent = maildir_record_is_recent(txn->md, uid);
+	int rc = current_state(txn, uid, &last, &record, &state, err);
+
+	if (rc == 0 && last && last->kind != MAILDIR_OP_RENAME)
+		rc = error_set(err, -EINVAL, "%s: UID %u is new in this transaction", txn->md->path,
+			       uid);
+	if (rc == 0)
+		rc = maildir_txn_take_uid(txn, new_uid, err);
+	if (rc == 0)
+		rc = index_new_message(txn, new_uid, &state, recent, modseq, err);
+	if (rc == 0)
+		rc = maildir_txn_expunge_record(txn, uid, err);
+	if (rc == 0)
+		rc = maildir_txn_drop_line(txn, uid, err);
+	op = rc == 0 ? maildir_txn_add_op(txn, MAILDIR_OP_MOVE_UID, new_uid, err) : NULL;
+	if (!op) {
+		maildir_state_free(&state);
+		return rc == -ENOENT ? rc : poison(txn, rc < 0 ? rc : -ENOMEM);
+	}
+	op->source_uid = uid;
+	op->state = state;
+	return 0;
+}
+
+/* ---- header values ---- */
+
+int maildir_set_uid_validity(struct mailbox_txn *base, uint32_t uid_validity, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+
+	if (uid_validity == txn->md->box.status.uid_validity)
+		return 0;
+	txn->uid_validity = uid_validity;
+	txn->rewrite = true;
+	return poison(txn, index_set_uid_validity(txn->index_txn, uid_validity, err));
+}
+
+int maildir_set_guid(struct mailbox_txn *base, const struct guid *guid, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+
+	if (guid_equal(guid, &txn->md->box.status.guid))
+		return 0;
+	txn->guid = *guid;
+	txn->rewrite = true;
+	return 0;
+}
+
+int maildir_raise(struct mailbox_txn *base, uint32_t uid_next, uint64_t highest_modseq,
+		  uint32_t first_recent_uid, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+	int rc = 0;
+
+	if (uid_next > MAILDIR_UID_MAX)
+		return error_set(err, -ERANGE, "%s: next UID %u", txn->md->path, uid_next);
+	if (uid_next > txn->next_uid) {
+		rc = index_set_next_uid(txn->index_txn, uid_next, err);
+		txn->next_uid = uid_next;
+	}
+	if (rc == 0 && highest_modseq > index_txn_modseq(txn->index_txn))
+		rc = index_update_modseq(txn->index_txn, 0, highest_modseq, err);
+	if (rc == 0 && first_recent_uid > txn->md->box.status.first_recent_uid)
+		rc = index_set_first_recent_uid(txn->index_txn, first_recent_uid, err);
+	return poison(txn, rc);
+}

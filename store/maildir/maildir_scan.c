@@ -1,0 +1,358 @@
+/*
+ * The complete comparison of files, uidlist and index. Where nothing has to be recorded it takes no
+ * lock; else it looks a second time under the locks and writes.
+ *
+ * Memory: 24 bytes a line of the uidlist, so that a million messages fit; names are not kept, but
+ * those of files without a UID.
+ *
+ * A missing file is counted, not expunged: absence proves nothing here.
+ */
+#include "store/maildir/maildir_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/index/index_files.h"
+#include "store/maildir/name_table.h"
+
+#define MISSING_BATCH 4096
+
+/* One line of the uidlist. */
+struct scan_line {
+	uint64_t hash; /* of the base name */
+	uint32_t uid;
+	bool seen;
+};
+
+struct new_file {
+	char *name; /* of the file, with flags */
+	uint32_t drop_uid;
+};
+
+struct scan {
+	struct maildir *md;
+	struct maildir_txn *txn; /* NULL: only look */
+	struct scan_line *lines; /* sorted by hash */
+	size_t line_count;
+	struct new_file *new_files;
+	size_t new_count, new_room;
+	uint32_t next_uid; /* of the index */
+	bool need;	   /* something has to be written */
+	bool changed;
+	size_t live; /* lines whose message is in the index */
+	struct error *err;
+};
+
+/* ---- the lines ---- */
+
+static int line_cmp(const void *a, const void *b)
+{
+	const struct scan_line *line_a = a, *line_b = b;
+
+	if (line_a->hash != line_b->hash)
+		return line_a->hash < line_b->hash ? -1 : 1;
+	return line_a->uid < line_b->uid ? -1 : line_a->uid > line_b->uid;
+}
+
+static int read_lines(struct scan *scan)
+{
+	struct uidlist_iter iter;
+	struct uidlist_record line;
+	size_t room = 0;
+	int rc = uidlist_seek(scan->md->uidlist, 0, &iter, scan->err);
+
+	while (rc == 0 && (rc = uidlist_next(&iter, &line, scan->err)) > 0) {
+		rc = 0;
+		if (scan->line_count == room) {
+			struct scan_line *lines;
+
+			room = room ? room * 2 : 1024;
+			lines = reallocarray(scan->lines, room, sizeof *lines);
+			if (!lines)
+				return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
+			scan->lines = lines;
+		}
+		scan->lines[scan->line_count++] = (struct scan_line){
+			.hash = name_hash(line.base, line.base_len), .uid = line.uid};
+	}
+	if (rc < 0)
+		return rc;
+	if (scan->line_count)
+		qsort(scan->lines, scan->line_count, sizeof *scan->lines, line_cmp);
+	return 0;
+}
+
+/* The line of a base name; of two the one with the higher UID. */
+static int find_line(struct scan *scan, const struct maildir_name *name, struct scan_line **line_r)
+{
+	uint64_t hash = name_hash(name->base, name->base_len);
+	size_t low = 0, high = scan->line_count;
+
+	*line_r = NULL;
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (scan->lines[mid].hash < hash)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < scan->line_count && scan->lines[low].hash == hash; low++) {
+		struct uidlist_record line;
+		int rc = uidlist_find(scan->md->uidlist, scan->lines[low].uid, &line, scan->err);
+
+		if (rc < 0)
+			return rc;
+		if (line.base_len == name->base_len &&
+		    memcmp(line.base, name->base, name->base_len) == 0)
+			*line_r = &scan->lines[low];
+	}
+	return 0;
+}
+
+/* ---- the files ---- */
+
+static int add_new_file(struct scan *scan, const char *file, uint32_t drop_uid)
+{
+	char *copy;
+
+	/* Without a transaction it is enough to know that there is one. */
+	scan->need = true;
+	if (!scan->txn)
+		return 0;
+	if (scan->new_count == scan->new_room) {
+		size_t room = scan->new_room ? scan->new_room * 2 : 64;
+		struct new_file *files = reallocarray(scan->new_files, room, sizeof *files);
+
+		if (!files)
+			return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
+		scan->new_files = files;
+		scan->new_room = room;
+	}
+	copy = strdup(file);
+	if (!copy)
+		return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
+	scan->new_files[scan->new_count++] = (struct new_file){.name = copy, .drop_uid = drop_uid};
+	return 0;
+}
+
+static int see_known(struct scan *scan, const struct index_record *record,
+		     const struct maildir_name *name)
+{
+	struct index_status status;
+	bool changed;
+	int rc = maildir_name_differs(scan->md, record, name, &changed, scan->err);
+
+	if (rc < 0 || !changed)
+		return rc;
+	/* Requests that Dovecot has not carried out yet: there the index is right. */
+	index_status(scan->md->index, &status);
+	if (status.pending)
+		return 0;
+	scan->need = true;
+	if (!scan->txn)
+		return 0;
+	rc = maildir_txn_see_name(scan->txn, record, name, &changed, scan->err);
+	if (changed)
+		scan->changed = true;
+	return rc;
+}
+
+static int scan_file(void *ctx, const char *dir, const char *file, const struct maildir_name *name)
+{
+	struct scan *scan = ctx;
+	struct index_record record;
+	struct scan_line *line;
+	int rc = find_line(scan, name, &line);
+
+	if (scan->txn)
+		dotlock_touch(scan->txn->lock);
+	if (rc < 0)
+		return rc;
+	if (!line)
+		return memchr(name->base, '\n', name->base_len) ? 0 : add_new_file(scan, file, 0);
+	if (line->seen) {
+		/* Renamed while we read, or two files with one base: Dovecot sorts that out. */
+		log_debug("%s: base name twice: %s/%s", scan->md->path, dir, file);
+		return 0;
+	}
+	line->seen = true;
+	if (index_find(scan->md->index, line->uid, &record) == 0)
+		return see_known(scan, &record, name);
+	if (line->uid < scan->next_uid)
+		return add_new_file(scan, file, line->uid);
+	/* A line that the index has not seen: in the order of UIDs, below. */
+	scan->need = true;
+	return 0;
+}
+
+static int new_file_cmp(const void *a, const void *b)
+{
+	const struct new_file *file_a = a, *file_b = b;
+
+	return maildir_name_cmp(file_a->name, file_b->name);
+}
+
+static int adopt_new_files(struct scan *scan)
+{
+	if (scan->new_count)
+		qsort(scan->new_files, scan->new_count, sizeof *scan->new_files, new_file_cmp);
+	for (size_t i = 0; i < scan->new_count; i++) {
+		struct new_file *file = &scan->new_files[i];
+		struct maildir_name name;
+		int rc;
+
+		maildir_name_parse(file->name, &name);
+		if (i > 0) {
+			struct maildir_name last;
+
+			/* The same file, seen in new/ and then in cur/. */
+			maildir_name_parse(scan->new_files[i - 1].name, &last);
+			if (last.base_len == name.base_len &&
+			    memcmp(last.base, name.base, name.base_len) == 0)
+				continue;
+		}
+		if (file->drop_uid)
+			log_warning("%s: expunged message reappeared, giving it a new UID (old "
+				    "uid=%u, file=%s)",
+				    scan->md->path, file->drop_uid, file->name);
+		rc = maildir_txn_adopt(scan->txn, &name, file->drop_uid, scan->err);
+		if (rc < 0)
+			return rc;
+		scan->changed = true;
+	}
+	return 0;
+}
+
+/* ---- missing files ---- */
+
+/* Looks for the files of messages that no pass has shown, a second time. */
+static int count_missing(struct scan *scan, struct maildir_wanted *wanted, uint32_t *uids,
+			 size_t count, size_t *missing_r)
+{
+	int rc = maildir_find_files(scan->md, wanted, count, scan->err);
+
+	for (size_t i = 0; rc == 0 && i < count; i++) {
+		if (wanted[i].path[0])
+			continue;
+		log_warning("%s: the file of UID %u (%.*s) is missing", scan->md->path, uids[i],
+			    (int)wanted[i].base_len, wanted[i].base);
+		(*missing_r)++;
+	}
+	return rc;
+}
+
+static int find_missing(struct scan *scan, size_t *missing_r)
+{
+	AUTO_FREE struct maildir_wanted *wanted = calloc(MISSING_BATCH, sizeof *wanted);
+	AUTO_FREE uint32_t *uids = calloc(MISSING_BATCH, sizeof *uids);
+	size_t count = 0;
+	int rc = 0;
+
+	*missing_r = 0;
+	if (!wanted || !uids)
+		return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
+	for (size_t i = 0; rc == 0 && i < scan->line_count; i++) {
+		struct index_record record;
+
+		if (index_find(scan->md->index, scan->lines[i].uid, &record) < 0)
+			continue;
+		scan->live++;
+		if (scan->lines[i].seen)
+			continue;
+		rc = maildir_want_record(scan->md, &record, &wanted[count], scan->err);
+		uids[count++] = record.uid;
+		if (rc == 0 && count == MISSING_BATCH) {
+			rc = count_missing(scan, wanted, uids, count, missing_r);
+			count = 0;
+		}
+	}
+	return rc < 0 ? rc : count_missing(scan, wanted, uids, count, missing_r);
+}
+
+/* ---- the whole ---- */
+
+/* A quarter of the lines are of expunged messages: as Dovecot does, they go. */
+static bool wants_compaction(const struct scan *scan)
+{
+	return scan->line_count > 16 && scan->line_count * 3 / 4 >= scan->live;
+}
+
+static int run(struct scan *scan, size_t *missing_r)
+{
+	struct index_status status;
+	int rc = read_lines(scan);
+
+	index_status(scan->md->index, &status);
+	scan->next_uid = status.next_uid;
+	if (rc == 0)
+		rc = maildir_each_file(scan->md, scan_file, scan, scan->err);
+	if (rc == 0 && scan->txn)
+		rc = adopt_new_files(scan);
+	/* If it will be done again under the locks, the rest is left to that. */
+	if (rc == 0 && (scan->txn || !scan->need))
+		rc = find_missing(scan, missing_r);
+	return rc;
+}
+
+static void scan_free(struct scan *scan)
+{
+	for (size_t i = 0; i < scan->new_count; i++)
+		free(scan->new_files[i].name);
+	free(scan->new_files);
+	free(scan->lines);
+}
+
+int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
+			size_t *missing_r, struct error *err)
+{
+	struct scan scan = {.md = md, .err = err};
+	bool behind;
+	int rc = maildir_txn_begin(md, lock, &scan.txn, err);
+
+	if (rc < 0)
+		return rc;
+	rc = maildir_index_is_behind(md, &behind, err);
+	if (rc == 0 && behind) {
+		rc = maildir_txn_complete_all(scan.txn, err);
+		scan.changed = true;
+	}
+	if (rc == 0)
+		rc = run(&scan, missing_r);
+	if (rc == 0 && wants_compaction(&scan))
+		scan.txn->rewrite = true;
+	if (rc == 0)
+		rc = maildir_txn_commit(scan.txn, err);
+	maildir_txn_free(scan.txn);
+	scan_free(&scan);
+	if (rc < 0)
+		return rc;
+	if (scan.changed)
+		*changed_r = true;
+	maildir_housekeep(md);
+	return 0;
+}
+
+int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
+{
+	struct maildir *md = maildir_of(box);
+	struct scan scan = {.md = md, .err = err};
+	bool behind = false, waited;
+	int rc = maildir_refresh(box, err);
+
+	if (rc == 0)
+		rc = maildir_index_is_behind(md, &behind, err);
+	if (rc == 0 && !behind)
+		rc = run(&scan, missing_r);
+	scan_free(&scan);
+	if (rc < 0 || (!behind && !scan.need && !wants_compaction(&scan)))
+		return rc;
+	rc = dotlock_wait(md->control_fd, md->control_path, UIDLIST_NAME,
+			  DOTLOCK_TIMEOUT_MS_DEFAULT, &waited, err);
+	return rc < 0 ? rc : maildir_scan_locked(md, NULL, changed_r, missing_r, err);
+}

@@ -1,0 +1,152 @@
+/*
+ * A message being received: a file in tmp/ under a name of its own. The bytes are kept as they
+ * come, LF or CRLF; both sizes that a file name may state are counted on the way (reference 1.3).
+ */
+#include "store/maildir/maildir_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/maildir/owned_file.h"
+
+#define CREATE_TRIES 5
+
+static int create_tmp(struct maildir_spool *spool, struct error *err)
+{
+	struct maildir *md = spool->md;
+	AUTO_CLOSE int tmp_fd = openat(md->dirfd, "tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	char name[NAME_MAX + 1];
+
+	if (tmp_fd < 0 && errno == ENOENT) {
+		int rc = maildir_make_subdirs(md, err);
+
+		if (rc < 0)
+			return rc;
+		tmp_fd = openat(md->dirfd, "tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	}
+	if (tmp_fd < 0)
+		return error_errno(err, -errno, "%s/tmp", md->path);
+	for (int i = 0; i < CREATE_TRIES; i++) {
+		maildir_name_generate(name);
+		spool->fd = owned_file_create(tmp_fd, name, O_RDWR | O_EXCL);
+		if (spool->fd != -EEXIST)
+			break;
+	}
+	snprintf(spool->tmp_path, sizeof spool->tmp_path, "tmp/%s", name);
+	if (spool->fd < 0)
+		return error_errno(err, spool->fd, "%s/%s", md->path, spool->tmp_path);
+	return 0;
+}
+
+int maildir_spool_open(struct mailbox *box, const char *guid, int64_t received,
+		       struct mail_spool **spool_r, struct error *err)
+{
+	struct maildir *md = maildir_of(box);
+	struct maildir_spool *spool = calloc(1, sizeof *spool);
+	int rc;
+
+	if (!spool)
+		return error_errno(err, -ENOMEM, "%s", md->path);
+	spool->spool.box = box;
+	spool->md = md;
+	spool->received = received;
+	rc = create_tmp(spool, err);
+	if (rc < 0) {
+		free(spool);
+		return rc;
+	}
+	spool->next = md->spools;
+	md->spools = spool;
+	*spool_r = &spool->spool;
+	return 0;
+}
+
+static void count_sizes(struct maildir_spool *spool, const char *data, size_t len)
+{
+	const char *end = data + len;
+	const char *p = data;
+
+	spool->size += len;
+	spool->virtual_size += len;
+	while ((p = memchr(p, '\n', (size_t)(end - p))) != NULL) {
+		if (p > data ? p[-1] != '\r' : !spool->last_was_cr)
+			spool->virtual_size++;
+		p++;
+	}
+	if (len)
+		spool->last_was_cr = end[-1] == '\r';
+}
+
+int maildir_spool_write(struct mail_spool *base, const void *data, size_t len, struct error *err)
+{
+	struct maildir_spool *spool = (struct maildir_spool *)base;
+	int rc;
+
+	if (spool->fd < 0) {
+		spool->fd = openat(spool->md->dirfd, spool->tmp_path,
+				   O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
+		if (spool->fd < 0)
+			return error_errno(err, -errno, "%s/%s", spool->md->path, spool->tmp_path);
+	}
+	rc = file_write_all(spool->fd, data, len);
+	if (rc < 0)
+		return error_errno(err, rc, "%s/%s: write", spool->md->path, spool->tmp_path);
+	count_sizes(spool, data, len);
+	spool->synced = false;
+	return 0;
+}
+
+int maildir_spool_sync(struct maildir_spool *spool, struct error *err)
+{
+	struct timespec times[2] = {{.tv_sec = spool->received}, {.tv_sec = spool->received}};
+
+	if (spool->synced)
+		return 0;
+	if (futimens(spool->fd, times) < 0)
+		return error_errno(err, -errno, "%s/%s: set times", spool->md->path,
+				   spool->tmp_path);
+	if (fsync(spool->fd) < 0)
+		return error_errno(err, -errno, "%s/%s: sync", spool->md->path, spool->tmp_path);
+	/* Many messages may wait for one commit: only those being written hold a descriptor. */
+	file_close(&spool->fd);
+	spool->synced = true;
+	return 0;
+}
+
+int maildir_spool_sync_all(struct maildir *md, struct error *err)
+{
+	for (struct maildir_spool *spool = md->spools; spool; spool = spool->next) {
+		int rc = maildir_spool_sync(spool, err);
+
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+void maildir_spool_forget(struct maildir_spool *spool)
+{
+	for (struct maildir_spool **pos = &spool->md->spools; *pos; pos = &(*pos)->next) {
+		if (*pos == spool) {
+			*pos = spool->next;
+			break;
+		}
+	}
+	file_close(&spool->fd);
+	free(spool);
+}
+
+void maildir_spool_discard(struct mail_spool *base)
+{
+	struct maildir_spool *spool = (struct maildir_spool *)base;
+
+	if (unlinkat(spool->md->dirfd, spool->tmp_path, 0) < 0 && errno != ENOENT)
+		log_warning("%s/%s: unlink: %s", spool->md->path, spool->tmp_path, strerror(errno));
+	maildir_spool_forget(spool);
+}

@@ -1,0 +1,13 @@
+/*
+ * New files that Dovecot can open: with the owner, group and permission bits of the directory they
+ * are made in.
+ */
+#ifndef DSYNCFS_MAILDIR_OWNED_FILE_H
+#define DSYNCFS_MAILDIR_OWNED_FILE_H
+
+/* Opens name below dirfd with O_CREAT and flags, never through a symbolic link. Permissions are the
+ * directory's & 0666; owner and group follow the directory as far as we may. Returns the descriptor
+ * or a negative errno. */
+int owned_file_create(int dirfd, const char *name, int flags);
+
+#endif

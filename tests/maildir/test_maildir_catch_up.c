@@ -1,0 +1,432 @@
+/*
+ * Catch-up: events become records; a second run writes nothing and takes no lock; a commit that is
+ * cut at any step heals.
+ */
+#include "tests/maildir/maildir_fixture.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "store/base/buf.h"
+#include "store/maildir/maildir_private.h"
+
+#define BODY "Subject: x\n\nbody\n"
+
+static void assert_described(struct mailbox *box, const char *expected)
+{
+	char *text = describe(box, false);
+
+	assert_string_equal(text, expected);
+	free(text);
+}
+
+/* Runs the events again with the lock held by a living process elsewhere: taking it, or waiting for
+ * it, would end in -EAGAIN or a hang. */
+static void assert_nothing_to_do(struct fixture *fx, struct mailbox *box,
+				 const struct mail_event *events, size_t count)
+{
+	struct file_stamp log = stamp_of(fx, "dovecot.index.log"), log_after;
+	struct file_stamp list = stamp_of(fx, "dovecot-uidlist"), list_after;
+
+	must_shell("echo 1:elsewhere > '%s/dovecot-uidlist.lock'", fx->maildir);
+	assert_false(catch_up(box, events, count));
+	must_shell("rm '%s/dovecot-uidlist.lock'", fx->maildir);
+	log_after = stamp_of(fx, "dovecot.index.log");
+	list_after = stamp_of(fx, "dovecot-uidlist");
+	assert_memory_equal(&log, &log_after, sizeof log);
+	assert_memory_equal(&list, &list_after, sizeof list);
+}
+
+static void test_deliveries_get_uids(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[3];
+	struct mailbox *box;
+	char path[400];
+
+	fixture_make_maildir(fx);
+	snprintf(path, sizeof path, "%s/dovecot-keywords", fx->maildir);
+	write_file(path, "1 $Label1\n", 10);
+	box = must_open(fx, "INBOX");
+	deliver(fx, "new", "10.M1P1.h", BODY);
+	deliver(fx, "cur", "11.M1P1.h:2,Sbz", BODY);
+	events[0] = event_delivered("10.M1P1.h");
+	events[1] = event_delivered("11.M1P1.h:2,Sbz");
+	events[2] = event_touched();
+	assert_true(catch_up(box, events, 3));
+	assert_described(box, "1 10.M1P1.h \n2 11.M1P1.h S $Label1\n");
+	assert_int_equal(mailbox_status(box)->uid_next, 3);
+	assert_nothing_to_do(fx, box, events, 3);
+	mailbox_close(&box);
+	box = must_open(fx, "INBOX");
+	assert_nothing_to_do(fx, box, events, 3);
+	mailbox_close(&box);
+}
+
+static void test_a_delivery_that_is_gone_again_gets_none(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[2] = {event_delivered("a"), event_removed("a")};
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	assert_nothing_to_do(fx, box, events, 2);
+	assert_nothing_to_do(fx, box, events, 1);
+	assert_described(box, "");
+	mailbox_close(&box);
+}
+
+static void test_renames_are_flag_changes(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[3];
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "a", BODY);
+	deliver(fx, "cur", "b:2,S", BODY);
+	box = must_open(fx, "INBOX");
+	must_shell("cd '%s' && mv new/a cur/a:2,F && mv cur/b:2,S cur/b:2,", fx->maildir);
+	events[0] = event_renamed("a", "a:2,F");
+	events[1] = event_renamed("b:2,S", "b:2,");
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "1 a F\n2 b \n");
+	assert_nothing_to_do(fx, box, events, 2);
+	/* new/ to cur/ alone is none. */
+	deliver(fx, "new", "c", BODY);
+	events[0] = event_delivered("c");
+	assert_true(catch_up(box, events, 1));
+	must_shell("cd '%s' && mv new/c cur/c:2,", fx->maildir);
+	events[0] = event_renamed("c", "c:2,");
+	assert_nothing_to_do(fx, box, events, 1);
+	/* Renamed twice, and only the first event is here. */
+	must_shell("cd '%s' && mv cur/c:2, cur/c:2,RS", fx->maildir);
+	events[0] = event_renamed("c:2,", "c:2,S");
+	assert_nothing_to_do(fx, box, events, 1);
+	events[1] = event_renamed("c:2,S", "c:2,RS");
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "1 a F\n2 b \n3 c RS\n");
+	mailbox_close(&box);
+}
+
+static void test_removals_are_expunges_when_the_file_is_gone(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[3];
+	struct mailbox *box;
+	struct mailbox_changes changes;
+	struct error err = {0};
+	uint64_t since;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "new", "2.b", BODY);
+	deliver(fx, "new", "3.c", BODY);
+	box = must_open(fx, "INBOX");
+	since = mailbox_status(box)->highest_modseq;
+	/* b was renamed by link and unlink; only its removal is told. c was moved by two names. */
+	must_shell("cd '%s' && rm new/1.a && mv new/2.b cur/2.b:2,S && mv new/3.c cur/3.c:2,PT",
+		   fx->maildir);
+	events[0] = event_removed("1.a");
+	events[1] = event_removed("2.b");
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "2 2.b S\n3 3.c \n");
+	must(mailbox_changes(box, since, &changes, &err), &err);
+	assert_int_equal(changes.count, 2);
+	assert_true(changes.change[0].expunged && changes.change[0].has_guid);
+	mailbox_changes_free(&changes);
+	assert_nothing_to_do(fx, box, events, 2);
+	events[0] = event_delivered("3.c:2,PT");
+	events[1] = event_removed("3.c");
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "2 2.b S\n3 3.c T\n");
+	assert_nothing_to_do(fx, box, events, 2);
+	mailbox_close(&box);
+}
+
+static void test_a_file_that_is_only_missing_is_no_expunge(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[2] = {event_touched(), event_renamed("a", "a:2,S")};
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "a", BODY);
+	box = must_open(fx, "INBOX");
+	must_shell("rm '%s/new/a'", fx->maildir);
+	assert_false(catch_up(box, events, 2));
+	assert_described(box, "1 a \n");
+	mailbox_close(&box);
+}
+
+static void test_an_expunged_message_that_reappears_gets_a_new_uid(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event event = event_removed("a");
+	struct mailbox *box;
+	char *text;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "a", BODY);
+	box = must_open(fx, "INBOX");
+	must_shell("rm '%s/new/a'", fx->maildir);
+	assert_true(catch_up(box, &event, 1));
+	deliver(fx, "cur", "a:2,S", BODY);
+	event = event_delivered("a:2,S");
+	assert_true(catch_up(box, &event, 1));
+	assert_described(box, "2 a S\n");
+	assert_nothing_to_do(fx, box, &event, 1);
+	text = shell_output("grep -c ':a$' '%s/dovecot-uidlist'", fx->maildir);
+	assert_string_equal(text, "1\n");
+	free(text);
+	mailbox_close(&box);
+}
+
+static void test_lines_without_a_record_are_completed(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event event = event_touched();
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "a", BODY);
+	box = must_open(fx, "INBOX");
+	deliver(fx, "cur", "b:2,F", BODY);
+	must_shell("printf '5 Gguid-of-b :b\\n6 :gone\\n' >> '%s/dovecot-uidlist'", fx->maildir);
+	assert_true(catch_up(box, &event, 1));
+	assert_described(box, "1 a \n5 guid-of-b F\n");
+	assert_int_equal(mailbox_status(box)->uid_next, 7);
+	assert_nothing_to_do(fx, box, &event, 1);
+	mailbox_close(&box);
+}
+
+/* Dovecot: the file appears, then its line and record, while it holds the lock. */
+static void test_the_holder_of_the_lock_is_waited_for(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event event = event_delivered("b");
+	struct file_stamp log, log_after;
+	struct mailbox *box;
+	char *text;
+	int status;
+	pid_t child;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	deliver(fx, "new", "b", BODY);
+	must_shell("cp -a '%s' '%s.other'", fx->maildir, fx->maildir);
+	child = fork();
+	if (child == 0) {
+		struct error err;
+		struct mailbox *other;
+		struct mailbox_txn *txn;
+
+		/* Holds the lock for a while, and records the message at the end. */
+		if (mailbox_open(&fx->user, "INBOX", &other, &err) < 0 ||
+		    mailbox_begin(other, &txn, &err) < 0)
+			_exit(1);
+		usleep(300000);
+		mailbox_abort(&txn);
+		bool changed;
+		_exit(mailbox_catch_up(other, &event, 1, &changed, &err) < 0);
+	}
+	while (!path_exists("%s/dovecot-uidlist.lock", fx->maildir))
+		usleep(1000);
+	catch_up(box, &event, 1);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	log = stamp_of(fx, "dovecot.index.log");
+	assert_false(catch_up(box, &event, 1));
+	log_after = stamp_of(fx, "dovecot.index.log");
+	assert_memory_equal(&log, &log_after, sizeof log);
+	/* One UID, whoever was first. */
+	assert_described(box, "1 b \n");
+	text = shell_output("grep -c ':b$' '%s/dovecot-uidlist'", fx->maildir);
+	assert_string_equal(text, "1\n");
+	free(text);
+	mailbox_close(&box);
+}
+
+static void test_many_events_at_once(void **state)
+{
+	enum { COUNT = 500 };
+	struct fixture *fx = *state;
+	static char names[COUNT][64];
+	static struct mail_event events[COUNT];
+	struct mailbox *box;
+	struct error err = {0};
+	struct mail mail;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	for (int i = 0; i < COUNT; i++) {
+		snprintf(names[i], sizeof names[i], "100.M%dP1.h", i);
+		deliver(fx, "new", names[i], BODY);
+		events[i] = event_delivered(names[i]);
+	}
+	assert_true(catch_up(box, events, COUNT));
+	assert_int_equal(mailbox_status(box)->messages, COUNT);
+	for (uint32_t uid = 1; uid <= COUNT; uid++) {
+		must(mailbox_find(box, uid, &mail, &err), &err);
+		assert_string_equal(mail.guid, names[uid - 1]);
+	}
+	assert_nothing_to_do(fx, box, events, COUNT);
+	mailbox_close(&box);
+}
+
+/* ---- crashes ---- */
+
+static const char *die_at;
+
+static void die(const char *step)
+{
+	if (strcmp(step, die_at) == 0)
+		_exit(42);
+}
+
+static void run_and_die(struct fixture *fx, const char *step)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct new_mail mail = {.uid = 3, .guid = "new", .body = BODY, .flags = MAIL_SEEN};
+		struct mailbox *box = must_open(fx, "INBOX");
+		struct mail_spool *spool = spool_mail(box, &mail);
+		struct mailbox_txn *txn;
+		struct error err;
+
+		die_at = step;
+		maildir_test_step = die;
+		if (mailbox_begin(box, &txn, &err) < 0)
+			_exit(1);
+		txn_append(txn, spool, &mail, 3);
+		mailbox_set_flags(txn, 1, MAIL_FLAGGED, (struct keyword_set){0}, 0, &err);
+		mailbox_expunge(txn, 2, &err);
+		mailbox_commit(&txn, NULL, &err);
+		_exit(2);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 42);
+}
+
+static void check_healed(struct fixture *fx, const char *step, bool by_scan)
+{
+	/* What the mount saw up to there: events of everything, harmless where it did not happen.
+	 */
+	const struct mail_event events[] = {event_delivered("new:2,S"),
+					    event_renamed("1.a", "1.a:2,F"), event_removed("2.b"),
+					    event_touched()};
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	struct mail mail;
+	size_t missing;
+	bool changed;
+
+	if (by_scan)
+		must(mailbox_scan(box, &changed, &missing, &err), &err);
+	else
+		catch_up(box, events, 4);
+	/* The one who asked for it does so again: idempotent by GUID. */
+	if (mailbox_find(box, 3, &mail, NULL) < 0)
+		append_mail(box,
+			    &(struct new_mail){
+				    .uid = 3, .guid = "new", .body = BODY, .flags = MAIL_SEEN});
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 1, MAIL_FLAGGED, (struct keyword_set){0}, 0, &err), &err);
+	if (mailbox_find(box, 2, &mail, NULL) == 0)
+		must(mailbox_expunge(txn, 2, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_described(box, "1 1.a F\n3 new S\n");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_int_equal(missing, 0);
+	if (changed)
+		fail_msg("cut after %s: the scan still finds something", step);
+	assert_true(path_exists("%s/cur/1.a:2,F", fx->maildir));
+	mailbox_close(&box);
+}
+
+static void crash_at(void **state, const char *step, bool by_scan)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "new", "2.b", BODY);
+	box = must_open(fx, "INBOX");
+	mailbox_close(&box);
+	run_and_die(fx, step);
+	/* Nobody waits two seconds for a lock whose owner is dead in a test. */
+	must_shell("rm '%s/dovecot-uidlist.lock'", fx->maildir);
+	check_healed(fx, step, by_scan);
+}
+
+static void test_cut_after_placing_files(void **state)
+{
+	crash_at(state, "placed", false);
+}
+
+static void test_cut_after_placing_files_then_scan(void **state)
+{
+	crash_at(state, "placed", true);
+}
+
+static void test_cut_after_the_uidlist(void **state)
+{
+	crash_at(state, "uidlist", false);
+}
+
+static void test_cut_after_the_uidlist_then_scan(void **state)
+{
+	crash_at(state, "uidlist", true);
+}
+
+static void test_cut_after_renames_and_unlinks(void **state)
+{
+	crash_at(state, "changed", false);
+}
+
+static void test_cut_after_renames_and_unlinks_then_scan(void **state)
+{
+	crash_at(state, "changed", true);
+}
+
+static void test_cut_after_the_index(void **state)
+{
+	crash_at(state, "index", false);
+}
+
+#define UNIT(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		UNIT(test_deliveries_get_uids),
+		UNIT(test_a_delivery_that_is_gone_again_gets_none),
+		UNIT(test_renames_are_flag_changes),
+		UNIT(test_removals_are_expunges_when_the_file_is_gone),
+		UNIT(test_a_file_that_is_only_missing_is_no_expunge),
+		UNIT(test_an_expunged_message_that_reappears_gets_a_new_uid),
+		UNIT(test_lines_without_a_record_are_completed),
+		UNIT(test_the_holder_of_the_lock_is_waited_for),
+		UNIT(test_many_events_at_once),
+		UNIT(test_cut_after_placing_files),
+		UNIT(test_cut_after_placing_files_then_scan),
+		UNIT(test_cut_after_the_uidlist),
+		UNIT(test_cut_after_the_uidlist_then_scan),
+		UNIT(test_cut_after_renames_and_unlinks),
+		UNIT(test_cut_after_renames_and_unlinks_then_scan),
+		UNIT(test_cut_after_the_index),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,443 @@
+/*
+ * Beside a real Dovecot: what it wrote is read as it reads it, what we write it takes without a
+ * warning, and a forced resync by it changes nothing.
+ *
+ * Needs root (mail belongs to another uid) and Dovecot's doveadm and imap; skipped elsewhere.
+ */
+#include "tests/maildir/maildir_fixture.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "store/base/buf.h"
+#include "store/base/file.h"
+
+#define MAIL_UID 65534
+#define BODY	 "From: a@example.org\nSubject: x\n\nline one\nline two\n"
+
+static void make_config(struct fixture *fx)
+{
+	AUTO_BUF struct buf text = BUF_INIT(4096);
+	char path[400];
+
+	buf_printf(&text,
+		   "base_dir = %s/run\nstate_dir = %s/run\nlog_path = %s/dovecot.log\n"
+		   "mail_location = maildir:~/Maildir\nssl = no\nstats_writer_socket_path =\n"
+		   "mail_plugins = zlib\nnamespace inbox {\n  inbox = yes\n  separator = /\n}\n",
+		   fx->root, fx->root, fx->root);
+	snprintf(path, sizeof path, "%s/dovecot.conf", fx->root);
+	write_file(path, text.data, text.len);
+	must_shell("mkdir -p '%s/run' && touch '%s/dovecot.log' && chmod 644 '%s' && "
+		   "chown -R %d:%d '%s'",
+		   fx->root, fx->root, path, MAIL_UID, MAIL_UID, fx->root);
+	fx->user.uid = MAIL_UID;
+	fx->user.gid = MAIL_UID;
+}
+
+static int setup(void **state)
+{
+	struct fixture *fx;
+
+	if (fixture_setup(state) < 0)
+		return -1;
+	fx = *state;
+	fixture_make_maildir(fx);
+	make_config(fx);
+	return 0;
+}
+
+static char *doveadm(struct fixture *fx, const char *command)
+{
+	return shell_output("cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups "
+			    "env HOME='%s' USER=alice TZ=UTC doveadm -c '%s/dovecot.conf' %s 2>&1",
+			    fx->home, MAIL_UID, MAIL_UID, fx->home, fx->root, command);
+}
+
+static void assert_no_complaints(struct fixture *fx)
+{
+	char path[400], *log;
+
+	snprintf(path, sizeof path, "%s/dovecot.log", fx->root);
+	log = read_file(path);
+	if (strstr(log, "Warning") || strstr(log, "Error") || strstr(log, "Panic") ||
+	    strstr(log, "Fatal"))
+		fail_msg("Dovecot complained:\n%s", log);
+	free(log);
+}
+
+/* ---- comparing ---- */
+
+static int word_cmp(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Words in order, without \Recent, which belongs to a session. */
+static void append_sorted_words(struct buf *out, char *text)
+{
+	char *words[64], *save = NULL;
+	size_t count = 0;
+
+	for (char *word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+		if (strcmp(word, "\\Recent") != 0 && count < 64)
+			words[count++] = word;
+	}
+	qsort(words, count, sizeof *words, word_cmp);
+	for (size_t i = 0; i < count; i++)
+		buf_printf(out, " %s", words[i]);
+}
+
+/* "uid guid modseq received: flags" from lines of doveadm -f tab with these columns. */
+static char *normalize_fetch(char *text)
+{
+	struct buf out = BUF_INIT(4 << 20);
+	char *save = NULL;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char *uid = strsep(&line, "\t"), *guid = strsep(&line, "\t");
+		char *modseq = strsep(&line, "\t"), *received = strsep(&line, "\t");
+
+		if (!line || strcmp(uid, "uid") == 0)
+			continue;
+		buf_printf(&out, "%s %s %s %s:", uid, guid, modseq, received);
+		append_sorted_words(&out, line);
+		buf_append_byte(&out, '\n');
+	}
+	return out.data ? out.data : strdup("");
+}
+
+static char *dovecot_view(struct fixture *fx)
+{
+	char *text = doveadm(fx, "-f tab fetch 'uid guid modseq date.received flags' mailbox INBOX "
+				 "ALL");
+	char *result = normalize_fetch(text);
+
+	free(text);
+	return result;
+}
+
+struct own_view {
+	struct mailbox *box;
+	struct buf out;
+};
+
+static int view_mail(void *ctx, const struct mail *mail)
+{
+	static const struct {
+		uint8_t flag;
+		const char *name;
+	} names[] = {{MAIL_ANSWERED, "\\Answered"},
+		     {MAIL_DELETED, "\\Deleted"},
+		     {MAIL_DRAFT, "\\Draft"},
+		     {MAIL_FLAGGED, "\\Flagged"},
+		     {MAIL_SEEN, "\\Seen"}};
+	struct own_view *view = ctx;
+	AUTO_BUF struct buf words = BUF_INIT(8192);
+	struct mail_body_info info;
+	struct mail_body *body;
+	struct error err = {0};
+	char received[32];
+	time_t time;
+	struct tm tm;
+
+	buf_printf(&view->out, "%u %s %llu ", mail->uid, mail->guid,
+		   (unsigned long long)mail->modseq);
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		if (mail->flags & names[i].flag)
+			buf_printf(&words, "%s ", names[i].name);
+	}
+	for (unsigned i = 0; i < mail->keywords.count; i++)
+		buf_printf(&words, "%s ", mail->keywords.names[i]);
+	must(mailbox_body_open(view->box, mail->uid, &body, &info, &err), &err);
+	mailbox_body_close(&body);
+	time = (time_t)info.received;
+	gmtime_r(&time, &tm);
+	strftime(received, sizeof received, "%Y-%m-%d %H:%M:%S", &tm);
+	buf_printf(&view->out, "%s:", received);
+	if (words.data)
+		append_sorted_words(&view->out, words.data);
+	buf_append_byte(&view->out, '\n');
+	return 0;
+}
+
+static char *own_view(struct mailbox *box)
+{
+	struct own_view view = {.box = box, .out = BUF_INIT(4 << 20)};
+	struct error err = {0};
+
+	must(mailbox_refresh(box, &err), &err);
+	must(mailbox_each(box, 1, UINT32_MAX, view_mail, &view, &err), &err);
+	return view.out.data ? view.out.data : strdup("");
+}
+
+static void assert_status_agrees(struct fixture *fx, struct mailbox *box)
+{
+	char *text = doveadm(fx, "-f flow mailbox status 'messages uidnext uidvalidity "
+				 "highestmodseq guid' INBOX");
+	const struct mailbox_status *status = mailbox_status(box);
+	char expected[300], hex[GUID_HEX_SIZE];
+
+	snprintf(expected, sizeof expected,
+		 "INBOX messages=%u uidnext=%u uidvalidity=%u highestmodseq=%llu guid=%s",
+		 status->messages, status->uid_next, status->uid_validity,
+		 (unsigned long long)status->highest_modseq, guid_to_hex(&status->guid, hex));
+	text[strcspn(text, "\n")] = '\0';
+	while (*text && text[strlen(text) - 1] == ' ')
+		text[strlen(text) - 1] = '\0';
+	assert_string_equal(text, expected);
+	free(text);
+}
+
+/* Dovecot sees what we see, says nothing, and a forced resync does not change it. */
+static void assert_agrees(struct fixture *fx, struct mailbox *box)
+{
+	char *own = own_view(box), *theirs, *again;
+
+	theirs = dovecot_view(fx);
+	assert_string_equal(own, theirs);
+	assert_status_agrees(fx, box);
+	free(doveadm(fx, "force-resync INBOX"));
+	again = dovecot_view(fx);
+	assert_string_equal(theirs, again);
+	assert_no_complaints(fx);
+	free(own);
+	free(theirs);
+	free(again);
+	own = own_view(box);
+	theirs = dovecot_view(fx);
+	assert_string_equal(own, theirs);
+	assert_status_agrees(fx, box);
+	free(own);
+	free(theirs);
+}
+
+/* ---- tests ---- */
+
+static void test_appended_messages(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	char *text;
+
+	append_mail(box, &(struct new_mail){.uid = 5,
+					    .guid = "1.M2P3.host,S=50,W=55",
+					    .body = BODY,
+					    .flags = MAIL_SEEN | MAIL_FLAGGED,
+					    .keywords = {"$Label1", "NonJunk"},
+					    .modseq = 77,
+					    .saved = 1500000000,
+					    .pop3_uidl = "uidl5"});
+	append_mail(box, &(struct new_mail){.guid = "2.M2P3.host", .body = BODY, .recent = true});
+	append_mail(box, &(struct new_mail){.uid = 20, .guid = "has/slash", .body = BODY});
+	append_mail(box, &(struct new_mail){.guid = "0123456789abcdef0123456789abcdef",
+					    .body = BODY,
+					    .flags = MAIL_DRAFT});
+	assert_agrees(fx, box);
+	text = doveadm(fx, "-f tab fetch 'uid date.saved pop3.uidl size.physical size.virtual' "
+			   "mailbox INBOX uid 5");
+	assert_non_null(strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t50\t55"));
+	free(text);
+	mailbox_close(&box);
+}
+
+static void test_a_message_without_index_records(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY});
+	deliver(fx, "new", "b", BODY);
+	must_shell("printf '9 Gother :b\\n' >> '%s/dovecot-uidlist'; chown %d:%d '%s'/new/b",
+		   fx->maildir, MAIL_UID, MAIL_UID, fx->maildir);
+	catch_up(
+		box,
+		&(struct mail_event){
+			.kind = MAIL_EVENT_TOUCHED, .home = "", .dir = "", .name = "", .name2 = ""},
+		1);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_changes_and_expunges(void **state)
+{
+	struct fixture *fx = *state;
+	const char *keywords[] = {"$Label1", "Custom"};
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char name[32];
+
+	for (int i = 1; i <= 8; i++) {
+		snprintf(name, sizeof name, "%d.a", i);
+		append_mail(box,
+			    &(struct new_mail){.guid = name, .body = BODY, .recent = i % 2 == 0});
+	}
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 1, MAIL_SEEN, (struct keyword_set){keywords, 2}, 0, &err),
+	     &err);
+	must(mailbox_set_flags(txn, 2, MAIL_ANSWERED, (struct keyword_set){keywords, 1}, 400, &err),
+	     &err);
+	must(mailbox_expunge(txn, 3, &err), &err);
+	must(mailbox_change_uid(txn, 4, 30, 401, &err), &err);
+	must(mailbox_raise(txn, 40, 500, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 1, 0, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 40, .guid = "2.a"}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_new_guid_and_uidvalidity(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct guid guid;
+	struct error err = {0};
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .flags = MAIL_SEEN});
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	assert_agrees(fx, box);
+	guid_generate(&guid);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_guid(txn, &guid, &err), &err);
+	must(mailbox_set_uid_validity(txn, 1900000000, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+/* Dovecot delivers, flags and expunges; we only look. */
+static void test_what_dovecot_does_is_seen_without_a_lock(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mail_event touched = event_touched();
+	struct file_stamp log, log_after;
+	char path[400], *own, *theirs;
+
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	for (int i = 0; i < 5; i++) {
+		char command[600];
+
+		snprintf(command, sizeof command, "save -m INBOX < '%s'", path);
+		free(doveadm(fx, command));
+	}
+	free(doveadm(fx, "flags add '\\Seen $Label1 Custom' mailbox INBOX uid 2:3"));
+	free(doveadm(fx, "flags remove 'Custom' mailbox INBOX uid 3"));
+	free(doveadm(fx, "expunge mailbox INBOX uid 4"));
+	theirs = dovecot_view(fx);
+	log = stamp_of(fx, "dovecot.index.log");
+	must_shell("echo 1:elsewhere > '%s/dovecot-uidlist.lock'", fx->maildir);
+	assert_false(catch_up(box, &touched, 1));
+	must_shell("rm '%s/dovecot-uidlist.lock'", fx->maildir);
+	own = own_view(box);
+	assert_string_equal(own, theirs);
+	log_after = stamp_of(fx, "dovecot.index.log");
+	assert_memory_equal(&log, &log_after, sizeof log);
+	free(own);
+	free(theirs);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static char *imap(struct fixture *fx, const char *commands)
+{
+	char path[400], command[600];
+
+	snprintf(path, sizeof path, "%s/imap.txt", fx->root);
+	write_file(path, commands, strlen(commands));
+	snprintf(command, sizeof command, "exec imap < '%s'", path);
+	return doveadm(fx, command);
+}
+
+static void test_an_imap_session_and_plain_programs(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mail_event events[3];
+	char *text;
+
+	append_mail(box, &(struct new_mail){.guid = "1.a", .body = BODY, .flags = MAIL_SEEN});
+	append_mail(box, &(struct new_mail){.guid = "2.b", .body = BODY, .keywords = {"K1"}});
+	text = imap(fx, "a SELECT INBOX\r\nb STORE 1 +FLAGS (\\Flagged K2)\r\n"
+			"c UID FETCH 1:* (FLAGS MODSEQ)\r\nd LOGOUT\r\n");
+	assert_non_null(strstr(text, "b OK"));
+	free(text);
+	assert_agrees(fx, box);
+	/* Postfix, mutt and rm. */
+	deliver(fx, "new", "3.c", BODY);
+	must_shell("cd '%s' && chown %d:%d new/3.c && mv cur/2.b:2,a cur/2.b:2,Ta && "
+		   "rm cur/1.a:2,*",
+		   fx->maildir, MAIL_UID, MAIL_UID);
+	events[0] = event_delivered("3.c");
+	events[1] = event_renamed("2.b:2,a", "2.b:2,Ta");
+	events[2] = event_removed("1.a:2,FSb");
+	assert_true(catch_up(box, events, 3));
+	assert_int_equal(mailbox_status(box)->messages, 2);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_crashed_index_is_rebuilt_and_taken(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct error err = {0};
+
+	append_mail(box, &(struct new_mail){.uid = 3, .guid = "a", .body = BODY});
+	append_mail(box,
+		    &(struct new_mail){.uid = 8, .guid = "b", .body = BODY, .keywords = {"K"}});
+	mailbox_close(&box);
+	must_shell("printf garbage > '%s/dovecot.index.log'; sed -i 's/^3 V[0-9]*/3 Vx/' "
+		   "'%s/dovecot-uidlist'",
+		   fx->maildir, fx->maildir);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	box = must_open(fx, "INBOX");
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_ownership_follows_the_directory(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	char *text;
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .keywords = {"K"}});
+	text = shell_output("find '%s' ! -uid %d | wc -l", fx->maildir, MAIL_UID);
+	assert_string_equal(text, "0\n");
+	free(text);
+	mailbox_close(&box);
+}
+
+#define UNIT(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		UNIT(test_appended_messages),
+		UNIT(test_a_message_without_index_records),
+		UNIT(test_changes_and_expunges),
+		UNIT(test_new_guid_and_uidvalidity),
+		UNIT(test_what_dovecot_does_is_seen_without_a_lock),
+		UNIT(test_an_imap_session_and_plain_programs),
+		UNIT(test_crashed_index_is_rebuilt_and_taken),
+		UNIT(test_ownership_follows_the_directory),
+	};
+
+	if (geteuid() != 0 || access("/usr/bin/doveadm", X_OK) < 0 ||
+	    access("/usr/lib/dovecot/imap", X_OK) < 0) {
+		printf("skipped: needs root and Dovecot\n");
+		return 77;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
