@@ -38,7 +38,7 @@ struct mailbox_status {
 
 /* name: hierarchy parts in UTF-8 joined by '/', "INBOX" for the inbox. A mailbox whose directory
  * exists but which has no uidlist or index yet gets them here (GUID, UIDVALIDITY), under the locks.
- */
+ * The user has to outlive the mailbox. */
 int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
 		 struct error *err);
 void mailbox_close(struct mailbox **box);

@@ -67,6 +67,8 @@ struct settings {
 	size_t listen_count;
 	uint16_t doveadm_port;
 	const char *doveadm_password; /* never log it */
+	uint16_t doveadm_peer_port; /* doveadm_port as written; each peer's port is resolved already
+				     */
 	bool listen_ssl;
 
 	/* TLS. */

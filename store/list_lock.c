@@ -1,0 +1,87 @@
+/*
+ * mailboxes.lock. See list_lock.h.
+ *
+ * Released by unlinking the file while the lock is still held, so whoever gets a lock looks whether
+ * the file it locked is the one that the name means.
+ */
+#include "store/list_lock.h"
+
+#include "store/base/file.h"
+#include "store/mail_user.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define LOCK_WAIT_MS 60000
+
+static char *lock_path(const struct mail_user *user)
+{
+	char *path;
+
+	return asprintf(&path, "%s/mailboxes.lock", user->location.index) < 0 ? NULL : path;
+}
+
+static int open_lock(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
+{
+	struct timespec pause = {0, 1000 * 1000};
+	AUTO_FREE char *path = lock_path(user);
+	int waited_ms = 0;
+
+	if (!path)
+		return error_set(err, -ENOMEM, "user=%s: out of memory", user->name);
+	while (waited_ms < LOCK_WAIT_MS) {
+		struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+		struct stat mine, named;
+		int fd = open_lock(path);
+
+		if (fd == -ENOENT && mkdir(user->location.index, 0700) == 0)
+			fd = open_lock(path);
+		if (fd < 0)
+			return error_errno(err, fd, "user=%s: open(%s)", user->name, path);
+		if (fcntl(fd, F_OFD_SETLK, &whole) == 0) {
+			if (fstat(fd, &mine) == 0 && stat(path, &named) == 0 &&
+			    mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) {
+				*fd_r = fd;
+				return 0;
+			}
+			/* The holder before us unlinked it: at once again. */
+			close(fd);
+			continue;
+		}
+		if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
+			int code = -errno;
+
+			close(fd);
+			return error_errno(err, code, "user=%s: lock(%s)", user->name, path);
+		}
+		close(fd);
+		nanosleep(&pause, NULL);
+		waited_ms += (int)(pause.tv_nsec / 1000000);
+		if (pause.tv_nsec < 50 * 1000 * 1000)
+			pause.tv_nsec *= 2;
+	}
+	return error_set(err, -EAGAIN, "user=%s: %s is locked by somebody else for a minute",
+			 user->name, path);
+}
+
+void list_unlock(const struct mail_user *user, int *fd)
+{
+	AUTO_FREE char *path = lock_path(user);
+
+	if (*fd < 0)
+		return;
+	if (path)
+		unlink(path);
+	file_close(fd);
+}

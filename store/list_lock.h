@@ -1,0 +1,17 @@
+/*
+ * mailboxes.lock in the index root: held while mailboxes are created, renamed or deleted. The first
+ * lock in the order of all (reference 0.1). The file exists only while somebody holds or wants it.
+ */
+#ifndef DSYNCFS_LIST_LOCK_H
+#define DSYNCFS_LIST_LOCK_H
+
+#include "store/base/error.h"
+
+struct mail_user;
+
+/* Waits up to a minute; -EAGAIN. Makes the index root where it is missing (its parent has to
+ * exist). The lock is the descriptor in *fd_r; list_unlock() releases it and sets it to -1. */
+int list_lock(const struct mail_user *user, int *fd_r, struct error *err);
+void list_unlock(const struct mail_user *user, int *fd);
+
+#endif

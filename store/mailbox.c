@@ -1,0 +1,313 @@
+/*
+ * The format-neutral mailbox: finds the place and the format, and passes calls on. See mailbox.h.
+ *
+ * Puts "user ..., mailbox ..." in front of every error text, so that formats need not know either.
+ */
+#include "store/mailbox_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "store/index/index_changes.h"
+#include "store/mail_user.h"
+#include "store/mailbox_name.h"
+#include "store/uidvalidity.h"
+
+static int told(const struct mailbox *box, int rc, struct error *err)
+{
+	if (rc < 0 && err && err->code < 0)
+		error_prefix(err, "user %s, mailbox %s", box->user->name, box->name);
+	return rc;
+}
+
+static const struct mailbox_format *format_of(const struct mail_user *user)
+{
+	switch (user->location.driver) {
+	case MAIL_DRIVER_MAILDIR:
+		return &mailbox_format_maildir;
+	case MAIL_DRIVER_MDBOX:
+	case MAIL_DRIVER_SDBOX:
+		break;
+	}
+	return NULL;
+}
+
+static int allocate_uid_validity(void *ctx, uint32_t *uid_validity_r, struct error *err)
+{
+	return uidvalidity_allocate(ctx, uid_validity_r, err);
+}
+
+/* Calls fn with the place of a mailbox. */
+struct place_call {
+	const struct mailbox_format *format;
+	struct mailbox_paths paths;
+	struct mailbox_place place;
+};
+
+static int place_get(const struct mail_user *user, const char *name, struct place_call *call,
+		     struct error *err)
+{
+	int rc;
+
+	*call = (struct place_call){.format = format_of(user)};
+	if (!call->format)
+		return error_set(err, -EOPNOTSUPP,
+				 "user %s, mailbox %s: mdbox and sdbox are not supported yet",
+				 user->name, name);
+	rc = mailbox_paths_get(&user->location, name, &call->paths);
+	if (rc < 0)
+		return error_errno(err, rc, "user %s, mailbox %s", user->name, name);
+	call->place = (struct mailbox_place){
+		.name = name,
+		.mail = call->paths.mail,
+		.control = call->paths.control,
+		.index = call->paths.index,
+		.uid_validity = allocate_uid_validity,
+		.ctx = (void *)user,
+	};
+	return 0;
+}
+
+int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
+		 struct error *err)
+{
+	struct place_call call;
+	struct mailbox *box = NULL;
+	int rc = place_get(user, name, &call, err);
+
+	*box_r = NULL;
+	if (rc < 0)
+		return rc;
+	rc = call.format->open(&call.place, &box, err);
+	mailbox_paths_free(&call.paths);
+	if (rc < 0) {
+		if (err)
+			error_prefix(err, "user %s, mailbox %s", user->name, name);
+		return rc;
+	}
+	box->format = call.format;
+	box->user = user;
+	box->name = strdup(name);
+	if (!box->name) {
+		mailbox_close(&box);
+		return error_errno(err, -ENOMEM, "user %s, mailbox %s", user->name, name);
+	}
+	*box_r = box;
+	return 0;
+}
+
+void mailbox_close(struct mailbox **box)
+{
+	if (!*box)
+		return;
+	free((*box)->name);
+	(*box)->format->close(*box);
+	*box = NULL;
+}
+
+int mailbox_rebuild(const struct mail_user *user, const char *name, struct error *err)
+{
+	struct place_call call;
+	int rc = place_get(user, name, &call, err);
+
+	if (rc < 0)
+		return rc;
+	log_warning("rebuilding the uidlist and index user=%s mailbox=%s", user->name, name);
+	rc = call.format->rebuild(&call.place, err);
+	mailbox_paths_free(&call.paths);
+	if (rc < 0 && err)
+		error_prefix(err, "user %s, mailbox %s: rebuild", user->name, name);
+	return rc;
+}
+
+int mailbox_refresh(struct mailbox *box, struct error *err)
+{
+	return told(box, box->format->refresh(box, err), err);
+}
+
+const char *mailbox_name(const struct mailbox *box)
+{
+	return box->name;
+}
+
+const struct mailbox_status *mailbox_status(const struct mailbox *box)
+{
+	return &box->status;
+}
+
+int mailbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
+		 void *ctx, struct error *err)
+{
+	struct error own = {0};
+	int rc = box->format->each(box, first_uid, last_uid, each, ctx, &own);
+
+	/* What each() returns is the caller's, and has no text of ours. */
+	if (rc < 0 && own.code < 0) {
+		told(box, rc, &own);
+		if (err)
+			*err = own;
+	}
+	return rc;
+}
+
+int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err)
+{
+	return told(box, box->format->find(box, uid, mail_r, err), err);
+}
+
+int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
+		    struct error *err)
+{
+	return told(box, box->format->changes(box, since, changes_r, err), err);
+}
+
+int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+		      struct mail_body_info *info_r, struct error *err)
+{
+	*body_r = NULL;
+	return told(box, box->format->body_open(box, uid, body_r, info_r, err), err);
+}
+
+ssize_t mailbox_body_read(struct mail_body *body, void *data, size_t size, struct error *err)
+{
+	ssize_t n = body->box->format->body_read(body, data, size, err);
+
+	return n < 0 ? told(body->box, (int)n, err) : n;
+}
+
+void mailbox_body_close(struct mail_body **body)
+{
+	if (*body)
+		(*body)->box->format->body_close(*body);
+	*body = NULL;
+}
+
+int mailbox_spool_open(struct mailbox *box, const char *guid, int64_t received,
+		       struct mail_spool **spool_r, struct error *err)
+{
+	*spool_r = NULL;
+	return told(box, box->format->spool_open(box, guid, received, spool_r, err), err);
+}
+
+int mailbox_spool_write(struct mail_spool *spool, const void *data, size_t len, struct error *err)
+{
+	return told(spool->box, spool->box->format->spool_write(spool, data, len, err), err);
+}
+
+void mailbox_spool_discard(struct mail_spool **spool)
+{
+	if (*spool)
+		(*spool)->box->format->spool_discard(*spool);
+	*spool = NULL;
+}
+
+int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err)
+{
+	*txn_r = NULL;
+	return told(box, box->format->begin(box, txn_r, err), err);
+}
+
+int mailbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
+		   int64_t saved, const char *pop3_uidl, struct error *err)
+{
+	return told(txn->box, txn->box->format->append(txn, spool, mail, saved, pop3_uidl, err),
+		    err);
+}
+
+int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
+		 struct error *err)
+{
+	return told(txn->box, txn->box->format->copy(txn, source_uid, mail, err), err);
+}
+
+int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
+		      struct keyword_set keywords, uint64_t modseq, struct error *err)
+{
+	return told(txn->box, txn->box->format->set_flags(txn, uid, flags, keywords, modseq, err),
+		    err);
+}
+
+int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err)
+{
+	return told(txn->box, txn->box->format->expunge(txn, uid, err), err);
+}
+
+int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
+		       struct error *err)
+{
+	return told(txn->box, txn->box->format->change_uid(txn, uid, new_uid, modseq, err), err);
+}
+
+int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err)
+{
+	int rc;
+
+	if (uid_validity == 0)
+		return told(txn->box, error_set(err, -EINVAL, "a UIDVALIDITY of 0"), err);
+	/* First, so that no other mailbox can be given the value meanwhile. */
+	rc = uidvalidity_raise(txn->box->user, uid_validity, err);
+	if (rc == 0)
+		rc = txn->box->format->set_uid_validity(txn, uid_validity, err);
+	return told(txn->box, rc, err);
+}
+
+int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err)
+{
+	if (guid_is_empty(guid))
+		return told(txn->box, error_set(err, -EINVAL, "an empty mailbox GUID"), err);
+	return told(txn->box, txn->box->format->set_guid(txn, guid, err), err);
+}
+
+int mailbox_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
+		  uint32_t first_recent_uid, struct error *err)
+{
+	return told(txn->box,
+		    txn->box->format->raise(txn, uid_next, highest_modseq, first_recent_uid, err),
+		    err);
+}
+
+int mailbox_commit(struct mailbox_txn **txn, bool *foreign_r, struct error *err)
+{
+	struct mailbox *box = (*txn)->box;
+	bool foreign = false;
+	int rc = box->format->commit(*txn, &foreign, err);
+
+	*txn = NULL;
+	if (foreign_r)
+		*foreign_r = foreign;
+	return told(box, rc, err);
+}
+
+void mailbox_abort(struct mailbox_txn **txn)
+{
+	if (*txn)
+		(*txn)->box->format->abort(*txn);
+	*txn = NULL;
+}
+
+int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
+		     bool *changed_r, struct error *err)
+{
+	*changed_r = false;
+	return told(box, box->format->catch_up(box, events, count, changed_r, err), err);
+}
+
+int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
+{
+	*changed_r = false;
+	*missing_r = 0;
+	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
+}
+
+/* The formats get their changes from the index, whose struct they hang into the pool. */
+void mailbox_changes_free(struct mailbox_changes *changes)
+{
+	struct index_changes *index_side = changes->pool;
+
+	free(changes->change);
+	if (index_side)
+		index_changes_free(index_side);
+	free(index_side);
+	*changes = (struct mailbox_changes){0};
+}

@@ -1,0 +1,91 @@
+/*
+ * What a mailbox format implements, behind store/mailbox.h.
+ *
+ * A format's objects begin with the structs below. mailbox.c finds out where the mailbox lies,
+ * calls the format and puts user and mailbox in front of its error texts; a format names files and
+ * causes.
+ */
+#ifndef DSYNCFS_MAILBOX_PRIVATE_H
+#define DSYNCFS_MAILBOX_PRIVATE_H
+
+#include "store/mailbox.h"
+
+struct mailbox_format;
+
+struct mailbox {
+	const struct mailbox_format *format;
+	const struct mail_user *user; /* outlives the mailbox */
+	char *name;
+	struct mailbox_status status; /* kept by the format */
+};
+
+struct mailbox_txn {
+	struct mailbox *box;
+};
+
+struct mail_spool {
+	struct mailbox *box;
+};
+
+struct mail_body {
+	struct mailbox *box;
+};
+
+/* Where a mailbox lies. Valid only during the call. */
+struct mailbox_place {
+	const char *name;		    /* of the mailbox */
+	const char *mail, *control, *index; /* absolute directories */
+	/* A UIDVALIDITY for a mailbox that has none. */
+	int (*uid_validity)(void *ctx, uint32_t *uid_validity_r, struct error *err);
+	void *ctx;
+};
+
+/* The functions are those of store/mailbox.h. open allocates the format's struct; user, name and
+ * format are filled in afterwards. close and the like get an object that exists and free it. */
+struct mailbox_format {
+	int (*open)(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
+	int (*rebuild)(const struct mailbox_place *place, struct error *err);
+	void (*close)(struct mailbox *box);
+	int (*refresh)(struct mailbox *box, struct error *err);
+	int (*each)(struct mailbox *box, uint32_t first_uid, uint32_t last_uid,
+		    mailbox_each_fn *each, void *ctx, struct error *err);
+	int (*find)(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
+	int (*changes)(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
+		       struct error *err);
+
+	int (*body_open)(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+			 struct mail_body_info *info_r, struct error *err);
+	ssize_t (*body_read)(struct mail_body *body, void *data, size_t size, struct error *err);
+	void (*body_close)(struct mail_body *body);
+
+	int (*spool_open)(struct mailbox *box, const char *guid, int64_t received,
+			  struct mail_spool **spool_r, struct error *err);
+	int (*spool_write)(struct mail_spool *spool, const void *data, size_t len,
+			   struct error *err);
+	void (*spool_discard)(struct mail_spool *spool);
+
+	int (*begin)(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
+	int (*append)(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
+		      int64_t saved, const char *pop3_uidl, struct error *err);
+	int (*copy)(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
+		    struct error *err);
+	int (*set_flags)(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
+			 struct keyword_set keywords, uint64_t modseq, struct error *err);
+	int (*expunge)(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+	int (*change_uid)(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
+			  struct error *err);
+	int (*set_uid_validity)(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);
+	int (*set_guid)(struct mailbox_txn *txn, const struct guid *guid, struct error *err);
+	int (*raise)(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
+		     uint32_t first_recent_uid, struct error *err);
+	int (*commit)(struct mailbox_txn *txn, bool *foreign_r, struct error *err);
+	void (*abort)(struct mailbox_txn *txn);
+
+	int (*catch_up)(struct mailbox *box, const struct mail_event *events, size_t count,
+			bool *changed_r, struct error *err);
+	int (*scan)(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+};
+
+extern const struct mailbox_format mailbox_format_maildir;
+
+#endif

@@ -1,0 +1,260 @@
+/* The base library: errors, buffers, GUIDs, digests, tab escaping, and paths that stay below a
+ * directory. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "store/base/buf.h"
+#include "store/base/digest.h"
+#include "store/base/error.h"
+#include "store/base/file.h"
+#include "store/base/guid.h"
+#include "store/base/tabescape.h"
+
+static void error_says_what_and_why(void **state)
+{
+	struct error err;
+
+	assert_int_equal(error_errno(&err, -ENOSPC, "write(%s)", "file"), -ENOSPC);
+	assert_string_equal(err.text, "write(file): No space left on device");
+	assert_int_equal(error_prefix(&err, "user=%s", "alice"), -ENOSPC);
+	assert_string_equal(err.text, "user=alice: write(file): No space left on device");
+	assert_int_equal(error_set(NULL, -EINVAL, "nobody listens"), -EINVAL);
+}
+
+static void error_is_bounded(void **state)
+{
+	char *text = malloc(5000);
+	struct error err;
+
+	assert_non_null(text);
+	memset(text, 'x', 4999);
+	text[4999] = '\0';
+	error_set(&err, -EINVAL, "%s", text);
+	assert_int_equal(strlen(err.text), ERROR_TEXT_MAX - 1);
+	error_prefix(&err, "front");
+	assert_memory_equal(err.text, "front: xxx", 10);
+	free(text);
+}
+
+static void buf_grows_to_its_maximum_only(void **state)
+{
+	struct buf buf = BUF_INIT(10);
+
+	assert_string_equal(buf_str(&buf), "");
+	assert_int_equal(buf_append_str(&buf, "12345"), 0);
+	assert_int_equal(buf_append_str(&buf, "67890"), 0);
+	assert_int_equal(buf_append_byte(&buf, 'x'), -EMSGSIZE);
+	/* sticky, and what was there before stays */
+	assert_int_equal(buf_append(&buf, "", 0), -EMSGSIZE);
+	assert_string_equal(buf_str(&buf), "1234567890");
+	buf_clear(&buf);
+	assert_int_equal(buf_printf(&buf, "%d-%s", 42, "ab"), 0);
+	assert_string_equal(buf_str(&buf), "42-ab");
+	buf_consume(&buf, 3);
+	assert_string_equal(buf_str(&buf), "ab");
+	buf_free(&buf);
+}
+
+static void guid_hex_round_trip(void **state)
+{
+	struct guid guid, again;
+	char hex[GUID_HEX_SIZE];
+
+	guid_generate(&guid);
+	assert_int_equal(guid_from_hex(guid_to_hex(&guid, hex), &again), 0);
+	assert_true(guid_equal(&guid, &again));
+	assert_int_equal(guid_from_hex("0123456789ABCDEF0123456789abcdef", &guid), 0);
+	assert_int_equal(guid.bytes[15], 0xef);
+	assert_int_equal(guid_from_hex("0123456789abcdef0123456789abcde", &guid), -EINVAL);
+	assert_int_equal(guid_from_hex("0123456789abcdef0123456789abcdef0", &guid), -EINVAL);
+	assert_int_equal(guid_from_hex("0123456789abcdeg0123456789abcdef", &guid), -EINVAL);
+}
+
+static void guid_of_names_and_messages(void **state)
+{
+	struct guid guid;
+	char hex[GUID_HEX_SIZE];
+
+	/* as a real Dovecot announced a deleted mailbox */
+	guid_from_name("Work2", &guid);
+	assert_string_equal(guid_to_hex(&guid, hex), "b818431af6b1ff56d7e667bb2acf06ff");
+	/* 32 hex digits stand for themselves, anything else for the end of its SHA-1 */
+	guid_from_message_guid("43fc404798d04ac9ace9b13315ade43c", &guid);
+	assert_string_equal(guid_to_hex(&guid, hex), "43fc404798d04ac9ace9b13315ade43c");
+	guid_from_message_guid("Work2", &guid);
+	assert_memory_equal(guid_to_hex(&guid, hex), "f6b1ff56d7e667bb2acf06ff", 24);
+}
+
+static void secrets_are_compared_whole(void **state)
+{
+	assert_true(secret_equal("secret", 6, "secret", 6));
+	assert_false(secret_equal("secret", 6, "secreT", 6));
+	assert_false(secret_equal("secret", 6, "secre", 5));
+	assert_true(secret_equal("", 0, "", 0));
+}
+
+static void tabescape_round_trip(void **state)
+{
+	static const char raw[] = "a\0b\001c\td\ne\rf\x80";
+	struct buf buf = BUF_INIT(100);
+
+	assert_int_equal(tabescape_append(&buf, raw, sizeof raw - 1), 0);
+	assert_string_equal(buf_str(&buf), "a\0010b\0011c\001td\001ne\001rf\x80");
+	assert_int_equal(tabunescape(buf.data, buf.len), sizeof raw - 1);
+	assert_memory_equal(buf.data, raw, sizeof raw);
+	buf_free(&buf);
+}
+
+static void tabunescape_is_lenient(void **state)
+{
+	char odd[] = "x\001yz\001";
+
+	assert_int_equal(tabunescape(odd, 5), 3);
+	assert_string_equal(odd, "xyz");
+}
+
+/* A directory of the test's own; removed by its teardown. */
+struct place {
+	char path[64];
+	int fd;
+};
+
+static int place_setup(void **state)
+{
+	struct place *place = malloc(sizeof *place);
+
+	if (!place)
+		return -1;
+	strcpy(place->path, "/tmp/dsyncfs-test-XXXXXX");
+	if (!mkdtemp(place->path))
+		return -1;
+	place->fd = open(place->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	*state = place;
+	return place->fd < 0 ? -1 : 0;
+}
+
+static int place_teardown(void **state)
+{
+	struct place *place = *state;
+	int parent = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = file_remove_tree(parent, place->path + strlen("/tmp/"));
+
+	close(parent);
+	close(place->fd);
+	free(place);
+	return rc;
+}
+
+static void paths_stay_below_the_directory(void **state)
+{
+	struct place *place = *state;
+	int fd;
+
+	assert_int_equal(file_mkdirs_beneath(place->fd, "a/b/c", 0700), 0);
+	assert_int_equal(file_mkdirs_beneath(place->fd, "a/b/c", 0700), 0);
+	fd = file_open_beneath(place->fd, "a/b/c/file", O_WRONLY | O_CREAT, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(file_write_all(fd, "hello", 5), 0);
+	close(fd);
+	assert_int_equal(file_open_beneath(place->fd, "../etc", O_RDONLY, 0), -EINVAL);
+	assert_int_equal(file_open_beneath(place->fd, "a/../../etc", O_RDONLY, 0), -EINVAL);
+	assert_int_equal(file_open_beneath(place->fd, "/etc/passwd", O_RDONLY, 0), -EINVAL);
+	assert_int_equal(file_open_beneath(place->fd, "a//b", O_RDONLY, 0), -EINVAL);
+	assert_int_equal(file_open_beneath(place->fd, "", O_RDONLY, 0), -EINVAL);
+	assert_int_equal(file_open_beneath(place->fd, "a/none", O_RDONLY, 0), -ENOENT);
+
+	assert_int_equal(symlinkat("/etc", place->fd, "a/link"), 0);
+	assert_int_equal(symlinkat("/etc/passwd", place->fd, "a/file"), 0);
+	fd = file_open_beneath(place->fd, "a/link/passwd", O_RDONLY, 0);
+	assert_true(fd == -ELOOP || fd == -ENOTDIR);
+	assert_int_equal(file_open_beneath(place->fd, "a/file", O_RDONLY, 0), -ELOOP);
+	assert_true(file_mkdirs_beneath(place->fd, "a/link/x", 0700) < 0);
+}
+
+static void removing_a_tree_follows_no_link(void **state)
+{
+	struct place *place = *state;
+	struct stat st;
+	int fd;
+
+	assert_int_equal(file_mkdirs_beneath(place->fd, "kept", 0700), 0);
+	fd = file_open_beneath(place->fd, "kept/file", O_WRONLY | O_CREAT, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(file_mkdirs_beneath(place->fd, "gone/sub", 0700), 0);
+	assert_int_equal(symlinkat("../kept", place->fd, "gone/link"), 0);
+	assert_int_equal(file_remove_tree(place->fd, "gone"), 0);
+	assert_int_equal(fstatat(place->fd, "gone", &st, 0), -1);
+	assert_int_equal(fstatat(place->fd, "kept/file", &st, 0), 0);
+	assert_int_equal(file_remove_tree(place->fd, "gone"), 0);
+	assert_int_equal(file_remove_tree(place->fd, ".."), -EINVAL);
+	assert_int_equal(file_remove_tree(place->fd, "a/b"), -EINVAL);
+}
+
+static void reading_is_bounded(void **state)
+{
+	struct place *place = *state;
+	struct buf buf = BUF_INIT(10);
+	int fd = file_open_beneath(place->fd, "file", O_RDWR | O_CREAT, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(file_write_all(fd, "0123456789", 10), 0);
+	assert_int_equal(file_read_at(place->fd, "file", &buf), 0);
+	assert_int_equal(buf.len, 10);
+	assert_int_equal(file_write_all(fd, "x", 1), 0);
+	buf_clear(&buf);
+	assert_int_equal(file_read_at(place->fd, "file", &buf), -EMSGSIZE);
+	buf_free(&buf);
+	close(fd);
+}
+
+static void safe_names_are_single_components(void **state)
+{
+	char name[300];
+
+	assert_true(file_name_is_safe("a"));
+	assert_true(file_name_is_safe("..a"));
+	assert_false(file_name_is_safe(""));
+	assert_false(file_name_is_safe("."));
+	assert_false(file_name_is_safe(".."));
+	assert_false(file_name_is_safe("a/b"));
+	memset(name, 'n', sizeof name);
+	name[255] = '\0';
+	assert_true(file_name_is_safe(name));
+	name[255] = 'n';
+	name[256] = '\0';
+	assert_false(file_name_is_safe(name));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(error_says_what_and_why),
+		cmocka_unit_test(error_is_bounded),
+		cmocka_unit_test(buf_grows_to_its_maximum_only),
+		cmocka_unit_test(guid_hex_round_trip),
+		cmocka_unit_test(guid_of_names_and_messages),
+		cmocka_unit_test(secrets_are_compared_whole),
+		cmocka_unit_test(tabescape_round_trip),
+		cmocka_unit_test(tabunescape_is_lenient),
+		cmocka_unit_test(safe_names_are_single_components),
+		cmocka_unit_test_setup_teardown(paths_stay_below_the_directory, place_setup,
+						place_teardown),
+		cmocka_unit_test_setup_teardown(removing_a_tree_follows_no_link, place_setup,
+						place_teardown),
+		cmocka_unit_test_setup_teardown(reading_is_bounded, place_setup, place_teardown),
+	};
+
+	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
