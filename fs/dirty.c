@@ -1,0 +1,192 @@
+/* Write-ahead dirt: which mailboxes are in the journal's dirty set, as the mount knows it. See
+ * dirty.h. */
+#include "fs/dirty.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <uthash.h>
+#include "store/journal/journal.h"
+
+/* More operations than there are threads cannot be in flight. */
+#define RENAME_BUSY_MAX 64
+
+struct dirty_box {
+	UT_hash_handle hh;
+	char *home, *dir; /* both in key: home, NUL, dir, NUL */
+	size_t key_len;
+	struct place *place; /* whose `dirty` points here, with a reference; NULL: nobody's */
+	uint64_t ticket;
+	bool durable;
+	unsigned in_flight;
+	int64_t last_ms;
+	char key[];
+};
+
+struct dirty {
+	/* Held across journal_dirty_begin() and journal_clean(), which only queue, so that the
+	   journal sees both in the order in which the bit changed. */
+	pthread_mutex_t lock;
+	struct dirty_box *boxes;
+	struct places *places;
+	struct journal *journal;
+};
+
+int64_t dirty_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+struct dirty *dirty_create(struct places *places, struct journal *journal)
+{
+	struct dirty *dirty = calloc(1, sizeof *dirty);
+
+	if (!dirty)
+		return NULL;
+	pthread_mutex_init(&dirty->lock, NULL);
+	dirty->places = places;
+	dirty->journal = journal;
+	return dirty;
+}
+
+static void detach_place(struct dirty *dirty, struct dirty_box *box)
+{
+	if (!box->place)
+		return;
+	box->place->dirty = NULL;
+	place_unref(dirty->places, box->place);
+	box->place = NULL;
+}
+
+void dirty_free(struct dirty **dirty)
+{
+	struct dirty_box *box, *next;
+
+	if (!*dirty)
+		return;
+	HASH_ITER (hh, (*dirty)->boxes, box, next) {
+		detach_place(*dirty, box);
+		HASH_DEL((*dirty)->boxes, box);
+		free(box);
+	}
+	pthread_mutex_destroy(&(*dirty)->lock);
+	free(*dirty);
+	*dirty = NULL;
+}
+
+static struct dirty_box *find_or_add(struct dirty *dirty, const struct place_path *path)
+{
+	size_t home_len = strlen(path->home) + 1, dir_len = strlen(path->dir) + 1;
+	char key[2 * PLACE_PATH_MAX];
+	struct dirty_box *box;
+
+	memcpy(key, path->home, home_len);
+	memcpy(key + home_len, path->dir, dir_len);
+	HASH_FIND(hh, dirty->boxes, key, home_len + dir_len, box);
+	if (box)
+		return box;
+	box = calloc(1, sizeof *box + home_len + dir_len);
+	if (!box)
+		return NULL;
+	memcpy(box->key, key, home_len + dir_len);
+	box->key_len = home_len + dir_len;
+	box->home = box->key;
+	box->dir = box->key + home_len;
+	HASH_ADD_KEYPTR(hh, dirty->boxes, box->key, box->key_len, box);
+	box->ticket = journal_dirty_begin(dirty->journal, box->home, box->dir);
+	box->durable = box->ticket == 0;
+	return box;
+}
+
+struct dirty_box *dirty_enter(struct dirty *dirty, const struct place_path *path, bool own_box)
+{
+	struct place *place = own_box ? path->box : NULL;
+	struct dirty_box *box;
+
+	pthread_mutex_lock(&dirty->lock);
+	box = place ? place->dirty : NULL;
+	if (!box) {
+		box = find_or_add(dirty, path);
+		if (box && place && !box->place) {
+			place_ref(dirty->places, place);
+			box->place = place;
+			place->dirty = box;
+		}
+	}
+	if (box) {
+		box->in_flight++;
+		box->last_ms = dirty_now_ms();
+	}
+	pthread_mutex_unlock(&dirty->lock);
+	return box;
+}
+
+bool dirty_is_durable(const struct dirty_box *box)
+{
+	return !box || __atomic_load_n(&box->durable, __ATOMIC_ACQUIRE);
+}
+
+void dirty_wait(struct dirty *dirty, struct dirty_box *box)
+{
+	if (dirty_is_durable(box))
+		return;
+	journal_dirty_wait(dirty->journal, box->ticket);
+	__atomic_store_n(&box->durable, true, __ATOMIC_RELEASE);
+}
+
+void dirty_leave(struct dirty *dirty, struct dirty_box *box)
+{
+	if (!box)
+		return;
+	pthread_mutex_lock(&dirty->lock);
+	box->in_flight--;
+	box->last_ms = dirty_now_ms();
+	pthread_mutex_unlock(&dirty->lock);
+}
+
+void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *each, void *ctx)
+{
+	struct place *busy[RENAME_BUSY_MAX];
+	struct dirty_box *box, *next;
+	unsigned count = 0;
+
+	pthread_mutex_lock(&dirty->lock);
+	HASH_ITER (hh, dirty->boxes, box, next) {
+		if (!box->place || !place_is_below(dirty->places, box->place, top))
+			continue;
+		if (box->in_flight && count < RENAME_BUSY_MAX) {
+			place_ref(dirty->places, box->place);
+			busy[count++] = box->place;
+		}
+		detach_place(dirty, box);
+	}
+	pthread_mutex_unlock(&dirty->lock);
+	for (unsigned i = 0; i < count; i++) {
+		each(ctx, busy[i]);
+		place_unref(dirty->places, busy[i]);
+	}
+}
+
+size_t dirty_sweep(struct dirty *dirty, int64_t now_ms)
+{
+	struct dirty_box *box, *next;
+	size_t left = 0;
+
+	pthread_mutex_lock(&dirty->lock);
+	HASH_ITER (hh, dirty->boxes, box, next) {
+		if (box->in_flight || now_ms - box->last_ms < DIRTY_QUIET_MS) {
+			left++;
+			continue;
+		}
+		journal_clean(dirty->journal, box->home, box->dir);
+		detach_place(dirty, box);
+		HASH_DEL(dirty->boxes, box);
+		free(box);
+	}
+	pthread_mutex_unlock(&dirty->lock);
+	return left;
+}

@@ -1,0 +1,192 @@
+/* The mount from start to end. See fs.h. */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+#include "fs/credentials.h"
+#include "fs/mount.h"
+#include "fs/ops.h"
+#include "fs/session.h"
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/journal/journal.h"
+
+#define THREADS_DEFAULT 10
+#define POOL_THREADS	8
+#define DIR_FDS_MAX	2048
+#define SWEEP_EVERY_S	1
+
+/* Everything that is to be released at the end, in the order in which it was made. */
+struct mount_state {
+	struct fs fs;
+	struct session *session;
+	struct journal *journal;
+	bool journal_clean;
+	bool mounted;
+};
+
+/* A quarter of the limit for directories leaves the rest to what clients have open. */
+static unsigned raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return 0;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+			getrlimit(RLIMIT_NOFILE, &limit);
+	}
+	return limit.rlim_cur / 4 < DIR_FDS_MAX ? (unsigned)(limit.rlim_cur / 4) : DIR_FDS_MAX;
+}
+
+static int open_source(const struct fs_options *options, struct fs *fs, struct error *err)
+{
+	struct statvfs st;
+
+	fs->root_fd = open(options->source, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fs->root_fd < 0)
+		return error_errno(err, -errno, "backing directory %s", options->source);
+	if (fstatvfs(fs->root_fd, &st) == 0 && (st.f_flag & ST_RDONLY))
+		log_error("the backing directory is read-only; mail can be read and not delivered "
+			  "path=%s",
+			  options->source);
+	return 0;
+}
+
+static int make_parts(const struct fs_options *options, struct mount_state *m, struct error *err)
+{
+	struct fs *fs = &m->fs;
+	unsigned threads = options->threads ? options->threads : THREADS_DEFAULT;
+	unsigned dir_fds = raise_descriptor_limit();
+	int rc = journal_open(options->state_dir, &m->journal, &m->journal_clean, err);
+
+	if (rc < 0)
+		return rc;
+	rc = credentials_prepare(err);
+	if (rc < 0)
+		return rc;
+	rc = inode_table_create(fs->root_fd, dir_fds, &fs->inodes, err);
+	if (rc < 0)
+		return rc;
+	if (!inode_table_has_handles(fs->inodes))
+		log_warning("the backing filesystem has no file handles: every file that is known "
+			    "keeps a descriptor, of which there are few path=%s",
+			    options->source);
+	fs->places = places_create(options->home_depth);
+	fs->files = open_files_create();
+	/* Half of the threads may wait for a disk; the others serve what needs none. */
+	fs->pool = io_pool_create(POOL_THREADS, threads / 2);
+	fs->observer.journal = m->journal;
+	fs->observer.places = fs->places;
+	fs->observer.origins = origins_create();
+	if (fs->places)
+		fs->observer.dirty = dirty_create(fs->places, m->journal);
+	if (!fs->files || !fs->pool || !fs->observer.origins || !fs->observer.dirty)
+		return error_set(err, -ENOMEM, "out of memory");
+	inode_set_place(fs->inodes, INODE_ROOT, place_root(fs->places), PLACE_FILE_OTHER);
+	return 0;
+}
+
+static int attach(const struct fs_options *options, struct mount_state *m, struct error *err)
+{
+	unsigned threads = options->threads ? options->threads : THREADS_DEFAULT;
+	struct stat st;
+	int dev_fd, rc;
+
+	if (fstat(m->fs.root_fd, &st) < 0)
+		return error_errno(err, -errno, "backing directory %s", options->source);
+	dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+	if (dev_fd < 0)
+		return error_errno(err, -errno, "/dev/fuse");
+	rc = session_create(&m->fs, dev_fd, options->debug, &m->session, err);
+	if (rc < 0)
+		return rc;
+	rc = mount_attach(options->mount_point, dev_fd, st.st_mode, options->mount_flags,
+			  options->fsname, err);
+	if (rc < 0)
+		return rc;
+	m->mounted = true;
+	return session_start(m->session, threads, err);
+}
+
+/* Serves until told to end. */
+static void wait_for_end(struct mount_state *m, const sigset_t *signals)
+{
+	const struct timespec tick = {.tv_sec = SWEEP_EVERY_S};
+
+	for (;;) {
+		int number = sigtimedwait(signals, NULL, &tick);
+
+		if (number == SIGTERM || number == SIGINT)
+			return;
+		if (number == SESSION_ENDED_SIGNAL) {
+			log_notice("unmounted by somebody else");
+			return;
+		}
+		dirty_sweep(m->fs.observer.dirty, dirty_now_ms());
+	}
+}
+
+/* The order matters: no new calls, then those that have begun, then the journal. */
+static void take_down(const struct fs_options *options, struct mount_state *m)
+{
+	struct error err;
+
+	if (m->mounted && mount_detach(options->mount_point, &err) < 0)
+		log_error("%s", err.text);
+	if (m->session)
+		session_stop(m->session);
+	io_pool_free(&m->fs.pool);
+	if (m->fs.files && m->fs.observer.dirty)
+		fs_close_deliveries(&m->fs);
+	open_files_free(&m->fs.files);
+	session_free(&m->session);
+	if (m->journal)
+		journal_close(&m->journal);
+	dirty_free(&m->fs.observer.dirty);
+	origins_free(&m->fs.observer.origins);
+	inode_table_free(&m->fs.inodes, m->fs.places);
+	places_free(&m->fs.places);
+	file_close(&m->fs.root_fd);
+}
+
+int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx, struct error *err)
+{
+	struct mount_state m = {.fs.root_fd = -1};
+	sigset_t signals;
+	int rc;
+
+	/* All threads inherit this; only wait_for_end() takes them. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGHUP);
+	sigaddset(&signals, SESSION_ENDED_SIGNAL);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	rc = mount_clear_stale(options->mount_point, err);
+	if (rc == 0)
+		rc = open_source(options, &m.fs, err);
+	if (rc == 0)
+		rc = make_parts(options, &m, err);
+	if (rc == 0)
+		rc = observe_recover(&m.fs.observer, m.journal_clean, err);
+	if (rc == 0)
+		rc = attach(options, &m, err);
+	if (rc == 0) {
+		log_notice("mounted path=%s source=%s", options->mount_point, options->source);
+		ready(ctx);
+		wait_for_end(&m, &signals);
+		log_notice("unmounting path=%s", options->mount_point);
+	}
+	take_down(options, &m);
+	return rc;
+}

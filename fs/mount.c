@@ -1,0 +1,147 @@
+/* Mounting and unmounting. See mount.h. */
+#include "fs/mount.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include "fs/origin.h"
+#include "store/base/file.h"
+#include "store/base/log.h"
+
+int mount_point_resolve(const char *path, char **path_r, struct error *err)
+{
+	AUTO_FREE char *copy = strdup(path), *parent = NULL;
+	const char *name;
+	size_t len;
+	char *slash;
+
+	*path_r = realpath(path, NULL);
+	if (*path_r)
+		return 0;
+	if (errno != ENOTCONN && errno != ECONNABORTED)
+		return error_errno(err, -errno, "mount point %s", path);
+	/* A dead mount: only the directory it is in can be asked. */
+	if (!copy)
+		return error_set(err, -ENOMEM, "mount point %s: out of memory", path);
+	len = strlen(copy);
+	while (len > 1 && copy[len - 1] == '/')
+		copy[--len] = '\0';
+	slash = strrchr(copy, '/');
+	if (!slash) {
+		parent = realpath(".", NULL);
+		name = copy;
+	} else {
+		*slash = '\0';
+		parent = realpath(slash == copy ? "/" : copy, NULL);
+		name = slash + 1;
+	}
+	if (!parent)
+		return error_errno(err, -errno, "mount point %s", path);
+	if (asprintf(path_r, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, name) < 0) {
+		*path_r = NULL;
+		return error_set(err, -ENOMEM, "mount point %s: out of memory", path);
+	}
+	return 0;
+}
+
+/* Undoes mountinfo's octal escapes, in place. */
+static void unescape(char *text)
+{
+	char *to = text;
+
+	while (*text) {
+		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' && text[2] && text[3]) {
+			*to++ = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 |
+				       (text[3] - '0'));
+			text += 4;
+		} else {
+			*to++ = *text++;
+		}
+	}
+	*to = '\0';
+}
+
+/* Whether the uppermost mount on the path is a dsyncfs. Negative errno on failure. */
+static int is_dsyncfs_mount(const char *path, struct error *err)
+{
+	FILE *info = fopen("/proc/self/mountinfo", "re");
+	AUTO_FREE char *line = NULL;
+	size_t size = 0;
+	int found = 0;
+
+	if (!info)
+		return error_errno(err, -errno, "/proc/self/mountinfo");
+	while (getline(&line, &size, info) > 0) {
+		char *point = line, *type, *end;
+
+		/* id parent major:minor root mountpoint options [fields] - type source options */
+		for (int field = 0; field < 4 && point; field++) {
+			point = strchr(point, ' ');
+			if (point)
+				point++;
+		}
+		end = point ? strchr(point, ' ') : NULL;
+		type = end ? strstr(end, " - ") : NULL;
+		if (!type)
+			continue;
+		*end = '\0';
+		unescape(point);
+		/* Later lines lie above earlier ones. */
+		if (strcmp(point, path) == 0)
+			found = strncmp(type + 3, MOUNT_FSTYPE " ", sizeof MOUNT_FSTYPE) == 0;
+	}
+	fclose(info);
+	return found;
+}
+
+int mount_clear_stale(const char *path, struct error *err)
+{
+	/* Several may lie on each other, if a start went wrong more than once. */
+	for (int tries = 0; tries < 16; tries++) {
+		char version[64];
+		int rc = is_dsyncfs_mount(path, err);
+
+		if (rc <= 0)
+			return rc;
+		if (getxattr(path, ORIGIN_VERSION_XATTR, version, sizeof version) >= 0)
+			return error_set(err, -EBUSY, "%s: a dsyncfs is mounted there already",
+					 path);
+		if (errno != ENOTCONN && errno != ECONNABORTED)
+			return error_errno(err, -errno, "%s: the dsyncfs mounted there", path);
+		log_notice("taking down the mount of a dsyncfs that died path=%s", path);
+		if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+			return error_errno(err, -errno, "cannot unmount the dead mount %s", path);
+	}
+	return error_set(err, -EBUSY, "%s: too many dead mounts on each other", path);
+}
+
+int mount_attach(const char *path, int dev_fd, mode_t root_mode, unsigned long flags,
+		 const char *source, struct error *err)
+{
+	char options[128];
+
+	snprintf(options, sizeof options,
+		 "fd=%d,rootmode=%o,user_id=0,group_id=0,allow_other,default_permissions", dev_fd,
+		 (unsigned)(root_mode & S_IFMT));
+	if (mount(source, path, MOUNT_FSTYPE, flags | MS_NOSUID | MS_NODEV, options) < 0)
+		return error_errno(err, -errno, "cannot mount on %s", path);
+	return 0;
+}
+
+int mount_detach(const char *path, struct error *err)
+{
+	if (umount2(path, UMOUNT_NOFOLLOW) == 0)
+		return 0;
+	if (errno == EBUSY && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+		return 0;
+	/* Somebody was faster. */
+	if (errno == EINVAL || errno == ENOENT)
+		return 0;
+	return error_errno(err, -errno, "cannot unmount %s", path);
+}

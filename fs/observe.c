@@ -1,0 +1,149 @@
+/* The observer's frame: names, the dirty set, pushing. What operations mean is in
+ * observe_maildir.c and observe_dir.c. See observe.h. */
+#include "fs/observe.h"
+
+#include <assert.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "store/journal/journal.h"
+
+void observe_begin(struct observed *op, struct observer *observer, pid_t pid)
+{
+	op->observer = observer;
+	op->origin = origins_find(observer->origins, pid);
+	op->count = 0;
+}
+
+void observe_name(struct observed *op, struct place *dir, const char *name)
+{
+	struct observed_name *n = &op->names[op->count++];
+
+	assert(op->count <= 2);
+	place_locate(op->observer->places, dir, &n->at);
+	n->dir = dir;
+	n->name = name;
+	n->kind = place_file_kind(n->at.role, name);
+	n->box = NULL;
+}
+
+void observe_file(struct observed *op, struct place *dir, enum place_file kind)
+{
+	observe_name(op, dir, "");
+	if (op->names[op->count - 1].at.role == PLACE_DIR)
+		op->names[op->count - 1].kind = kind;
+}
+
+void observe_end(struct observed *op)
+{
+	for (unsigned i = 0; i < op->count; i++) {
+		dirty_leave(op->observer->dirty, op->names[i].box);
+		place_release(op->observer->places, &op->names[i].at);
+	}
+	op->count = 0;
+}
+
+static bool is_mail(const struct observed_name *n)
+{
+	return n->kind == PLACE_FILE_MESSAGE || n->kind == PLACE_FILE_UIDLIST_LOCK ||
+	       place_file_is_watched(n->kind);
+}
+
+bool observe_is_mail(const struct observed *op)
+{
+	for (unsigned i = 0; i < op->count; i++) {
+		if (is_mail(&op->names[i]))
+			return true;
+	}
+	return false;
+}
+
+static void enter(struct observed *op, struct observed_name *n)
+{
+	if (!n->box && n->at.box)
+		n->box = dirty_enter(op->observer->dirty, &n->at, true);
+}
+
+void observe_ahead(struct observed *op)
+{
+	for (unsigned i = 0; i < op->count; i++) {
+		struct observed_name *n = &op->names[i];
+
+		if (n->kind == PLACE_FILE_TMP || n->kind == PLACE_FILE_UIDLIST_LOCK)
+			enter(op, n);
+	}
+}
+
+bool observe_is_dirty(struct observed *op)
+{
+	bool durable = true;
+
+	/* Both begin before either is waited for: one commit takes them. */
+	for (unsigned i = 0; i < op->count; i++) {
+		if (!is_mail(&op->names[i]))
+			continue;
+		enter(op, &op->names[i]);
+		durable = durable && dirty_is_durable(op->names[i].box);
+	}
+	return durable;
+}
+
+void observe_dirty(struct observed *op)
+{
+	if (observe_is_dirty(op))
+		return;
+	for (unsigned i = 0; i < op->count; i++) {
+		if (is_mail(&op->names[i]))
+			dirty_wait(op->observer->dirty, op->names[i].box);
+	}
+}
+
+void observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
+		  const char *dir, const char *name, const char *name2)
+{
+	struct mail_event event = {
+		.origin = op->origin,
+		.kind = kind,
+		.home = home,
+		.dir = dir,
+		.name = name,
+		.name2 = name2,
+	};
+
+	journal_push(op->observer->journal, &event);
+}
+
+struct recovery {
+	struct observer *observer;
+	bool clean;
+	size_t count;
+};
+
+static int recover_one(void *ctx, const char *home, const char *dir)
+{
+	struct recovery *recovery = ctx;
+	struct dirty *dirty = recovery->observer->dirty;
+	struct observed op = {.observer = recovery->observer};
+	struct place_path path = {.role = PLACE_DIR, .home = home, .dir = dir};
+
+	if (!recovery->clean) {
+		observe_push(&op, MAIL_EVENT_RESCAN, home, dir, "", "");
+		/* What was under way may also have been a folder or a subscription. */
+		observe_push(&op, MAIL_EVENT_LIST_TOUCHED, home, dir, "", "");
+		recovery->count++;
+	}
+	/* It leaves the set as any mailbox does, when these are durable. */
+	dirty_leave(dirty, dirty_enter(dirty, &path, false));
+	return 0;
+}
+
+int observe_recover(struct observer *observer, bool clean, struct error *err)
+{
+	struct recovery recovery = {.observer = observer, .clean = clean};
+	int rc = journal_each_dirty(observer->journal, recover_one, &recovery, err);
+
+	if (recovery.count)
+		log_notice("mailboxes that were being changed when the mount died are scanned "
+			   "count=%zu",
+			   recovery.count);
+	return rc;
+}

@@ -1,0 +1,124 @@
+/* What operations on files meant for mail: messages by their names in cur/ and new/, and the files
+ * beside them that hold UIDs, flags and lists. See observe.h. */
+#include "fs/observe.h"
+
+#include <string.h>
+
+static void push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
+		      const char *name, const char *name2)
+{
+	observe_push(op, kind, op->names[i].at.home, op->names[i].at.dir, name, name2);
+}
+
+static bool is_message(const struct observed *op, unsigned i)
+{
+	return op->names[i].kind == PLACE_FILE_MESSAGE;
+}
+
+/* The event of a change to a file that is no message; false: none. */
+static bool touch_kind(enum place_file kind, enum mail_event_kind *event_r)
+{
+	switch (kind) {
+	case PLACE_FILE_UIDLIST:
+	case PLACE_FILE_KEYWORDS:
+	case PLACE_FILE_INDEX_LOG:
+		*event_r = MAIL_EVENT_TOUCHED;
+		return true;
+	case PLACE_FILE_SUBSCRIPTIONS:
+	case PLACE_FILE_MAILBOX_LOG:
+		*event_r = MAIL_EVENT_LIST_TOUCHED;
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void touch(const struct observed *op, unsigned i)
+{
+	enum mail_event_kind event;
+
+	if (touch_kind(op->names[i].kind, &event))
+		push_here(op, i, event, "", "");
+}
+
+static bool same_box(const struct observed *op)
+{
+	return op->names[0].at.box == op->names[1].at.box;
+}
+
+void observe_made(struct observed *op)
+{
+	if (is_message(op, 0))
+		push_here(op, 0, MAIL_EVENT_DELIVERED, op->names[0].name, "");
+	else
+		touch(op, 0);
+}
+
+void observe_delivered(struct observed *op)
+{
+	observe_made(op);
+}
+
+void observe_written(struct observed *op)
+{
+	touch(op, 0);
+}
+
+void observe_unlinked(struct observed *op)
+{
+	if (is_message(op, 0))
+		push_here(op, 0, MAIL_EVENT_REMOVED, op->names[0].name, "");
+	else if (op->names[0].kind == PLACE_FILE_UIDLIST_LOCK)
+		push_here(op, 0, MAIL_EVENT_TOUCHED, "", ""); /* whoever waits for it may go on */
+	else
+		touch(op, 0);
+}
+
+static void observe_message_renamed(struct observed *op, bool replaced)
+{
+	const char *old = op->names[0].name, *name = op->names[1].name;
+
+	/* What is gone is told before what is there: a name that was another mail's is this one's
+	   from now on. */
+	if (replaced && is_message(op, 1))
+		push_here(op, 1, MAIL_EVENT_REMOVED, name, "");
+	if (is_message(op, 0) && is_message(op, 1) && same_box(op)) {
+		push_here(op, 0, MAIL_EVENT_RENAMED, old, name);
+		return;
+	}
+	if (is_message(op, 0))
+		push_here(op, 0, MAIL_EVENT_REMOVED, old, "");
+	if (is_message(op, 1))
+		push_here(op, 1, MAIL_EVENT_DELIVERED, name, "");
+}
+
+void observe_renamed(struct observed *op, bool replaced)
+{
+	enum mail_event_kind from = MAIL_EVENT_TOUCHED, to = MAIL_EVENT_TOUCHED;
+	bool has_from = touch_kind(op->names[0].kind, &from) ||
+			op->names[0].kind == PLACE_FILE_UIDLIST_LOCK;
+	bool has_to = touch_kind(op->names[1].kind, &to);
+
+	observe_message_renamed(op, replaced);
+	/* dovecot-uidlist.lock becoming dovecot-uidlist is one change of one mailbox. */
+	if (has_from && !(has_to && to == from && same_box(op)))
+		push_here(op, 0, from, "", "");
+	if (has_to)
+		push_here(op, 1, to, "", "");
+}
+
+void observe_exchanged(struct observed *op)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		if (is_message(op, i))
+			push_here(op, i, MAIL_EVENT_RESCAN, "", "");
+		else
+			touch(op, i);
+	}
+}
+
+void observe_uncertain(struct observed *op)
+{
+	if (op->names[0].at.box)
+		push_here(op, 0, MAIL_EVENT_RESCAN, "", "");
+}

@@ -1,0 +1,280 @@
+/* Open files: create, open, read, release. What may wait for a disk is in ops_io.c. See ops.h. */
+#include "fs/ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "fs/credentials.h"
+#include "fs/passthrough.h"
+
+/* The flags of the backing file. Names are the kernel's business; appending too, which gives us the
+ * offset; and direct I/O would need buffers aligned as the disk wants. */
+static int backing_flags(int flags)
+{
+	return (flags & ~(O_CREAT | O_EXCL | O_NOCTTY | O_APPEND | O_DIRECT | O_NOFOLLOW)) |
+	       O_CLOEXEC;
+}
+
+/* Enters the open file into the table, and answers how the kernel may treat it. */
+static struct open_file *finish_open(fuse_req_t req, fuse_ino_t ino, int fd,
+				     struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	struct open_file *file = open_files_add(fs->files, fd, &fi->fh);
+
+	if (!file)
+		return NULL;
+	file->nodeid = ino;
+	/* Nobody else changes the file, so what is cached stays right. Closing means nothing, but
+	   for deliveries: see expect_delivery(). */
+	fi->keep_cache = 1;
+	fi->noflush = 1;
+	passthrough_open(req, fs, file, fi);
+	return file;
+}
+
+static void drop_open(fuse_req_t req, struct fs *fs, uint64_t fh)
+{
+	struct open_file *file = open_file_get(fs->files, fh);
+
+	if (!file)
+		return;
+	passthrough_release(req, fs, file);
+	place_unref(fs->places, file->place);
+	file->place = NULL;
+	open_files_remove(fs->files, fh);
+}
+
+/* A message made in cur/ or new/ itself is delivered when it is closed: the kernel shall tell. */
+static void expect_delivery(struct fs *fs, struct open_file *file, const struct observed *op,
+			    struct fuse_file_info *fi)
+{
+	if (op->names[0].kind != PLACE_FILE_MESSAGE)
+		return;
+	file->name = strdup(op->names[0].name);
+	if (!file->name)
+		return;
+	file->place = op->names[0].dir;
+	file->origin = op->origin;
+	place_ref(fs->places, file->place);
+	fi->noflush = 0;
+}
+
+static void tell_delivery(struct fs *fs, const struct open_file *file)
+{
+	struct observed op;
+
+	observe_begin(&op, &fs->observer, 0);
+	op.origin = file->origin;
+	observe_name(&op, file->place, file->name);
+	observe_dirty(&op);
+	observe_made(&op);
+	observe_end(&op);
+}
+
+static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *name, mode_t mode,
+		     struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	struct fuse_entry_param entry;
+	struct open_file *file;
+	struct observed op;
+	int fd, rc;
+
+	observe_begin(&op, &fs->observer, fuse_req_ctx(req)->pid);
+	observe_name(&op, dir->place, name);
+	observe_ahead(&op);
+	if (op.names[0].kind == PLACE_FILE_MESSAGE)
+		observe_dirty(&op);
+	fs_credentials_take(req);
+	fd = openat(dir->fd, name,
+		    backing_flags(fi->flags) | O_CREAT | O_NOFOLLOW | (fi->flags & O_EXCL), mode);
+	rc = fd < 0 ? -errno : 0;
+	credentials_drop();
+	if (rc == 0)
+		rc = fs_enter_fd(fs, dir, name, fd, &entry);
+	if (rc < 0) {
+		if (fd >= 0)
+			close(fd);
+		observe_end(&op);
+		return rc;
+	}
+	file = finish_open(req, entry.ino, fd, fi);
+	if (!file) {
+		close(fd);
+		fs_forget_one(fs, entry.ino);
+		observe_end(&op);
+		return -ENOMEM;
+	}
+	expect_delivery(fs, file, &op, fi);
+	observe_end(&op);
+	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {
+		drop_open(req, fs, fi->fh);
+		fs_forget_one(fs, entry.ino);
+	}
+	return 0;
+}
+
+/* A file without a name (O_TMPFILE). */
+static int do_tmpfile(fuse_req_t req, const struct dir_hold *dir, mode_t mode,
+		      struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	struct fuse_entry_param entry;
+	int fd, rc;
+
+	fs_credentials_take(req);
+	fd = openat(dir->fd, ".", backing_flags(fi->flags) | O_TMPFILE | (fi->flags & O_EXCL),
+		    mode);
+	rc = fd < 0 ? -errno : 0;
+	credentials_drop();
+	if (rc == 0)
+		rc = fs_enter_fd(fs, dir, "", fd, &entry);
+	if (rc == 0 && !finish_open(req, entry.ino, fd, fi)) {
+		fs_forget_one(fs, entry.ino);
+		rc = -ENOMEM;
+	}
+	if (rc < 0) {
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {
+		drop_open(req, fs, fi->fh);
+		fs_forget_one(fs, entry.ino);
+	}
+	return 0;
+}
+
+void fs_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *fi)
+{
+	AUTO_DIR_HOLD struct dir_hold dir = {0};
+	int rc = fs_dir_get(fs_of(req), parent, &dir);
+
+	if (rc == 0 && strcmp(name, FS_TMPFILE_NAME) == 0)
+		rc = do_tmpfile(req, &dir, mode, fi);
+	else if (rc == 0)
+		rc = do_create(req, &dir, name, mode, fi);
+	if (rc < 0)
+		fs_reply_err(req, "create", rc);
+}
+
+void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+	bool truncates = (fi->flags & O_TRUNC) != 0;
+	struct observed op;
+	int fd;
+
+	if (truncates)
+		fs_watch_begin(fs, &op, ino, ctx->pid);
+	fd = inode_open(fs->inodes, ino, backing_flags(fi->flags));
+	if (truncates) {
+		if (fd >= 0)
+			fs_clear_privs(fs, ino, fd, ctx->uid);
+		fs_watch_end(&op, fd >= 0);
+	}
+	if (fd < 0) {
+		fs_reply_err(req, "open", fd);
+		return;
+	}
+	if (!finish_open(req, ino, fd, fi)) {
+		close(fd);
+		fs_reply_err(req, "open", -ENOMEM);
+		return;
+	}
+	if (fuse_reply_open(req, fi) == -ENOENT)
+		drop_open(req, fs, fi->fh);
+}
+
+void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	/* Of a serving thread; as large as the largest read it has served. */
+	static _Thread_local char *buf;
+	static _Thread_local size_t buf_size;
+	const struct open_file *file = open_file_get(fs_of(req)->files, fi->fh);
+	ssize_t n;
+
+	if (!file) {
+		fs_reply_err(req, "read", -EBADF);
+		return;
+	}
+	if (size > buf_size) {
+		char *larger = realloc(buf, size);
+
+		if (!larger) {
+			fs_reply_err(req, "read", -ENOMEM);
+			return;
+		}
+		buf = larger;
+		buf_size = size;
+	}
+	do {
+		n = pread(file->fd, buf, size, off);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		fs_reply_err(req, "read", -errno);
+	else
+		fuse_reply_buf(req, buf, (size_t)n);
+}
+
+/* Somebody closed a descriptor of the file: the last one, or one of several. */
+void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	struct open_file *file = open_file_get(fs->files, fi->fh);
+
+	if (file && file->place) {
+		tell_delivery(fs, file);
+		file->told = true;
+	}
+	fuse_reply_err(req, 0);
+}
+
+void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fs *fs = fs_of(req);
+	const struct open_file *file = open_file_get(fs->files, fi->fh);
+
+	if (file && file->place && !file->told)
+		tell_delivery(fs, file);
+	drop_open(req, fs, fi->fh);
+	fuse_reply_err(req, 0);
+}
+
+static void close_delivery(void *ctx, struct open_file *file)
+{
+	struct fs *fs = ctx;
+	struct observed op;
+
+	if (!file->place)
+		return;
+	observe_begin(&op, &fs->observer, 0);
+	observe_name(&op, file->place, file->name);
+	observe_uncertain(&op);
+	observe_end(&op);
+	place_unref(fs->places, file->place);
+	file->place = NULL;
+}
+
+void fs_close_deliveries(struct fs *fs)
+{
+	open_files_each(fs->files, close_delivery, fs);
+}
+
+void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+	const struct open_file *file = open_file_get(fs_of(req)->files, fi->fh);
+	off_t pos = file ? lseek(file->fd, off, whence) : -1;
+
+	if (!file)
+		fs_reply_err(req, "lseek", -EBADF);
+	else if (pos < 0)
+		fs_reply_err(req, "lseek", -errno);
+	else
+		fuse_reply_lseek(req, pos);
+}

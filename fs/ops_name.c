@@ -1,0 +1,175 @@
+/* Making and removing names: mknod, mkdir, symlink, link, unlink, rmdir. See ops.h. */
+#include "fs/ops.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "fs/credentials.h"
+#include "store/base/file.h"
+
+/* One name about to change: its directory held, the observer told. */
+struct name_op {
+	struct dir_hold dir;
+	struct observed op;
+};
+
+static int name_op_begin(fuse_req_t req, fuse_ino_t parent, const char *name, struct name_op *n)
+{
+	struct fs *fs = fs_of(req);
+	int rc = fs_dir_get(fs, parent, &n->dir);
+
+	observe_begin(&n->op, &fs->observer, fuse_req_ctx(req)->pid);
+	if (rc == 0)
+		observe_name(&n->op, n->dir.place, name);
+	return rc;
+}
+
+static void name_op_end(struct name_op *n)
+{
+	observe_end(&n->op);
+	fs_dir_put(&n->dir);
+}
+
+/* The mailbox has to be dirty first. False: the request goes on in the pool, and is not ours any
+ * more. */
+static bool name_op_dirty(struct name_op *n, fs_again_fn *run, const struct fs_again *args)
+{
+	if (fs_dirty(fs_of(args->req), &n->op))
+		return true;
+	name_op_end(n);
+	if (!fs_again(run, args))
+		fuse_reply_err(args->req, ENOMEM);
+	return false;
+}
+
+/* Answers a request that made name, or failed with rc. */
+static void reply_made(fuse_req_t req, const char *what, struct name_op *n, const char *name,
+		       int rc)
+{
+	struct fuse_entry_param entry;
+
+	if (rc == 0)
+		rc = fs_enter_child(fs_of(req), &n->dir, name, &entry);
+	name_op_end(n);
+	if (rc < 0)
+		fs_reply_err(req, what, rc);
+	else
+		fs_reply_entry(req, &entry);
+}
+
+static void do_mknod(const struct fs_again *args)
+{
+	struct name_op n;
+	int rc = name_op_begin(args->req, args->parent, args->name, &n);
+
+	if (rc == 0) {
+		observe_ahead(&n.op);
+		if (!name_op_dirty(&n, do_mknod, args))
+			return;
+		fs_credentials_take(args->req);
+		rc = mknodat(n.dir.fd, args->name, args->mode, args->rdev) < 0 ? -errno : 0;
+		credentials_drop();
+	}
+	if (rc == 0)
+		observe_made(&n.op);
+	reply_made(args->req, "mknod", &n, args->name, rc);
+}
+
+void fs_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	do_mknod(&(struct fs_again){
+		.req = req, .parent = parent, .name = name, .mode = mode, .rdev = rdev});
+}
+
+void fs_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct name_op n;
+	int rc = name_op_begin(req, parent, name, &n);
+
+	if (rc == 0) {
+		fs_credentials_take(req);
+		rc = mkdirat(n.dir.fd, name, mode) < 0 ? -errno : 0;
+		credentials_drop();
+	}
+	if (rc == 0)
+		observe_dir_made(&n.op);
+	reply_made(req, "mkdir", &n, name, rc);
+}
+
+void fs_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct name_op n;
+	int rc = name_op_begin(req, parent, name, &n);
+
+	if (rc == 0) {
+		observe_dirty(&n.op);
+		fs_credentials_take(req);
+		rc = symlinkat(target, n.dir.fd, name) < 0 ? -errno : 0;
+		credentials_drop();
+	}
+	if (rc == 0)
+		observe_made(&n.op);
+	reply_made(req, "symlink", &n, name, rc);
+}
+
+static void do_link(const struct fs_again *args)
+{
+	struct fs *fs = fs_of(args->req);
+	struct name_op n;
+	int rc = name_op_begin(args->req, args->parent, args->name, &n);
+
+	if (rc == 0) {
+		AUTO_CLOSE int fd = inode_open(fs->inodes, args->other, O_PATH);
+
+		observe_ahead(&n.op);
+		if (!name_op_dirty(&n, do_link, args))
+			return;
+		if (fd < 0)
+			rc = fd;
+		else
+			rc = linkat(fd, "", n.dir.fd, args->name, AT_EMPTY_PATH) < 0 ? -errno : 0;
+	}
+	if (rc == 0)
+		observe_made(&n.op);
+	reply_made(args->req, "link", &n, args->name, rc);
+}
+
+void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	do_link(&(struct fs_again){.req = req, .parent = parent, .other = ino, .name = name});
+}
+
+static void do_unlink(const struct fs_again *args)
+{
+	struct name_op n;
+	int rc = name_op_begin(args->req, args->parent, args->name, &n);
+
+	if (rc == 0) {
+		if (!name_op_dirty(&n, do_unlink, args))
+			return;
+		rc = unlinkat(n.dir.fd, args->name, 0) < 0 ? -errno : 0;
+	}
+	if (rc == 0)
+		observe_unlinked(&n.op);
+	name_op_end(&n);
+	fs_reply_err(args->req, "unlink", rc);
+}
+
+void fs_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	do_unlink(&(struct fs_again){.req = req, .parent = parent, .name = name});
+}
+
+void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct name_op n;
+	int rc = name_op_begin(req, parent, name, &n);
+
+	if (rc == 0)
+		rc = unlinkat(n.dir.fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
+	if (rc == 0)
+		observe_dir_removed(&n.op);
+	name_op_end(&n);
+	fs_reply_err(req, "rmdir", rc);
+}

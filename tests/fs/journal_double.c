@@ -1,0 +1,115 @@
+/* A journal that remembers. See journal_double.h. */
+#include "tests/fs/journal_double.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TICKETS 256
+
+static char said[65536], taken[65536];
+static char tickets[TICKETS][256];
+static unsigned ticket_count;
+
+const char *journal_double_dirty_home;
+const char *journal_double_dirty_dir;
+
+static const char *const kind_names[] = {
+	[MAIL_EVENT_DELIVERED] = "DELIVERED",
+	[MAIL_EVENT_RENAMED] = "RENAMED",
+	[MAIL_EVENT_REMOVED] = "REMOVED",
+	[MAIL_EVENT_TOUCHED] = "TOUCHED",
+	[MAIL_EVENT_RESCAN] = "RESCAN",
+	[MAIL_EVENT_DIR_CREATED] = "DIR_CREATED",
+	[MAIL_EVENT_DIR_RENAMED] = "DIR_RENAMED",
+	[MAIL_EVENT_DIR_REMOVED] = "DIR_REMOVED",
+	[MAIL_EVENT_LIST_TOUCHED] = "LIST_TOUCHED",
+	[MAIL_EVENT_RESCAN_HOME] = "RESCAN_HOME",
+};
+
+static void say(const char *line)
+{
+	size_t used = strlen(said);
+
+	snprintf(said + used, sizeof said - used, "%s\n", line);
+}
+
+const char *journal_double_take(void)
+{
+	memcpy(taken, said, sizeof taken);
+	said[0] = '\0';
+	return taken;
+}
+
+const char *journal_double_take_events(void)
+{
+	char *line, *rest = said;
+
+	taken[0] = '\0';
+	while ((line = strsep(&rest, "\n")) != NULL) {
+		if (line[0] >= 'A' && line[0] <= 'Z') {
+			size_t used = strlen(taken);
+
+			snprintf(taken + used, sizeof taken - used, "%s\n", line);
+		}
+	}
+	said[0] = '\0';
+	return taken;
+}
+
+void journal_push(struct journal *journal, const struct mail_event *event)
+{
+	char line[16384];
+	int len = snprintf(line, sizeof line, "%s %s|%s|%s|%s", kind_names[event->kind],
+			   event->home, event->dir, event->name, event->name2);
+
+	if (event->origin)
+		snprintf(line + len, sizeof line - (size_t)len, " origin=%u", event->origin);
+	say(line);
+}
+
+uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir)
+{
+	char line[512];
+
+	snprintf(tickets[ticket_count % TICKETS], sizeof tickets[0], "%s|%s", home, dir);
+	snprintf(line, sizeof line, "dirty %s", tickets[ticket_count % TICKETS]);
+	say(line);
+	return ++ticket_count;
+}
+
+void journal_dirty_wait(struct journal *journal, uint64_t ticket)
+{
+	char line[512];
+
+	snprintf(line, sizeof line, "wait %s", tickets[(ticket - 1) % TICKETS]);
+	say(line);
+}
+
+void journal_clean(struct journal *journal, const char *home, const char *dir)
+{
+	char line[512];
+
+	snprintf(line, sizeof line, "clean %s|%s", home, dir);
+	say(line);
+}
+
+int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ctx,
+		       struct error *err)
+{
+	if (!journal_double_dirty_home)
+		return 0;
+	return each(ctx, journal_double_dirty_home, journal_double_dirty_dir);
+}
+
+int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_r,
+		 struct error *err)
+{
+	*journal_r = NULL;
+	*clean_r = true;
+	return 0;
+}
+
+void journal_close(struct journal **journal)
+{
+	*journal = NULL;
+}

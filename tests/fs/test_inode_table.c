@@ -1,0 +1,297 @@
+/* The inode table: one slot an inode, by handle; descriptors within their budget; places let go of.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "fs/inode_table.h"
+#include "store/base/file.h"
+
+#define DIRS 300
+
+struct fixture {
+	char dir[64];
+	int fd;
+	struct inode_table *table;
+	struct places *places;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof *f);
+	struct error err;
+
+	strcpy(f->dir, "/tmp/test_inode_table.XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	f->fd = open(f->dir, O_RDONLY | O_DIRECTORY);
+	assert_true(f->fd >= 0);
+	f->places = places_create(2);
+	assert_int_equal(inode_table_create(f->fd, 0, &f->table, &err), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	int tmp = open("/tmp", O_RDONLY | O_DIRECTORY);
+
+	inode_table_free(&f->table, f->places);
+	places_free(&f->places);
+	close(f->fd);
+	file_remove_tree(tmp, f->dir + strlen("/tmp/"));
+	close(tmp);
+	free(f);
+	return 0;
+}
+
+static uint64_t count(struct fixture *f)
+{
+	struct inode_table_stats stats;
+
+	inode_table_stats(f->table, &stats);
+	assert_true(stats.slot_bytes <= 112);
+	return stats.inodes;
+}
+
+static void make_file(struct fixture *f, const char *name, const char *text)
+{
+	int fd = openat(f->fd, name, O_CREAT | O_WRONLY, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+static void links_are_one_inode(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a, b;
+
+	make_file(f, "a", "x");
+	assert_int_equal(linkat(f->fd, "a", f->fd, "b", 0), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "b", &b), 0);
+	assert_int_equal(a.nodeid, b.nodeid);
+	assert_int_equal(a.generation, b.generation);
+	assert_int_equal(a.stat.st_nlink, 2);
+	assert_int_equal(inode_peek(f->table, f->fd, "b"), a.nodeid);
+	assert_int_equal(count(f), 2); /* with the root */
+	assert_null(inode_forget(f->table, a.nodeid, 1));
+	assert_int_equal(count(f), 2);
+	assert_null(inode_forget(f->table, a.nodeid, 1));
+	assert_int_equal(count(f), 1);
+	assert_int_equal(inode_peek(f->table, f->fd, "b"), 0);
+}
+
+static void used_again_is_another_generation(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a, b;
+
+	make_file(f, "a", "x");
+	make_file(f, "b", "y");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	inode_forget(f->table, a.nodeid, 1);
+	assert_int_equal(inode_lookup(f->table, f->fd, "b", &b), 0);
+	assert_int_equal(a.nodeid, b.nodeid);
+	assert_int_not_equal(a.generation, b.generation);
+}
+
+static void missing_is_an_error(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a;
+
+	assert_int_equal(inode_lookup(f->table, f->fd, "none", &a), -ENOENT);
+	assert_int_equal(inode_peek(f->table, f->fd, "none"), 0);
+	assert_int_equal(inode_open(f->table, 77, O_RDONLY), -ESTALE);
+}
+
+static void opens_by_handle_after_a_rename(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a;
+	char text[8] = "";
+	int fd;
+
+	if (!inode_table_has_handles(f->table))
+		skip();
+	make_file(f, "a", "hello");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	assert_int_equal(renameat(f->fd, "a", f->fd, "b"), 0);
+	make_file(f, "a", "other");
+	fd = inode_open(f->table, a.nodeid, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, text, sizeof text), 5);
+	assert_string_equal(text, "hello");
+	close(fd);
+	assert_int_equal(unlinkat(f->fd, "b", 0), 0);
+	assert_int_equal(inode_open(f->table, a.nodeid, O_RDONLY), -ESTALE);
+}
+
+static void symbolic_links_are_not_followed(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a;
+	char target[64] = "";
+	int fd;
+
+	assert_int_equal(symlinkat("/etc/passwd", f->fd, "s"), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "s", &a), 0);
+	assert_true(S_ISLNK(a.stat.st_mode));
+	fd = inode_open(f->table, a.nodeid, O_PATH);
+	assert_true(fd >= 0);
+	assert_int_equal(readlinkat(fd, "", target, sizeof target), 11);
+	close(fd);
+}
+
+static void directories_stay_within_the_budget(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_table_stats stats;
+	struct inode_entry dirs[DIRS];
+	char name[32];
+
+	if (!inode_table_has_handles(f->table))
+		skip();
+	for (int i = 0; i < DIRS; i++) {
+		snprintf(name, sizeof name, "d%d", i);
+		assert_int_equal(mkdirat(f->fd, name, 0700), 0);
+		assert_int_equal(inode_lookup(f->table, f->fd, name, &dirs[i]), 0);
+	}
+	for (int round = 0; round < 2; round++) {
+		for (int i = 0; i < DIRS; i++) {
+			unsigned ref;
+			struct stat st;
+			int fd = inode_dir_get(f->table, dirs[i].nodeid, &ref);
+
+			assert_true(fd >= 0);
+			assert_int_equal(fstat(fd, &st), 0);
+			assert_int_equal(st.st_ino, dirs[i].stat.st_ino);
+			inode_dir_put(f->table, ref);
+		}
+	}
+	inode_table_stats(f->table, &stats);
+	assert_int_equal(stats.dir_fds, 64);
+	for (int i = 0; i < DIRS; i++)
+		inode_forget(f->table, dirs[i].nodeid, 1);
+	inode_table_stats(f->table, &stats);
+	assert_int_equal(stats.dir_fds, 0);
+	assert_int_equal(stats.inodes, 1);
+}
+
+static void forgotten_while_in_use(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry d;
+	struct stat st;
+	unsigned ref;
+	int fd;
+
+	assert_int_equal(mkdirat(f->fd, "d", 0700), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "d", &d), 0);
+	fd = inode_dir_get(f->table, d.nodeid, &ref);
+	assert_true(fd >= 0);
+	inode_forget(f->table, d.nodeid, 1);
+	assert_int_equal(fstat(fd, &st), 0);
+	inode_dir_put(f->table, ref);
+}
+
+static void place_belongs_to_the_slot(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry d;
+	struct place *place = place_child(f->places, place_root(f->places), "d"), *watched;
+	enum place_file kind;
+
+	assert_int_equal(mkdirat(f->fd, "d", 0700), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "d", &d), 0);
+	assert_true(inode_is_dir(f->table, d.nodeid));
+	assert_true(inode_set_place(f->table, d.nodeid, place, PLACE_FILE_OTHER));
+	assert_false(inode_set_place(f->table, d.nodeid, place, PLACE_FILE_OTHER));
+	assert_ptr_equal(inode_place(f->table, d.nodeid), place);
+	/* Only files are watched. */
+	watched = inode_watch_get(f->table, f->places, d.nodeid, &kind);
+	assert_null(watched);
+	assert_ptr_equal(inode_forget(f->table, d.nodeid, 1), place);
+	place_unref(f->places, place);
+}
+
+static void many_inodes(void **state)
+{
+	struct fixture *f = *state;
+	static uint64_t nodeids[20000];
+	struct inode_entry entry;
+	char name[32];
+
+	for (int i = 0; i < 20000; i++) {
+		snprintf(name, sizeof name, "f%d", i);
+		assert_int_equal(mknodat(f->fd, name, S_IFREG | 0600, 0), 0);
+		assert_int_equal(inode_lookup(f->table, f->fd, name, &entry), 0);
+		nodeids[i] = entry.nodeid;
+	}
+	assert_int_equal(count(f), 20001);
+	for (int i = 0; i < 20000; i += 7) {
+		snprintf(name, sizeof name, "f%d", i);
+		assert_int_equal(inode_peek(f->table, f->fd, name), nodeids[i]);
+	}
+	for (int i = 0; i < 20000; i++)
+		inode_forget(f->table, nodeids[i], 1);
+	assert_int_equal(count(f), 1);
+}
+
+static int make_backing(void *ctx)
+{
+	int *id = ctx;
+
+	return (*id)++;
+}
+
+static void openers_share_a_backing_id(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a;
+	int next = 5;
+
+	make_file(f, "a", "x");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 5);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 5);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 5);
+	/* One failure, and it stays copied. */
+	next = -1;
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
+	next = 9;
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(links_are_one_inode),
+		TEST(used_again_is_another_generation),
+		TEST(missing_is_an_error),
+		TEST(opens_by_handle_after_a_rename),
+		TEST(symbolic_links_are_not_followed),
+		TEST(directories_stay_within_the_budget),
+		TEST(forgotten_while_in_use),
+		TEST(place_belongs_to_the_slot),
+		TEST(many_inodes),
+		TEST(openers_share_a_backing_id),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,262 @@
+"""The mount's beginning and end: over itself, killed and started over the dead mount, SIGTERM under open files."""
+import errno
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+
+from mount_fixture import DSYNCFS, Mount, dead, deliver, eventually, make_maildir, run_tests
+
+ALICE = "example.org/alice"
+
+
+def over_itself():
+    with Mount(over_itself=True) as mount:
+        box = f"{mount.mount}/{ALICE}/Maildir"
+        make_maildir(box)
+        mount.events()
+        deliver(box, "1.a")
+        assert mount.events() == [("DELIVERED", ALICE, "Maildir", "1.a", "")]
+        assert mount.kill(signal.SIGTERM) == 0
+        # The plain tree is there.
+        assert os.listdir(f"{box}/new") == ["1.a"]
+
+
+def second_start_is_refused():
+    with Mount() as mount:
+        again = subprocess.run([DSYNCFS, "-f", "-o", f"state_dir={mount.state}2,home_depth=2", mount.backing,
+                                mount.mount], capture_output=True, text=True, check=False, timeout=20)
+        assert again.returncode == 69, again
+        assert "already" in again.stderr, again.stderr
+        assert mount.alive()
+
+
+def killed_and_started_again(over_itself=False):
+    with Mount(over_itself=over_itself) as mount:
+        box = f"{mount.mount}/{ALICE}/Maildir"
+        quiet = f"{mount.mount}/{ALICE}/Maildir/.Quiet"
+        make_maildir(quiet)
+        make_maildir(f"{mount.mount}/example.org/bob")
+        mount.events()
+        time.sleep(7)  # all of them leave the dirty set
+        make_maildir(box)
+        deliver(box, "1.a")
+        mount.events()
+        mount.kill()
+        eventually("the mount is dead", lambda: dead(mount.mount))
+        mount.start()
+        events = mount.events()
+        # Only what was being changed is scanned.
+        rescans = {event[1:3] for event in events if event[0] == "RESCAN"}
+        assert (ALICE, "Maildir") in rescans, events
+        assert (ALICE, "Maildir/.Quiet") not in rescans and ("example.org/bob", "") not in rescans, events
+        deliver(box, "2.b")
+        assert mount.events() == [("DELIVERED", ALICE, "Maildir", "2.b", "")]
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            assert sum(f" {mount.mount} " in line for line in file) == 1
+
+
+def killed_and_started_again_over_itself():
+    killed_and_started_again(over_itself=True)
+
+
+def clean_end_needs_no_scan():
+    with Mount() as mount:
+        box = f"{mount.mount}/{ALICE}/Maildir"
+        make_maildir(box)
+        deliver(box, "1.a")
+        mount.events()
+        assert mount.kill(signal.SIGTERM) == 0
+        assert not os.path.ismount(mount.mount)
+        mount.start()
+        assert mount.events() == []
+
+
+def sigterm_with_open_files():
+    with Mount() as mount:
+        box = f"{mount.mount}/{ALICE}/Maildir"
+        make_maildir(box)
+        deliver(box, "1.a", b"hello")
+        file = os.open(f"{box}/new/1.a", os.O_RDWR)
+        directory = os.open(f"{box}/new", os.O_RDONLY | os.O_DIRECTORY)
+        direct = os.open(f"{box}/new/2.b", os.O_WRONLY | os.O_CREAT, 0o600)
+        mount.events()
+        start = time.monotonic()
+        assert mount.kill(signal.SIGTERM) == 0
+        assert time.monotonic() - start < 5
+        assert not os.path.ismount(mount.mount)
+        assert os.listdir(mount.mount) == []
+        for call in (lambda: os.fsync(file), lambda: os.stat("x", dir_fd=directory), lambda: os.write(direct, b"x")):
+            try:
+                call()
+            except OSError as error:
+                assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO), error
+                continue
+            raise AssertionError("a call on an old descriptor succeeded")
+        for fd in (file, directory, direct):
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+        mount.start()
+        # The delivery that was cut short is looked at.
+        assert ("RESCAN", ALICE, "Maildir", "", "") in mount.events()
+
+
+def sigterm_under_load():
+    """What was acknowledged is there and in the journal; nothing hangs."""
+    with Mount() as mount:
+        done = [[] for _ in range(4)]
+        for i in range(4):
+            make_maildir(f"{mount.mount}/example.org/u{i}")
+        mount.events()
+
+        def work(i):
+            try:
+                for n in range(100000):
+                    deliver(f"{mount.mount}/example.org/u{i}", f"{n}.x")
+                    done[i].append(f"{n}.x")
+            except OSError:
+                pass
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        assert mount.kill(signal.SIGTERM) == 0
+        for thread in threads:
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+        told = {(event[3], event[5]) for event in mount.read_events() if event[1] == "DELIVERED"}
+        for i in range(4):
+            assert done[i]
+            for name in done[i]:
+                assert os.path.exists(f"{mount.backing}/example.org/u{i}/new/{name}"), name
+                assert (f"example.org/u{i}", name) in told, name
+
+
+def unmounted_by_hand():
+    with Mount() as mount:
+        subprocess.run(["umount", mount.mount], check=True)
+        assert mount.process.wait(timeout=20) == 0
+        mount.process = None
+
+
+def background_start_returns_when_mounted():
+    with Mount() as mount:
+        mount.kill(signal.SIGTERM)
+        subprocess.run([DSYNCFS, "-o", f"state_dir={mount.state},home_depth=2", mount.backing, mount.mount], check=True,
+                       timeout=20)
+        assert os.getxattr(mount.mount, "trusted.dsyncfs.version")
+        subprocess.run(["umount", mount.mount], check=True)
+        eventually("the daemon has ended", lambda: not lock_is_held(mount.state))
+
+
+def lock_is_held(state):
+    with open("/proc/locks", encoding="utf-8") as file:
+        inode = str(os.stat(f"{state}/journal/fs.lock").st_ino)
+        return any(line.split()[-3].split(":")[-1] == inode for line in file)
+
+
+def bad_arguments():
+    with Mount() as mount:
+        mount.kill(signal.SIGTERM)
+        for arguments, status, text in (
+                ([mount.backing], 64, "usage"),
+                (["-o", "nonsense", mount.backing, mount.mount], 64, "nonsense"),
+                (["-o", "home_depth=x", mount.backing, mount.mount], 78, "home_depth"),
+                (["-o", f"state_dir={mount.mount}/state", mount.backing, mount.mount], 78, "inside the mount"),
+                (["-o", f"state_dir={mount.state}", mount.dir + "/none", mount.mount], 66, "none"),
+                (["-o", f"state_dir={mount.state}", mount.backing, mount.dir + "/none"], 66, "none")):
+            run = subprocess.run([DSYNCFS, "-f", *arguments], capture_output=True, text=True, check=False, timeout=20)
+            assert (run.returncode, text in run.stderr) == (status, True), (arguments, run)
+
+
+def many_files_and_few_descriptors():
+    with Mount(files=256) as mount:
+        count = 20000
+        os.makedirs(f"{mount.backing}/{ALICE}")
+        # Made before the mount knows of them, as an existing store is.
+        mount.kill(signal.SIGTERM)
+        make_maildir(f"{mount.backing}/{ALICE}/Maildir")
+        for n in range(count):
+            os.mknod(f"{mount.backing}/{ALICE}/Maildir/cur/{n}.x:2,S")
+        for n in range(500):
+            make_maildir(f"{mount.backing}/{ALICE}/Maildir/.f{n}")
+        mount.start()
+        for _ in range(2):
+            with os.scandir(f"{mount.mount}/{ALICE}/Maildir/cur") as entries:
+                assert sum(entry.stat().st_size == 0 for entry in entries) == count
+            for n in range(500):
+                assert os.listdir(f"{mount.mount}/{ALICE}/Maildir/.f{n}/cur") == []
+        descriptors = len(os.listdir(f"/proc/{mount.process.pid}/fd"))
+        assert descriptors < 128, descriptors
+        assert os.listdir(f"{mount.mount}/{ALICE}/Maildir/.f499") != []
+
+
+def read_only_backing_is_said():
+    with Mount() as mount:
+        mount.kill(signal.SIGTERM)
+        subprocess.run(["mount", "--bind", mount.backing, mount.backing], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", mount.backing], check=True)
+        try:
+            mount.start()
+            try:
+                os.mkdir(mount.mount + "/x")
+            except OSError as error:
+                assert error.errno == errno.EROFS
+            else:
+                raise AssertionError("written to a read-only directory")
+            with open(mount.log, encoding="utf-8") as file:
+                text = file.read()
+            assert "the backing directory is read-only" in text, text
+            assert mount.kill(signal.SIGTERM) == 0
+        finally:
+            subprocess.run(["umount", mount.backing], check=True)
+
+
+def full_disk_is_said_and_passes():
+    with Mount() as mount:
+        mount.kill(signal.SIGTERM)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount.backing], check=True)
+        try:
+            mount.start()
+            box = f"{mount.mount}/{ALICE}/Maildir"
+            make_maildir(box)
+            try:
+                deliver(box, "1.big", b"x" * (2 << 20))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+            else:
+                raise AssertionError("more was written than there is room for")
+            os.unlink(f"{box}/tmp/1.big")
+            deliver(box, "2.b")
+            with open(mount.log, encoding="utf-8") as file:
+                text = file.read()
+            assert "No space left on device" in text, text
+            events = mount.events()
+            assert ("DELIVERED", ALICE, "Maildir", "2.b", "") in events and not any(e[3] == "1.big" for e in events)
+            assert mount.kill(signal.SIGTERM) == 0
+        finally:
+            subprocess.run(["umount", mount.backing], check=True)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    run_tests([
+        over_itself,
+        second_start_is_refused,
+        killed_and_started_again,
+        killed_and_started_again_over_itself,
+        clean_end_needs_no_scan,
+        sigterm_with_open_files,
+        sigterm_under_load,
+        unmounted_by_hand,
+        background_start_returns_when_mounted,
+        bad_arguments,
+        many_files_and_few_descriptors,
+        read_only_backing_is_said,
+        full_disk_is_said_and_passes,
+    ])
