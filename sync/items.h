@@ -66,7 +66,7 @@ struct item_handshake {
 	/* extensions, see PROTOCOL.md */
 	const char *dsyncfs; /* "<version> <node id>" */
 	bool dsyncfs_busy;
-	const char *dsyncfs_boxes; /* GUIDs separated by spaces */
+	bool dsyncfs_boxes; /* no tree phase */
 };
 
 /* S */
@@ -83,8 +83,8 @@ struct item_state {
 
 /* N */
 struct item_node {
-	const char *name;      /* parts joined by '/'; a part that contained '/' or control
-				  characters has alt characters in their place, see items_receive() */
+	const char *name;      /* parts joined by '/'; a received part that contained '/' or control
+				  characters has the alternative character in their place */
 	const char *existence; /* "y", "n", "d" */
 	struct guid mailbox_guid;
 	bool has_guid;
@@ -116,6 +116,7 @@ struct item_mailbox {
 	/* extensions */
 	const char *name; /* as in N, converted to '/' */
 	uint32_t common_uid;
+	bool owed; /* the sender has changes that its saved state does not say are at the peer */
 };
 
 /* A: value may hold any bytes. With `stream` the value follows: stream_read_value(). */
@@ -193,6 +194,7 @@ struct item {
 		struct item_request request;
 		struct item_mail mail;
 		struct item_finish finish;
+		struct item_cache_field cache_field;
 	};
 };
 
@@ -203,7 +205,8 @@ void items_free(struct items **items);
 
 /* VERSION, header lines, ".". Without `extensions` the extension keys are left out of the lists. */
 int items_send_header(struct items *items, bool extensions, struct error *err);
-/* Reads the peer's up to and with the ".". When its minor is below 1 there are no A items. */
+/* Reads the peer's up to and with the ".". When its minor is below 1 there are no A items. 1: the
+ * peer's are known from an earlier session, and it begins with H: items_receive() gives it. */
 int items_receive_header(struct items *items, struct error *err);
 unsigned items_peer_minor(const struct items *items);
 /* Whether the peer's header line for this item listed the key. */
@@ -215,18 +218,21 @@ int items_send(struct items *items, const struct item *item, struct error *err);
 int items_send_end(struct items *items, struct error *err);
 int items_send_close(struct items *items, struct error *err);
 
-/* Receives the next item that we know. ITEM_CLOSE is returned as such. The receiver's alternative
- * character for what a name's part cannot hold. */
+/* Receives the next item that we know. ITEM_CLOSE is returned as such. */
 int items_receive(struct items *items, struct item *item_r, struct error *err);
 /* As items_receive; anything but `wanted` (or, if end_ok, ITEM_END) is -EPROTO; X is
  * -ECONNABORTED. */
 int items_receive_type(struct items *items, enum item_type wanted, bool end_ok, struct item *item_r,
 		       struct error *err);
+/* Fails the stream because of this item. -EPROTO, or -ECONNABORTED when it says why the peer ends.
+ */
+int items_unexpected(struct items *items, const struct item *item, enum item_type wanted,
+		     struct error *err);
+/* To a dsyncfs node: the lines that end a session anywhere, and say why. Else -EOPNOTSUPP. */
+int items_format_failure(struct items *items, const char *reason, char *line_r, size_t size);
+/* Stands for what a part of a received mailbox name cannot hold. */
 void items_set_alt_char(struct items *items, char alt_char);
 struct stream *items_stream(struct items *items);
 const char *items_type_name(enum item_type type);
-
-/* The list inside B cache_fields: calls each() for every record. */
-typedef int items_cache_field_fn(void *ctx, const struct item_cache_field *field);
 
 #endif

@@ -91,6 +91,13 @@ int stream_pump(struct stream *stream, struct error *err);
 void stream_note_sent(struct stream *stream, const char *item);
 void stream_note_received(struct stream *stream, const char *item);
 
+/* What came over the stream makes no sense: it fails for good, with err's text (which gets the
+ * peer's name and the last items) or, where err is NULL, with code alone. Returns code. */
+int stream_set_failed(struct stream *stream, int code, struct error *err);
+/* The last words on a stream that has failed: sent if the peer takes them within a second, and if
+ * they would not end up inside a value. */
+void stream_close_with(struct stream *stream, const char *lines);
+
 uint64_t stream_bytes_in(const struct stream *stream);
 uint64_t stream_bytes_out(const struct stream *stream);
 

@@ -1,0 +1,357 @@
+/*
+ * One session from its first line to its last: the order of the phases in both roles, the outcome,
+ * and the way out when something breaks.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+#define MAIL_ERROR_TEMP	  1
+#define FINISH_ITEM_MINOR 3
+
+void sync_state_free(struct sync_state *state)
+{
+	free(state->boxes);
+	memset(state, 0, sizeof(*state));
+}
+
+void brain_reason(struct brain *brain, const char *fmt, ...)
+{
+	va_list args;
+
+	if (brain->result->reason[0] != '\0')
+		return;
+	va_start(args, fmt);
+	vsnprintf(brain->result->reason, sizeof(brain->result->reason), fmt, args);
+	va_end(args);
+}
+
+void brain_failed(struct brain *brain, const char *mailbox, int code, const struct error *err)
+{
+	const char *text = err->text[0] != '\0' ? err->text : strerror(-code);
+
+	log_error("sync: %s user=%s mailbox=%s peer=%s", text, brain->user->name, mailbox,
+		  brain->peer.hostname);
+	/* A failure is worth more than what made another session necessary. */
+	if (brain->failed == 0)
+		brain->result->reason[0] = '\0';
+	brain_reason(brain, "mailbox %s: %s", mailbox, text);
+	if (brain->failed == 0)
+		brain->failed = code;
+}
+
+void brain_again(struct brain *brain, const char *mailbox, const char *why)
+{
+	brain->again = true;
+	log_debug("sync: to be run again: %s user=%s mailbox=%s peer=%s", why, brain->user->name,
+		  mailbox, brain->peer.hostname);
+	brain_reason(brain, "mailbox %s: %s", mailbox, why);
+}
+
+const struct sync_mailbox_state *brain_saved_state(const struct brain *brain,
+						   const struct guid *guid)
+{
+	size_t low = 0, high = brain->state.count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int cmp = guid_cmp(&brain->state.boxes[mid].guid, guid);
+
+		if (cmp == 0)
+			return &brain->state.boxes[mid];
+		if (cmp < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+const struct item_state *brain_wire_state(const struct brain *brain, const struct guid *guid)
+{
+	size_t low = 0, high = brain->wire_state_count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+		int cmp = guid_cmp(&brain->wire_states[mid].mailbox_guid, guid);
+
+		if (cmp == 0)
+			return &brain->wire_states[mid];
+		if (cmp < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+enum merge_mode brain_mode(const struct brain *brain)
+{
+	return brain->peer.is_dsyncfs ? MERGE_DSYNCFS : MERGE_DOVECOT;
+}
+
+enum merge_role brain_merge_role(const struct brain *brain)
+{
+	return brain->role == SYNC_MASTER ? MERGE_MASTER : MERGE_SLAVE;
+}
+
+/* ---- the connection's memory ---- */
+
+static void session_free(void *ptr)
+{
+	struct brain_session *session = ptr;
+
+	items_free(&session->items);
+	free(session);
+}
+
+static int attach_session(struct brain *brain, struct error *err)
+{
+	struct brain_session *session = stream_session(brain->stream);
+
+	if (session == NULL) {
+		session = calloc(1, sizeof(*session));
+		if (session != NULL)
+			session->items = items_new(brain->stream);
+		if (session == NULL || session->items == NULL) {
+			free(session);
+			return error_errno(err, -ENOMEM, "session");
+		}
+		stream_set_session(brain->stream, session, session_free);
+	}
+	brain->session = session;
+	brain->items = session->items;
+	items_set_alt_char(brain->items, brain->alt_char);
+	return 0;
+}
+
+/* ---- master ---- */
+
+static int sync_listed_boxes(struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	for (size_t i = 0; i < brain->options->box_count && ret == 0; i++) {
+		const struct sync_box *box = &brain->options->boxes[i];
+		ret = box_sync_master(brain, box->name,
+				      guid_is_empty(&box->guid) ? NULL : &box->guid, err);
+	}
+	return ret;
+}
+
+static int sync_tree_boxes(struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (node->exists && !guid_is_empty(&node->guid) &&
+		    brain_box_is_wanted(brain, node->name, &node->guid))
+			ret = box_sync_master(brain, node->name, &node->guid, err);
+	}
+	return ret;
+}
+
+static void take_finish(struct brain *brain, const struct item_finish *finish)
+{
+	if (finish->require_full_resync) {
+		/* The peer could not use the states: all of them are to be made anew. */
+		for (size_t i = 0; i < brain->state.count; i++)
+			brain->host->forget(brain->host->ctx, &brain->peer,
+					    &brain->state.boxes[i].guid);
+		brain_again(brain, "*", "the peer asks for a full sync");
+	}
+	if (finish->error != NULL && *finish->error != '\0') {
+		struct error err;
+
+		error_set(&err, -EREMOTEIO, "failed at %s: %.300s", brain->peer.hostname,
+			  finish->error);
+		brain_failed(brain, "*", -EREMOTEIO, &err);
+	}
+}
+
+static int finish_master(struct brain *brain, struct error *err)
+{
+	struct item item;
+	int ret = items_send_end(brain->items, err);
+
+	if (ret == 0)
+		ret = stream_flush(brain->stream, err);
+	if (ret < 0 || items_peer_minor(brain->items) < FINISH_ITEM_MINOR)
+		return ret;
+	ret = items_receive_type(brain->items, ITEM_FINISH, false, &item, err);
+	if (ret == 0)
+		take_finish(brain, &item.finish);
+	return ret;
+}
+
+static int run_master(struct brain *brain, bool *ended_r, struct error *err)
+{
+	int ret = brain_handshake_master(brain, ended_r, err);
+
+	if (ret < 0 || *ended_r)
+		return ret;
+	if (brain->wire_stateful)
+		ret = brain_send_states(brain, err);
+	if (ret == 0 && brain->type != SYNC_BOXES && !brain->have_tree)
+		ret = brain_read_tree(brain, err);
+	if (ret == 0 && brain->type != SYNC_BOXES)
+		ret = brain_sync_tree(brain, ended_r, err);
+	if (ret == 0)
+		ret = brain->type == SYNC_BOXES ? sync_listed_boxes(brain, err)
+						: sync_tree_boxes(brain, err);
+	if (ret == 0)
+		ret = finish_master(brain, err);
+	return ret;
+}
+
+/* ---- slave ---- */
+
+/* Answers each B until the end of the list. */
+static int answer_boxes(struct brain *brain, bool *ended_r, struct error *err)
+{
+	for (bool first = true;; first = false) {
+		struct item item;
+		int ret = items_receive(brain->items, &item, err);
+
+		if (ret < 0)
+			return ret;
+		if (item.type == ITEM_END)
+			return 0;
+		if (item.type == ITEM_CLOSE && first && brain->type == SYNC_BOXES) {
+			*ended_r = true;
+			return 0;
+		}
+		if (item.type != ITEM_MAILBOX)
+			return items_unexpected(brain->items, &item, ITEM_MAILBOX, err);
+		ret = box_sync_slave(brain, &item.mailbox, err);
+		if (ret < 0)
+			return ret;
+	}
+}
+
+static int finish_slave(struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	if (items_peer_minor(brain->items) >= FINISH_ITEM_MINOR) {
+		struct item item = {
+			.type = ITEM_FINISH,
+			.finish = {.error = brain->failed != 0 ? brain->result->reason : NULL,
+				   .mail_error = brain->failed != 0 ? MAIL_ERROR_TEMP : 0,
+				   .require_full_resync = brain->full_resync},
+		};
+		ret = items_send(brain->items, &item, err);
+	}
+	/* Between two dsyncfs nodes the connection goes on. */
+	if (ret == 0 && !brain->peer.is_dsyncfs)
+		ret = items_send_close(brain->items, err);
+	return ret < 0 ? ret : stream_flush(brain->stream, err);
+}
+
+static int run_slave(struct brain *brain, bool *ended_r, struct error *err)
+{
+	int ret = brain_handshake_slave(brain, ended_r, err);
+
+	if (ret < 0 || *ended_r)
+		return ret;
+	if (brain->wire_stateful)
+		ret = brain_receive_states(brain, err);
+	if (ret == 0 && brain->type != SYNC_BOXES)
+		ret = brain_read_tree(brain, err);
+	if (ret == 0 && brain->type != SYNC_BOXES)
+		ret = brain_sync_tree(brain, ended_r, err);
+	if (ret == 0 && !*ended_r)
+		ret = answer_boxes(brain, ended_r, err);
+	if (ret == 0 && !*ended_r)
+		ret = finish_slave(brain, err);
+	return ret;
+}
+
+/* ---- the end ---- */
+
+/* Tells the peer that nothing more comes; to a dsyncfs node also why. */
+static void give_up(struct brain *brain, int code, const struct error *err)
+{
+	char line[600];
+
+	if (code == -ECONNABORTED)
+		return;
+	if (brain->items != NULL &&
+	    items_format_failure(brain->items, err->text, line, sizeof(line)) == 0)
+		stream_close_with(brain->stream, line);
+	else
+		stream_close_with(brain->stream, "X\n");
+}
+
+static int conclude(struct brain *brain, int ret, bool ended, struct error *err)
+{
+	struct sync_result *result = brain->result;
+
+	if (ret < 0) {
+		give_up(brain, ret, err);
+		result->outcome = SYNC_FAILED;
+		snprintf(result->reason, sizeof(result->reason), "%.500s", err->text);
+		return ret;
+	}
+	brain->session->complete = brain->peer.is_dsyncfs;
+	if (ended) {
+		result->outcome = SYNC_BUSY;
+		brain_reason(brain, "the user is being synced already");
+		return 0;
+	}
+	if (brain->failed != 0) {
+		result->outcome = SYNC_FAILED;
+		return error_set(err, brain->failed, "%s", result->reason);
+	}
+	result->outcome = brain->need_tree ? SYNC_NEED_TREE : brain->again ? SYNC_AGAIN : SYNC_DONE;
+	return 0;
+}
+
+static void brain_free(struct brain *brain)
+{
+	sync_state_free(&brain->state);
+	mailbox_tree_free(&brain->tree);
+	free(brain->wire_states);
+	free(brain->hashed_headers);
+	free(brain->only_box);
+	free(brain->exclude);
+}
+
+int sync_run(struct stream *stream, const struct mail_user *user,
+	     const struct sync_options *options, const struct sync_host *host,
+	     struct sync_result *result_r, struct error *_err)
+{
+	struct error err = {0};
+	struct brain brain = {
+		.stream = stream,
+		.user = user,
+		.options = options,
+		.host = host,
+		.result = result_r,
+		.role = options->role,
+		.type = options->type,
+		.send_requests = true,
+		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
+	};
+	bool ended = false;
+
+	memset(result_r, 0, sizeof(*result_r));
+	result_r->outcome = SYNC_FAILED;
+	brain.hashed_headers = strdup(BRAIN_HASHED_HEADERS);
+	int ret = brain.hashed_headers != NULL ? attach_session(&brain, &err)
+					       : error_errno(&err, -ENOMEM, "session");
+	if (ret == 0)
+		ret = brain.role == SYNC_MASTER ? run_master(&brain, &ended, &err)
+						: run_slave(&brain, &ended, &err);
+	ret = conclude(&brain, ret, ended, &err);
+	brain_free(&brain);
+	if (ret < 0 && _err != NULL)
+		*_err = err;
+	return ret;
+}

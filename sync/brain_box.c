@@ -1,0 +1,528 @@
+/*
+ * One mailbox: opening it, B in both directions, which state counts, skipping, S, and what is
+ * saved.
+ *
+ * Between two dsyncfs nodes each side says in B what its saved state is, and both use the smaller
+ * common UID; a mailbox is skipped only when the numbers are equal and neither side owes the other
+ * anything. With Dovecot the state is what went over the wire at the start of the session, and the
+ * skip rule is Dovecot's, decided from the numbers in the two B items.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+void box_again(struct box *box, const char *why)
+{
+	box->again = true;
+	brain_again(box->brain, box->name, why);
+}
+
+void box_fail(struct box *box, int code, const struct error *err)
+{
+	struct error rebuild_err = {0};
+
+	if (box->failed != 0)
+		return;
+	box->failed = code;
+	if (code == -EUCLEAN) {
+		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text,
+			    box->brain->user->name, box->name);
+		/* The object shows what was damaged; the next session opens it anew. */
+		int ret = mailbox_rebuild(box->brain->user, box->name, &rebuild_err);
+		if (ret == 0) {
+			box_again(box, "it was damaged and has been rebuilt");
+			return;
+		}
+		brain_failed(box->brain, box->name, ret, &rebuild_err);
+		return;
+	}
+	if (code == -ESTALE) {
+		box_again(box, "it was replaced or deleted meanwhile");
+		return;
+	}
+	brain_failed(box->brain, box->name, code, err);
+}
+
+static int open_mailbox(struct box *box, struct error *err)
+{
+	const struct mail_user *user = box->brain->user;
+	int ret = mailbox_open(user, box->name, &box->mailbox, err);
+
+	if (ret != -EUCLEAN)
+		return ret;
+	log_warning("%s: rebuilding it user=%s mailbox=%s", err != NULL ? err->text : "damaged",
+		    user->name, box->name);
+	ret = mailbox_rebuild(user, box->name, err);
+	if (ret == 0)
+		ret = mailbox_open(user, box->name, &box->mailbox, err);
+	return ret;
+}
+
+static void box_close(struct box *box)
+{
+	export_free(&box->export);
+	import_free(&box->import);
+	mailbox_changes_free(&box->changes);
+	mailbox_close(&box->mailbox);
+	free(box->name);
+}
+
+/* guid NULL: whatever it has. -ESTALE: the name belongs to another mailbox. */
+static int box_open(struct box *box, struct brain *brain, const char *name, const struct guid *guid,
+		    struct error *err)
+{
+	memset(box, 0, sizeof(*box));
+	box->brain = brain;
+	box->name = strdup(name);
+	if (box->name == NULL)
+		return error_errno(err, -ENOMEM, "mailbox %s", name);
+	int ret = open_mailbox(box, err);
+	if (ret < 0)
+		return ret;
+	box->status = *mailbox_status(box->mailbox);
+	if (guid != NULL && !guid_equal(guid, &box->status.guid))
+		return error_set(err, -ESTALE, "mailbox %s has another GUID now", name);
+	return 0;
+}
+
+static void use_saved_state(struct box *box)
+{
+	const struct sync_mailbox_state *saved = brain_saved_state(box->brain, &box->status.guid);
+
+	box->has_saved = saved != NULL && saved->uid_validity == box->status.uid_validity &&
+			 saved->common_uid < box->status.uid_next &&
+			 saved->acked_modseq <= box->status.highest_modseq;
+	if (box->has_saved)
+		box->saved = *saved;
+}
+
+/* *reaches_r: the log goes back to box->since. Without that it tells what it can. */
+static int load_changes(struct box *box, bool *reaches_r, struct error *err)
+{
+	*reaches_r = true;
+	if (box->since != 0 && box->status.highest_modseq <= box->since)
+		return 0;
+	int ret = mailbox_changes(box->mailbox, box->since, &box->changes, err);
+	if (ret != -ERANGE)
+		return ret;
+	*reaches_r = false;
+	return 0;
+}
+
+static void fill_own_item(struct box *box)
+{
+	const struct mailbox_status *status = &box->status;
+
+	box->own = (struct item_mailbox){
+		.mailbox_guid = status->guid,
+		.uid_validity = status->uid_validity,
+		.uid_next = status->uid_next,
+		.messages_count = status->messages,
+		.first_recent_uid = status->first_recent_uid,
+		.highest_modseq = status->highest_modseq,
+		.have_guids = true,
+		.have_save_guids = true,
+	};
+	box->import.expected_uid_next = status->uid_next;
+	box->import.expected_uid_validity = status->uid_validity;
+}
+
+/* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */
+static int prepare_dsyncfs(struct box *box, struct error *err)
+{
+	bool use_state = box->has_saved && box->brain->type != SYNC_FULL, reaches;
+
+	box->since = use_state ? box->saved.acked_modseq : 0;
+	int ret = load_changes(box, &reaches, err);
+	if (ret < 0)
+		return ret;
+	fill_own_item(box);
+	box->own.common_uid = use_state && reaches ? box->saved.common_uid : 0;
+	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
+			box->status.uid_next != box->saved.common_uid + 1;
+	return 0;
+}
+
+/* With Dovecot. -ERANGE: the state that went over the wire cannot be used here. */
+static int prepare_dovecot(struct box *box, struct error *err)
+{
+	const struct item_state *wire = brain_wire_state(box->brain, &box->status.guid);
+	bool reaches;
+
+	fill_own_item(box);
+	if (wire != NULL) {
+		bool master = box->brain->role == SYNC_MASTER;
+
+		if (wire->last_uidvalidity != box->status.uid_validity ||
+		    wire->last_common_uid >= box->status.uid_next || (master && !box->has_saved))
+			return -ERANGE;
+		box->since = master ? box->saved.acked_modseq : wire->last_common_modseq;
+		if (box->since > box->status.highest_modseq)
+			return -ERANGE;
+		box->common_uid = wire->last_common_uid;
+		box->stateful = wire->last_common_uid != 0 || wire->last_common_modseq != 0;
+	}
+	int ret = load_changes(box, &reaches, err);
+	if (ret == 0 && box->stateful && !reaches)
+		return -ERANGE;
+	return ret;
+}
+
+static int box_prepare(struct box *box, struct error *err)
+{
+	use_saved_state(box);
+	return brain_mode(box->brain) == MERGE_DSYNCFS ? prepare_dsyncfs(box, err)
+						       : prepare_dovecot(box, err);
+}
+
+static bool numbers_are_equal(const struct box *box)
+{
+	const struct item_mailbox *own = &box->own, *peer = &box->peer;
+
+	return own->uid_validity == peer->uid_validity && own->uid_next == peer->uid_next &&
+	       own->messages_count == peer->messages_count &&
+	       own->highest_modseq == peer->highest_modseq &&
+	       own->highest_pvt_modseq == peer->highest_pvt_modseq &&
+	       own->first_recent_uid == peer->first_recent_uid;
+}
+
+/* Both sides must reach the same answer, so only what went over the wire counts. */
+static bool box_is_skipped(const struct box *box)
+{
+	if (box->brain->type == SYNC_FULL || box->brain->wire_stateful || !numbers_are_equal(box))
+		return false;
+	if (brain_mode(box->brain) == MERGE_DOVECOT)
+		return true;
+	return box->own.common_uid == box->peer.common_uid && !box->own.owed && !box->peer.owed;
+}
+
+/* A Dovecot master skips on equal numbers alone, which hides one change on each side. We know
+ * better from our saved state, and make the numbers differ. */
+static int unequal_numbers(struct box *box, struct error *err)
+{
+	const struct sync_mailbox_state *saved = &box->saved;
+	struct mailbox_txn *txn = NULL;
+	bool settled = box->has_saved && saved->acked_modseq == box->status.highest_modseq &&
+		       saved->peer_modseq == box->peer.highest_modseq &&
+		       saved->common_uid + 1 == box->status.uid_next;
+
+	if (brain_mode(box->brain) != MERGE_DOVECOT || box->brain->role != SYNC_SLAVE || settled ||
+	    box->own.uid_next <= 1 || !box_is_skipped(box))
+		return 0;
+	int ret = mailbox_begin(box->mailbox, &txn, err);
+	if (ret == 0)
+		ret = mailbox_raise(txn, 0, box->status.highest_modseq + 1, 0, err);
+	if (ret == 0)
+		ret = mailbox_commit(&txn, NULL, err);
+	mailbox_abort(&txn);
+	if (ret < 0)
+		return ret;
+	box->status = *mailbox_status(box->mailbox);
+	mailbox_changes_free(&box->changes);
+	return box_prepare(box, err);
+}
+
+void box_fill_side(const struct box *box, bool own, struct merge_side *side_r)
+{
+	const struct item_mailbox *item = own ? &box->own : &box->peer;
+
+	*side_r = (struct merge_side){
+		.uid_validity = item->uid_validity,
+		.uid_next = item->uid_next,
+		.messages = item->messages_count,
+		.first_recent_uid = item->first_recent_uid,
+		.highest_modseq = item->highest_modseq,
+		.have_guids = item->have_guids,
+		.have_save_guids = item->have_save_guids,
+		.have_only_guid128 = item->have_only_guid128,
+	};
+}
+
+/* Both B items are known. */
+static void agree_on_state(struct box *box)
+{
+	struct merge_side own, peer;
+
+	if (brain_mode(box->brain) != MERGE_DSYNCFS)
+		return;
+	box_fill_side(box, true, &own);
+	box_fill_side(box, false, &peer);
+	box->common_uid =
+		merge_mailbox_common_uid(&own, box->own.common_uid, &peer, box->peer.common_uid);
+	box->stateful = box->common_uid > 0;
+}
+
+static uint32_t reported_common_uid(const struct box *box)
+{
+	const struct import *import = &box->import;
+
+	if (!import->planned || import->plan.need_full || box->failed != 0)
+		return 0;
+	if (import->stopped)
+		return box->common_uid;
+	if (import->missing_uid != 0 && import->missing_uid <= import->plan.common_uid)
+		return import->missing_uid - 1;
+	return import->plan.common_uid;
+}
+
+int box_send_state(struct box *box, struct error *err)
+{
+	bool need_full = box->import.planned && box->import.plan.need_full;
+	struct item item = {
+		.type = ITEM_STATE,
+		.state = {.mailbox_guid = box->own.mailbox_guid,
+			  .last_uidvalidity = need_full ? 0 : box->own.uid_validity,
+			  .last_common_uid = reported_common_uid(box),
+			  .last_common_modseq =
+				  box->failed != 0 || need_full ? 0 : box->peer.highest_modseq,
+			  .last_common_pvt_modseq = box->peer.highest_pvt_modseq,
+			  .last_messages_count = mailbox_status(box->mailbox)->messages,
+			  .changes_during_sync = box->failed != 0 || box->again,
+			  .highest_modseq = mailbox_status(box->mailbox)->highest_modseq},
+	};
+
+	return items_send(box->brain->items, &item, err);
+}
+
+/* Own changes up to here are at the peer, durably. */
+static uint64_t acked_modseq(const struct box *box)
+{
+	const struct import *import = &box->import;
+
+	/* What somebody else wrote meanwhile, or what has to be carried over, is still owed: then
+	 * our own writes are sent again with it, which changes nothing there. */
+	if (!import->committed || import->foreign || import->plan.run_again)
+		return box->status.highest_modseq;
+	return mailbox_status(box->mailbox)->highest_modseq;
+}
+
+static void save_state(struct box *box)
+{
+	struct brain *brain = box->brain;
+	const struct item_state *peer = &box->peer_state;
+	const struct mailbox_status *status = mailbox_status(box->mailbox);
+	uint32_t own_uid = reported_common_uid(box);
+	struct sync_mailbox_state state = {
+		.guid = box->own.mailbox_guid,
+		.uid_validity = status->uid_validity,
+		.common_uid = peer->last_common_uid < own_uid ? peer->last_common_uid : own_uid,
+		.acked_modseq = acked_modseq(box),
+		.peer_modseq = brain_mode(brain) == MERGE_DSYNCFS && peer->highest_modseq != 0
+				       ? peer->highest_modseq
+				       : box->peer.highest_modseq,
+		.messages = status->messages,
+	};
+
+	brain->host->save(brain->host->ctx, &brain->peer, &state);
+}
+
+static void finish_box(struct box *box)
+{
+	struct brain *brain = box->brain;
+	unsigned sent = box->export.mails_sent, received = box->import.mails_received;
+
+	brain->result->mailboxes++;
+	brain->result->mails_sent += sent;
+	brain->result->mails_received += received;
+	if (brain->host->mailbox_done != NULL)
+		brain->host->mailbox_done(brain->host->ctx, box->name, sent, received);
+	if (box->failed != 0)
+		return;
+	if (box->peer_state.changes_during_sync)
+		box_again(box, "it changed at the peer, or failed there");
+	if (box->again)
+		return;
+	if (box->import.plan.run_again)
+		brain_again(brain, box->name, "a message was put back");
+	save_state(box);
+}
+
+/* After both B items. */
+static int sync_box(struct box *box, struct error *err)
+{
+	struct error build_err = {0};
+
+	if (box_is_skipped(box))
+		return 0;
+	agree_on_state(box);
+	int ret = export_build(box, &build_err);
+	if (ret < 0) {
+		item_list_free(&box->export.list);
+		box_fail(box, ret, &build_err);
+	}
+	ret = box_exchange(box, err);
+	if (ret == 0)
+		finish_box(box);
+	return ret;
+}
+
+static int send_own_item(struct box *box, struct error *err)
+{
+	struct item item = {.type = ITEM_MAILBOX, .mailbox = box->own};
+
+	item.mailbox.cache_fields = brain_mode(box->brain) == MERGE_DOVECOT ? "" : NULL;
+	item.mailbox.name = box->brain->type == SYNC_BOXES && box->brain->role == SYNC_MASTER
+				    ? box->name
+				    : NULL;
+	return items_send(box->brain->items, &item, err);
+}
+
+static void take_peer_item(struct box *box, const struct item_mailbox *item)
+{
+	box->peer = *item;
+	box->peer.name = NULL;
+	box->peer.cache_fields = NULL;
+}
+
+/* The peer does not have it, or cannot sync it now. */
+static void peer_declined(struct box *box)
+{
+	struct brain *brain = box->brain;
+
+	if (box->peer.mailbox_ignore) {
+		brain_again(brain, box->name, "the peer cannot sync it now");
+		return;
+	}
+	if (brain->type == SYNC_BOXES) {
+		brain->need_tree = true;
+		brain_reason(brain, "mailbox %s: the peer does not have it", box->name);
+		return;
+	}
+	if (brain_saved_state(brain, &box->own.mailbox_guid) != NULL)
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid);
+	brain_again(brain, box->name, "the peer does not have it, or cannot use the saved state");
+}
+
+static int announce_and_sync(struct box *box, struct error *err)
+{
+	struct brain *brain = box->brain;
+	struct item reply;
+	int ret = send_own_item(box, err);
+
+	if (ret == 0)
+		ret = items_receive_type(brain->items, ITEM_MAILBOX, false, &reply, err);
+	if (ret < 0)
+		return ret;
+	if (!guid_equal(&reply.mailbox.mailbox_guid, &box->own.mailbox_guid)) {
+		ret = error_set(err, -EPROTO, "answered another mailbox than %s", box->name);
+		return stream_set_failed(brain->stream, ret, err);
+	}
+	take_peer_item(box, &reply.mailbox);
+	if (box->peer.mailbox_lost || box->peer.mailbox_ignore) {
+		peer_declined(box);
+		return 0;
+	}
+	return sync_box(box, err);
+}
+
+/* A mailbox that the master cannot open is not announced: the others go on. */
+static void cannot_announce(struct box *box, int code, const struct error *err)
+{
+	struct brain *brain = box->brain;
+
+	if (code == -ERANGE) {
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid);
+		brain_again(brain, box->name, "the saved state does not fit the mailbox");
+	} else if (code == -ENOENT || code == -ESTALE) {
+		brain_again(brain, box->name, "it is gone or was replaced");
+	} else {
+		box_fail(box, code, err);
+	}
+}
+
+int box_sync_master(struct brain *brain, const char *name, const struct guid *guid,
+		    struct error *err)
+{
+	struct error box_err = {0};
+	struct box box;
+	int ret = box_open(&box, brain, name, guid, &box_err);
+
+	if (ret == 0)
+		ret = box_prepare(&box, &box_err);
+	if (ret < 0) {
+		cannot_announce(&box, ret, &box_err);
+		ret = 0;
+	} else {
+		ret = announce_and_sync(&box, err);
+	}
+	box_close(&box);
+	return ret;
+}
+
+/* "I do not have it" or, to a dsyncfs master, "not now". */
+static int decline(struct brain *brain, const struct item_mailbox *announced, bool lost,
+		   struct error *err)
+{
+	bool ignore = !lost && brain_mode(brain) == MERGE_DSYNCFS;
+	struct item item = {
+		.type = ITEM_MAILBOX,
+		.mailbox = {.mailbox_guid = announced->mailbox_guid,
+			    .mailbox_lost = !ignore,
+			    .mailbox_ignore = ignore,
+			    .have_guids = true,
+			    .have_save_guids = true},
+	};
+
+	return items_send(brain->items, &item, err);
+}
+
+static const char *name_of_guid(const struct brain *brain, const struct guid *guid)
+{
+	for (size_t i = 0; i < brain->tree.node_count; i++) {
+		if (brain->tree.nodes[i].exists && guid_equal(&brain->tree.nodes[i].guid, guid))
+			return brain->tree.nodes[i].name;
+	}
+	return NULL;
+}
+
+static int answer_and_sync(struct box *box, struct error *err)
+{
+	int ret = send_own_item(box, err);
+
+	return ret < 0 ? ret : sync_box(box, err);
+}
+
+/* Why the slave cannot take part; what it answers follows from that. */
+static bool cannot_answer(struct box *box, int code, const struct error *err)
+{
+	struct brain *brain = box->brain;
+
+	if (code == -ENOENT || code == -ESTALE)
+		return true;
+	if (code == -ERANGE) {
+		brain->full_resync = true;
+		brain_again(brain, box->name, "the saved state does not fit the mailbox");
+		return true;
+	}
+	box_fail(box, code, err);
+	return false;
+}
+
+int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, struct error *err)
+{
+	struct error box_err = {0};
+	/* Only the name that goes with this GUID here, or that a dsyncfs master says. */
+	const char *name =
+		brain->have_tree ? name_of_guid(brain, &announced->mailbox_guid) : announced->name;
+	struct box box;
+
+	if (name == NULL)
+		return decline(brain, announced, true, err);
+	struct item_mailbox peer = *announced;
+	int ret = box_open(&box, brain, name, &announced->mailbox_guid, &box_err);
+	if (ret == 0) {
+		take_peer_item(&box, &peer);
+		ret = box_prepare(&box, &box_err);
+	}
+	if (ret == 0)
+		ret = unequal_numbers(&box, &box_err);
+	if (ret < 0)
+		ret = decline(brain, &peer, cannot_answer(&box, ret, &box_err), err);
+	else
+		ret = answer_and_sync(&box, err);
+	box_close(&box);
+	return ret;
+}

@@ -1,0 +1,253 @@
+/*
+ * The two sequences of one mailbox (reference: dsync-protocol 3.2), side by side:
+ *
+ *   sends  .  C* .  R* .  M* .  S          reads  A* .  C* .  R* .  M* .  S
+ *
+ * R is sent once the peer's C list is read, M once its R list is, S once both M lists are through
+ * and what came is durable. Neither side waits for the other in between, so a large mailbox fills
+ * both directions; the stream's queues stay small since each step stops when they are full.
+ */
+#include <errno.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+enum phase {
+	PHASE_ATTRIBUTES,
+	PHASE_CHANGES,
+	PHASE_REQUESTS,
+	PHASE_MAILS,
+	PHASE_STATE,
+	PHASE_DONE
+};
+
+struct exchange {
+	struct box *box;
+	enum phase send, receive;
+	bool in_attribute; /* a value that we cannot store is passing */
+};
+
+static enum phase after_changes(const struct exchange *exchange)
+{
+	return exchange->box->brain->send_requests ? PHASE_REQUESTS : PHASE_MAILS;
+}
+
+/* May the next thing be sent yet? */
+static bool may_send(const struct exchange *exchange)
+{
+	switch (exchange->send) {
+	case PHASE_REQUESTS:
+		return exchange->receive > PHASE_CHANGES;
+	case PHASE_MAILS:
+		return exchange->receive > PHASE_REQUESTS || !exchange->box->brain->send_requests;
+	case PHASE_STATE:
+		return exchange->receive >= PHASE_STATE;
+	case PHASE_DONE:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* Attributes (Sieve, metadata) are not ours to send yet. */
+static int send_attributes(struct exchange *exchange, struct error *err)
+{
+	struct brain *brain = exchange->box->brain;
+
+	if (items_peer_minor(brain->items) < 1)
+		return 1;
+	int ret = items_send_end(brain->items, err);
+	return ret < 0 ? ret : 1;
+}
+
+static int send_state(struct exchange *exchange, struct error *err)
+{
+	struct box *box = exchange->box;
+	/* The peer may be waiting for what is queued while we write to the disk. */
+	int ret = stream_flush(box->brain->stream, err);
+
+	if (ret < 0)
+		return ret;
+	import_apply(box);
+	ret = box_send_state(box, err);
+	return ret < 0 ? ret : 1;
+}
+
+/* 1: the phase is complete. */
+static int send_phase(struct exchange *exchange, struct error *err)
+{
+	switch (exchange->send) {
+	case PHASE_ATTRIBUTES:
+		return send_attributes(exchange, err);
+	case PHASE_CHANGES:
+		return export_send_changes(exchange->box, err);
+	case PHASE_REQUESTS:
+		return import_send_requests(exchange->box, err);
+	case PHASE_MAILS:
+		return export_send_mails(exchange->box, err);
+	default:
+		return send_state(exchange, err);
+	}
+}
+
+/* Sends what can be sent. 1: something happened. */
+static int send_step(struct exchange *exchange, struct error *err)
+{
+	int progress = 0;
+
+	while (may_send(exchange) && stream_can_write(exchange->box->brain->stream)) {
+		int ret = send_phase(exchange, err);
+		if (ret < 0)
+			return ret;
+		progress = 1;
+		if (ret == 0)
+			break;
+		exchange->send = exchange->send == PHASE_CHANGES ? after_changes(exchange)
+								 : (enum phase)(exchange->send + 1);
+	}
+	return progress;
+}
+
+static int end_of_list(struct exchange *exchange, struct error *err)
+{
+	struct box *box = exchange->box;
+	int ret = 0;
+
+	switch (exchange->receive) {
+	case PHASE_CHANGES:
+		ret = import_make_plan(box, err);
+		if (ret == 0 && !box->brain->send_requests)
+			ret = export_request_all(box, err);
+		exchange->receive = after_changes(exchange);
+		return ret;
+	case PHASE_MAILS:
+		import_finish_mails(box);
+		break;
+	default:
+		break;
+	}
+	exchange->receive = (enum phase)(exchange->receive + 1);
+	return 0;
+}
+
+static void note_attribute(const struct exchange *exchange, const struct item_attribute *attribute)
+{
+	log_debug("attribute %c/%.200s is not kept here user=%s mailbox=%s", attribute->type,
+		  attribute->key, exchange->box->brain->user->name, exchange->box->name);
+}
+
+static enum item_type wanted_item(enum phase phase)
+{
+	static const enum item_type wanted[] = {
+		[PHASE_ATTRIBUTES] = ITEM_ATTRIBUTE, [PHASE_CHANGES] = ITEM_CHANGE,
+		[PHASE_REQUESTS] = ITEM_REQUEST,     [PHASE_MAILS] = ITEM_MAIL,
+		[PHASE_STATE] = ITEM_STATE,
+	};
+
+	return wanted[phase];
+}
+
+static int receive_state(struct exchange *exchange, const struct item_state *state,
+			 struct error *err)
+{
+	struct box *box = exchange->box;
+
+	if (!guid_equal(&state->mailbox_guid, &box->own.mailbox_guid)) {
+		int ret = error_set(err, -EPROTO, "state of another mailbox instead of %s",
+				    box->name);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	box->peer_state = *state;
+	exchange->receive = PHASE_DONE;
+	return 0;
+}
+
+static int receive_item(struct exchange *exchange, struct error *err)
+{
+	struct box *box = exchange->box;
+	struct item item;
+	int ret = items_receive_type(box->brain->items, wanted_item(exchange->receive),
+				     exchange->receive != PHASE_STATE, &item, err);
+
+	if (ret < 0)
+		return ret;
+	switch (item.type) {
+	case ITEM_END:
+		return end_of_list(exchange, err);
+	case ITEM_ATTRIBUTE:
+		note_attribute(exchange, &item.attribute);
+		exchange->in_attribute = item.attribute.stream;
+		return 0;
+	case ITEM_CHANGE:
+		return import_add_change(box, &item.change, err);
+	case ITEM_REQUEST:
+		return export_add_request(box, &item.request, err);
+	case ITEM_MAIL:
+		return import_begin_mail(box, &item.mail, err);
+	default:
+		return receive_state(exchange, &item.state, err);
+	}
+}
+
+static int skip_attribute_value(struct exchange *exchange, struct error *err)
+{
+	char data[4096];
+	ssize_t n = stream_read_value(exchange->box->brain->stream, data, sizeof(data), err);
+
+	if (n < 0)
+		return (int)n;
+	exchange->in_attribute = n > 0;
+	return 0;
+}
+
+static bool can_receive(const struct exchange *exchange)
+{
+	bool in_value = exchange->in_attribute || exchange->box->import.in_body;
+
+	return exchange->receive != PHASE_DONE &&
+	       stream_can_read(exchange->box->brain->stream, in_value);
+}
+
+/* Takes what has come. 1: something happened. */
+static int receive_step(struct exchange *exchange, struct error *err)
+{
+	int progress = 0;
+
+	while (can_receive(exchange)) {
+		int ret;
+
+		if (exchange->in_attribute)
+			ret = skip_attribute_value(exchange, err);
+		else if (exchange->box->import.in_body)
+			ret = import_receive_body(exchange->box, err);
+		else
+			ret = receive_item(exchange, err);
+		if (ret < 0)
+			return ret;
+		progress = 1;
+	}
+	return progress;
+}
+
+int box_exchange(struct box *box, struct error *err)
+{
+	struct exchange exchange = {.box = box};
+
+	if (items_peer_minor(box->brain->items) < 1)
+		exchange.receive = PHASE_CHANGES;
+	while (exchange.send != PHASE_DONE || exchange.receive != PHASE_DONE) {
+		int sent = send_step(&exchange, err);
+		if (sent < 0)
+			return sent;
+		int received = receive_step(&exchange, err);
+		if (received < 0)
+			return received;
+		/* Without anything to do: until the peer reads or writes. */
+		if (sent == 0 && received == 0) {
+			int ret = stream_poll(box->brain->stream, err);
+			if (ret < 0)
+				return ret;
+		}
+	}
+	return stream_flush(box->brain->stream, err);
+}

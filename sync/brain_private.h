@@ -1,0 +1,216 @@
+/*
+ * What the parts of the brain share.
+ *
+ *   brain.c           the session: roles, order, outcome
+ *   brain_handshake.c H, who the peer is, what both may say
+ *   brain_tree.c      N and D, and carrying out merge_tree's actions
+ *   brain_box.c       one mailbox: B, what state counts, S
+ *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
+ *   export.c          own changes and bodies to the peer
+ *   import.c          the peer's changes and bodies to us
+ *   import_apply.c    carrying out merge_mailbox's actions
+ *
+ * A function that returns a negative errno has met the end of the session (the stream is broken, or
+ * out of step). What concerns one mailbox only is recorded in its struct box, and the protocol goes
+ * on.
+ */
+#ifndef DSYNCFS_SYNC_BRAIN_PRIVATE_H
+#define DSYNCFS_SYNC_BRAIN_PRIVATE_H
+
+#include "store/mail_user.h"
+#include "store/mailbox.h"
+#include "store/mailbox_list.h"
+#include "sync/brain.h"
+#include "sync/item_list.h"
+#include "sync/items.h"
+#include "sync/merge_mailbox.h"
+#include "sync/stream.h"
+
+#define BRAIN_EXTENSION_VERSION 1
+#define BRAIN_HASHED_HEADERS	"Date\tMessage-ID\t"
+/* A peer may not fill our memory with items. */
+#define BRAIN_LIST_BYTES_MAX ((size_t)512 * 1024 * 1024)
+#define BRAIN_NODES_MAX	     ((size_t)200000)
+
+/* Lives with the connection: a second session on it needs no header lines. */
+struct brain_session {
+	struct items *items;
+	struct sync_peer peer;
+	bool complete; /* one session has run to its end */
+};
+
+struct brain {
+	struct stream *stream;
+	struct items *items;
+	struct brain_session *session;
+	const struct mail_user *user;
+	const struct sync_options *options;
+	const struct sync_host *host;
+	struct sync_result *result;
+	enum sync_role role;
+	enum sync_type type; /* what this session does, in both roles */
+	struct sync_peer peer;
+
+	struct sync_state state; /* with this peer, as the host knows it */
+	/* Dovecot, sync_type s: the states that went over the wire, sorted by GUID. */
+	bool wire_stateful;
+	struct item_state *wire_states;
+	size_t wire_state_count;
+
+	bool send_requests;   /* R lists are used */
+	char *hashed_headers; /* the names the header hash is made of */
+	char alt_char;
+	bool no_mail_sync;
+	char *only_box; /* the master's sync_box: this mailbox only */
+	bool has_only_guid;
+	struct guid only_guid; /* the master's sync_box_guid */
+	char *exclude;	       /* the master's exclude_mailboxes: TAB-separated, escaped */
+
+	struct mailbox_tree tree; /* own, as it is after the tree phase */
+	bool have_tree, tree_incomplete;
+
+	bool again, need_tree, full_resync;
+	int failed; /* the first mailbox that failed */
+};
+
+/* Remembers why the outcome is not SYNC_DONE; the first reason stays. */
+void brain_reason(struct brain *brain, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A mailbox (or the tree) failed: logged, told to the caller and to the peer (F). */
+void brain_failed(struct brain *brain, const char *mailbox, int code, const struct error *err);
+void brain_again(struct brain *brain, const char *mailbox, const char *why);
+const struct sync_mailbox_state *brain_saved_state(const struct brain *brain,
+						   const struct guid *guid);
+const struct item_state *brain_wire_state(const struct brain *brain, const struct guid *guid);
+enum merge_mode brain_mode(const struct brain *brain);
+enum merge_role brain_merge_role(const struct brain *brain);
+
+/* brain_handshake.c. *busy_r: the session ends here, by agreement. */
+int brain_handshake_master(struct brain *brain, bool *busy_r, struct error *err);
+int brain_handshake_slave(struct brain *brain, bool *busy_r, struct error *err);
+int brain_send_states(struct brain *brain, struct error *err);
+int brain_receive_states(struct brain *brain, struct error *err);
+
+/* brain_tree.c */
+int brain_read_tree(struct brain *brain, struct error *err);
+/* *ended_r: the peer closed in agreement before it sent anything (dsyncfs: it was busy itself). */
+int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err);
+bool brain_box_is_wanted(const struct brain *brain, const char *name, const struct guid *guid);
+
+struct box;
+
+/* export.c */
+struct export_request {
+	uint32_t uid; /* own, as it was in the list */
+	const char *guid;
+	bool by_uid;
+};
+
+struct export
+{
+	struct item_list list; /* the own C list */
+	size_t next_change;
+	struct export_request *requests;
+	size_t request_count, request_size, next_request;
+	struct mail_body *body; /* being sent */
+	struct item_keywords_scratch scratch;
+	unsigned mails_sent;
+};
+
+/* Makes the own list, from the mailbox as it was opened. */
+int export_build(struct box *box, struct error *err);
+/* Each sends as much as the stream takes; 1: all of it and the end of the list is sent. */
+int export_send_changes(struct box *box, struct error *err);
+int export_send_mails(struct box *box, struct error *err);
+int export_add_request(struct box *box, const struct item_request *request, struct error *err);
+/* Without R lists: all messages of the list that are new to the peer. */
+int export_request_all(struct box *box, struct error *err);
+void export_free(struct export *export);
+
+/* import.c */
+struct import_request {
+	size_t action; /* index of the plan's MERGE_APPEND */
+	struct mail_spool *spool;
+	int64_t saved;
+	char *pop3_uidl;
+	bool received, missing;
+};
+
+struct import {
+	struct item_list list;	/* the peer's C list */
+	struct item_list found; /* own messages that it names */
+	struct merge_mailbox_plan plan;
+	bool planned;
+	struct import_request *requests; /* in the order of the actions */
+	size_t request_count, next_sent, next_expected;
+	size_t receiving; /* the request whose body comes; SIZE_MAX: one that nobody wants */
+	bool in_body;
+	size_t spooled_count;
+	uint64_t spooled_bytes;
+
+	/* import_apply.c */
+	size_t applied;		/* actions carried out and committed */
+	size_t applied_request; /* requests consumed by those */
+	bool prepared, batched, committed;
+	bool stopped;					   /* the plan does not fit any more */
+	bool foreign;					   /* somebody else wrote in between */
+	uint32_t expected_uid_next, expected_uid_validity; /* if nobody else did */
+	uint32_t missing_uid; /* the lowest UID whose body did not come, 0: none */
+	unsigned mails_received;
+};
+
+int import_add_change(struct box *box, const struct item_change *change, struct error *err);
+/* The peer's list is complete. */
+int import_make_plan(struct box *box, struct error *err);
+int import_send_requests(struct box *box, struct error *err);
+int import_begin_mail(struct box *box, const struct item_mail *mail, struct error *err);
+/* Takes what is there of the body. */
+int import_receive_body(struct box *box, struct error *err);
+void import_finish_mails(struct box *box);
+/* The message that the plan has at this UID will not be there after this session. */
+void import_mark_missing(struct box *box, uint32_t uid);
+void import_free(struct import *import);
+/* The UID that an own message of the list has by now. */
+uint32_t import_current_uid(const struct box *box, uint32_t uid);
+
+/* import_apply.c. Failures are the mailbox's: box_fail(). */
+/* During the transfer: what has come is committed when it is enough for a batch. */
+void import_apply_batch(struct box *box);
+void import_apply(struct box *box);
+
+/* brain_box.c */
+struct box {
+	struct brain *brain;
+	char *name;
+	struct mailbox *mailbox;
+	struct mailbox_status status; /* as the lists were made */
+	bool has_saved;
+	struct sync_mailbox_state saved; /* valid for this mailbox, else has_saved is false */
+	struct mailbox_changes changes;
+	bool has_changes;
+	struct item_mailbox own, peer; /* the B items; strings are not kept */
+	uint32_t common_uid;	       /* U0 */
+	uint64_t since;		       /* own changes above this are sent */
+	bool stateful;
+	struct export export;
+	struct import import;
+	int failed; /* goes through the motions; nothing is applied or saved */
+	bool again; /* S says changes_during_sync; nothing is saved */
+	struct item_state peer_state;
+};
+
+/* Records a failure of this mailbox; the error is logged once. -EUCLEAN also has it rebuilt. */
+void box_fail(struct box *box, int code, const struct error *err);
+void box_again(struct box *box, const char *why);
+/* The master announces a mailbox and syncs it. */
+int box_sync_master(struct brain *brain, const char *name, const struct guid *guid,
+		    struct error *err);
+/* The slave answers the master's B. */
+int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, struct error *err);
+void box_fill_side(const struct box *box, bool own, struct merge_side *side_r);
+
+/* brain_exchange.c */
+int box_exchange(struct box *box, struct error *err);
+/* The S of this side, once everything is durable here. */
+int box_send_state(struct box *box, struct error *err);
+
+#endif

@@ -1,0 +1,503 @@
+/*
+ * The tree phase: own N and D to the peer, its to us, and carrying out what merge_tree decides.
+ *
+ * Both sides send without waiting. A mailbox for which an action fails is left as it is: the next
+ * session tries again. Names from the peer become storable ones first, so nothing it sends can name
+ * anything outside the user's mail.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/base/tabescape.h"
+#include "sync/brain_private.h"
+#include "sync/merge_tree.h"
+
+#define DELETES_BYTES_MAX ((size_t)64 * 1024 * 1024)
+#define NAME_BYTES_MAX	  4096
+
+int brain_read_tree(struct brain *brain, struct error *err)
+{
+	mailbox_tree_free(&brain->tree);
+	memset(&brain->tree, 0, sizeof(brain->tree));
+	brain->have_tree = false;
+	int ret = mailbox_list_read(brain->user, &brain->tree, &brain->tree_incomplete, err);
+	brain->have_tree = ret == 0;
+	return ret;
+}
+
+/* Dovecot's list patterns: '*' anything, '%' anything within a level. The pattern is the peer's:
+ * its cost must not explode, so all positions of the name that it can have reached are followed at
+ * once. */
+static bool pattern_matches(const char *pattern, const char *name)
+{
+	bool reached[NAME_BYTES_MAX + 1] = {true};
+	size_t len = strlen(name);
+
+	if (len > NAME_BYTES_MAX)
+		return false;
+	for (; *pattern != '\0'; pattern++) {
+		if (*pattern == '*' || *pattern == '%') {
+			for (size_t i = 0; i < len; i++) {
+				if (reached[i] && (*pattern == '*' || name[i] != '/'))
+					reached[i + 1] = true;
+			}
+			continue;
+		}
+		for (size_t i = len; i > 0; i--)
+			reached[i] = reached[i - 1] && name[i - 1] == *pattern;
+		reached[0] = false;
+	}
+	return reached[len];
+}
+
+static bool is_excluded(const struct brain *brain, const char *name)
+{
+	const char *p = brain->exclude;
+
+	while (p != NULL && *p != '\0') {
+		AUTO_FREE char *pattern = strndup(p, strcspn(p, "\t"));
+
+		p += strcspn(p, "\t");
+		if (*p == '\t')
+			p++;
+		if (pattern == NULL)
+			return true;
+		(void)tabunescape(pattern, strlen(pattern));
+		if (pattern_matches(pattern, name))
+			return true;
+	}
+	return false;
+}
+
+bool brain_box_is_wanted(const struct brain *brain, const char *name, const struct guid *guid)
+{
+	if (brain->only_box != NULL && !pattern_matches(brain->only_box, name))
+		return false;
+	if (brain->has_only_guid && !guid_equal(&brain->only_guid, guid))
+		return false;
+	return !is_excluded(brain, name);
+}
+
+static bool is_restricted(const struct brain *brain)
+{
+	return brain->only_box != NULL || brain->has_only_guid || brain->exclude != NULL;
+}
+
+/* ---- sending ---- */
+
+static int send_node(struct brain *brain, const struct mailbox_node *node, struct error *err)
+{
+	bool selectable = node->exists && !guid_is_empty(&node->guid);
+	struct item item = {
+		.type = ITEM_NODE,
+		.node = {.name = node->name,
+			 .existence = node->exists ? "y" : "n",
+			 .mailbox_guid = node->guid,
+			 .has_guid = selectable,
+			 .uid_validity = selectable ? node->uid_validity : 0,
+			 .uid_next = selectable ? node->uid_next : 0,
+			 .last_renamed_or_created = node->last_renamed_or_created,
+			 .subscribed = node->subscribed,
+			 .last_subscription_change = node->last_subscription_change},
+	};
+
+	return items_send(brain->items, &item, err);
+}
+
+static const char *list_or_null(const struct buf *list)
+{
+	return list->len > 0 ? buf_str(list) : NULL;
+}
+
+static int send_deletes(struct brain *brain, struct error *err)
+{
+	struct buf lists[3] = {BUF_INIT(DELETES_BYTES_MAX), BUF_INIT(DELETES_BYTES_MAX),
+			       BUF_INIT(DELETES_BYTES_MAX)};
+	char separator[2] = {brain->tree.separator, '\0'};
+
+	for (size_t i = 0; i < brain->tree.deletion_count; i++) {
+		const struct mailbox_deletion *deletion = &brain->tree.deletions[i];
+		struct buf *list = &lists[deletion->kind == DELETED_MAILBOX	? 0
+					  : deletion->kind == DELETED_DIRECTORY ? 1
+										: 2];
+		char hex[GUID_HEX_SIZE];
+
+		(void)buf_printf(list, "%s%s %" PRId64, list->len > 0 ? " " : "",
+				 guid_to_hex(&deletion->guid, hex), deletion->time);
+	}
+	struct item item = {
+		.type = ITEM_DELETES,
+		.deletes = {.hierarchy_sep = separator,
+			    .escape_char = "",
+			    .mailboxes = list_or_null(&lists[0]),
+			    .dirs = list_or_null(&lists[1]),
+			    .unsubscribes = list_or_null(&lists[2])},
+	};
+	int ret = items_send(brain->items, &item, err);
+	for (unsigned i = 0; i < 3; i++)
+		buf_free(&lists[i]);
+	return ret;
+}
+
+static int send_tree(struct brain *brain, struct error *err)
+{
+	for (size_t i = 0; i < brain->tree.node_count; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (!brain_box_is_wanted(brain, node->name, &node->guid))
+			continue;
+		int ret = send_node(brain, node, err);
+		if (ret < 0)
+			return ret;
+	}
+	int ret = items_send_end(brain->items, err);
+	if (ret == 0)
+		ret = send_deletes(brain, err);
+	return ret;
+}
+
+/* ---- receiving ---- */
+
+struct tree_builder {
+	struct mailbox_tree tree;
+	size_t node_size, deletion_size;
+	char escape;
+};
+
+static int add_node(struct brain *brain, struct tree_builder *builder, const struct item_node *item)
+{
+	struct mailbox_tree *tree = &builder->tree;
+
+	if (tree->node_count >= BRAIN_NODES_MAX)
+		return -EMSGSIZE;
+	if (tree->node_count == builder->node_size) {
+		size_t size = builder->node_size != 0 ? builder->node_size * 2 : 64;
+		struct mailbox_node *bigger = realloc(tree->nodes, size * sizeof(*bigger));
+
+		if (bigger == NULL)
+			return -ENOMEM;
+		tree->nodes = bigger;
+		builder->node_size = size;
+	}
+	struct mailbox_node node = {
+		.exists = item->existence[0] == 'y',
+		.uid_validity = item->uid_validity,
+		.uid_next = item->uid_next,
+		.last_renamed_or_created = item->last_renamed_or_created,
+		.subscribed = item->subscribed,
+		.last_subscription_change = item->last_subscription_change,
+	};
+	if (item->has_guid)
+		node.guid = item->mailbox_guid;
+	int ret = mailbox_name_storable(brain->user, item->name, brain->alt_char, &node.name);
+	if (ret < 0)
+		return ret;
+	tree->nodes[tree->node_count++] = node;
+	return 0;
+}
+
+static int add_deletions(struct tree_builder *builder, enum mailbox_deletion_kind kind,
+			 const char *list)
+{
+	struct mailbox_tree *tree = &builder->tree;
+	struct mailbox_deletion deletion = {.kind = kind};
+	int ret;
+
+	while ((ret = items_next_delete(&list, &deletion.guid, &deletion.time)) > 0) {
+		if (tree->deletion_count == builder->deletion_size) {
+			size_t size = builder->deletion_size != 0 ? builder->deletion_size * 2 : 64;
+			struct mailbox_deletion *bigger =
+				realloc(tree->deletions, size * sizeof(*bigger));
+
+			if (bigger == NULL)
+				return -ENOMEM;
+			tree->deletions = bigger;
+			builder->deletion_size = size;
+		}
+		tree->deletions[tree->deletion_count++] = deletion;
+	}
+	return ret;
+}
+
+static int node_cmp(const void *a, const void *b)
+{
+	const struct mailbox_node *x = a, *y = b;
+	int ret = strcmp(x->name, y->name);
+
+	return ret != 0 ? ret : guid_cmp(&y->guid, &x->guid);
+}
+
+/* Two names of the peer may become one here: a mailbox then gets its GUID into the name, what is
+ * none is dropped. */
+static int resolve_clashes(struct mailbox_tree *tree)
+{
+	bool clash = true;
+
+	while (clash) {
+		size_t kept = 0;
+
+		clash = false;
+		if (tree->node_count > 0)
+			qsort(tree->nodes, tree->node_count, sizeof(*tree->nodes), node_cmp);
+		for (size_t i = 0; i < tree->node_count; i++) {
+			struct mailbox_node *node = &tree->nodes[i];
+			struct mailbox_node *before = kept > 0 ? &tree->nodes[kept - 1] : NULL;
+
+			if (before == NULL || strcmp(before->name, node->name) != 0) {
+				tree->nodes[kept++] = *node;
+				continue;
+			}
+			before->subscribed |= node->subscribed;
+			if (guid_is_empty(&node->guid) || guid_equal(&node->guid, &before->guid)) {
+				free(node->name);
+				continue;
+			}
+			char hex[GUID_HEX_SIZE];
+			char *name = NULL;
+			if (asprintf(&name, "%s-%s", node->name, guid_to_hex(&node->guid, hex)) < 0)
+				return -ENOMEM;
+			free(node->name);
+			node->name = name;
+			tree->nodes[kept++] = *node;
+			clash = true;
+		}
+		tree->node_count = kept;
+	}
+	return 0;
+}
+
+static int receive_nodes(struct brain *brain, struct tree_builder *builder, bool *ended_r,
+			 struct error *err)
+{
+	struct item item;
+	int ret = items_receive(brain->items, &item, err);
+
+	if (ret < 0)
+		return ret;
+	if (item.type == ITEM_CLOSE && brain->peer.is_dsyncfs && brain->role == SYNC_SLAVE) {
+		*ended_r = true;
+		return 0;
+	}
+	while (item.type == ITEM_NODE) {
+		ret = add_node(brain, builder, &item.node);
+		if (ret < 0) {
+			error_errno(err, ret, "mailbox tree: node %zu", builder->tree.node_count);
+			return stream_set_failed(brain->stream, ret, err);
+		}
+		ret = items_receive_type(brain->items, ITEM_NODE, true, &item, err);
+		if (ret < 0)
+			return ret;
+	}
+	if (item.type == ITEM_END)
+		return 0;
+	ret = error_set(err, -EPROTO, "Received unexpected input %s in the mailbox tree",
+			items_type_name(item.type));
+	return stream_set_failed(brain->stream, ret, err);
+}
+
+static int receive_tree(struct brain *brain, struct tree_builder *builder, bool *ended_r,
+			struct error *err)
+{
+	struct item item;
+	int ret = receive_nodes(brain, builder, ended_r, err);
+
+	if (ret < 0 || *ended_r)
+		return ret;
+	ret = items_receive_type(brain->items, ITEM_DELETES, false, &item, err);
+	if (ret < 0)
+		return ret;
+	builder->tree.separator = item.deletes.hierarchy_sep[0];
+	builder->escape = item.deletes.escape_char != NULL ? item.deletes.escape_char[0] : '\0';
+	ret = add_deletions(builder, DELETED_MAILBOX, item.deletes.mailboxes);
+	if (ret == 0)
+		ret = add_deletions(builder, DELETED_DIRECTORY, item.deletes.dirs);
+	if (ret == 0)
+		ret = add_deletions(builder, DELETED_SUBSCRIPTION, item.deletes.unsubscribes);
+	if (ret == 0)
+		ret = resolve_clashes(&builder->tree);
+	if (ret < 0) {
+		error_errno(err, ret, "mailbox tree");
+		return stream_set_failed(brain->stream, ret, err);
+	}
+	return 0;
+}
+
+/* ---- applying ---- */
+
+static int adopt_guid(struct brain *brain, const struct merge_tree_action *action,
+		      struct error *err)
+{
+	struct mailbox *box = NULL;
+	struct mailbox_txn *txn = NULL;
+	int ret = mailbox_open(brain->user, action->name, &box, err);
+
+	if (ret == 0)
+		ret = mailbox_begin(box, &txn, err);
+	if (ret == 0 && !guid_equal(&mailbox_status(box)->guid, &action->own_guid))
+		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", action->name);
+	if (ret == 0)
+		ret = mailbox_set_guid(txn, &action->guid, err);
+	if (ret == 0)
+		ret = mailbox_commit(&txn, NULL, err);
+	mailbox_abort(&txn);
+	mailbox_close(&box);
+	if (ret == 0)
+		brain->host->forget(brain->host->ctx, &brain->peer, &action->own_guid);
+	return ret;
+}
+
+static int apply_action(struct brain *brain, const struct merge_tree_action *action,
+			struct error *err)
+{
+	const struct mail_user *user = brain->user;
+	int ret;
+
+	switch (action->kind) {
+	case MERGE_TREE_CREATE:
+		return mailbox_list_create(user, action->name, &action->guid, action->uid_validity,
+					   err);
+	case MERGE_TREE_DELETE:
+		ret = mailbox_list_delete(user, action->name, &action->guid, err);
+		if (ret == 0)
+			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid);
+		return ret;
+	case MERGE_TREE_RENAME:
+		return mailbox_list_rename(user, action->name, action->new_name, err);
+	case MERGE_TREE_ADOPT_GUID:
+		return adopt_guid(brain, action, err);
+	case MERGE_TREE_SUBSCRIBE:
+		return mailbox_list_subscribe(user, action->name, true, err);
+	case MERGE_TREE_UNSUBSCRIBE:
+		return mailbox_list_subscribe(user, action->name, false, err);
+	case MERGE_TREE_CREATE_DIR:
+	case MERGE_TREE_DELETE_DIR:
+		/* A directory that holds no mailbox holds no mail: it comes and goes with its
+		 * children. */
+		return 0;
+	}
+	return 0;
+}
+
+static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
+{
+	for (size_t i = 0; i < plan->action_count; i++) {
+		struct error err = {0};
+		int ret = apply_action(brain, &plan->actions[i], &err);
+
+		if (ret == -EEXIST || ret == -ENOENT || ret == -ESTALE)
+			brain_again(brain, plan->actions[i].name, err.text);
+		else if (ret < 0)
+			brain_failed(brain, plan->actions[i].name, ret, &err);
+		else
+			brain->result->changes_applied++;
+	}
+	if (plan->run_again)
+		brain_again(brain, "the tree", "some mailboxes could not be read");
+}
+
+static bool tree_has(const struct mailbox_tree *tree, const struct guid *guid)
+{
+	for (size_t i = 0; i < tree->node_count; i++) {
+		if (guid_equal(&tree->nodes[i].guid, guid))
+			return true;
+	}
+	return false;
+}
+
+/* What is known of mailboxes that neither side has any more. */
+static void forget_gone(struct brain *brain, const struct mailbox_tree *peer)
+{
+	if (brain->tree_incomplete || is_restricted(brain))
+		return;
+	for (size_t i = 0; i < brain->state.count; i++) {
+		const struct guid *guid = &brain->state.boxes[i].guid;
+
+		if (!tree_has(&brain->tree, guid) && !tree_has(peer, guid))
+			brain->host->forget(brain->host->ctx, &brain->peer, guid);
+	}
+}
+
+/* Dovecot ends the session at a mailbox whose UIDVALIDITY is not the one in the state it was given:
+ * such a mailbox is not announced, and the state forgotten. */
+static void distrust_states(struct brain *brain, const struct mailbox_tree *peer)
+{
+	for (size_t i = 0; i < brain->wire_state_count; i++) {
+		struct item_state *wire = &brain->wire_states[i];
+
+		for (size_t n = 0; n < peer->node_count; n++) {
+			const struct mailbox_node *node = &peer->nodes[n];
+
+			if (guid_equal(&node->guid, &wire->mailbox_guid) &&
+			    node->uid_validity != wire->last_uidvalidity)
+				wire->last_uidvalidity = 0;
+		}
+	}
+}
+
+/* The own tree as the peer got it. The names belong to brain->tree. */
+static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
+{
+	*tree_r = brain->tree;
+	tree_r->node_count = 0;
+	tree_r->nodes = calloc(brain->tree.node_count + 1, sizeof(*tree_r->nodes));
+	if (tree_r->nodes == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < brain->tree.node_count; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (brain_box_is_wanted(brain, node->name, &node->guid))
+			tree_r->nodes[tree_r->node_count++] = *node;
+	}
+	return 0;
+}
+
+static int merge_trees(struct brain *brain, const struct tree_builder *builder, struct error *err)
+{
+	struct mailbox_tree own;
+	struct merge_tree_plan plan = {0};
+	int ret = wanted_tree(brain, &own);
+
+	if (ret < 0)
+		return error_errno(err, ret, "mailbox tree");
+	struct merge_tree_input input = {
+		.mode = brain_mode(brain),
+		.role = brain_merge_role(brain),
+		.own = &own,
+		.peer = &builder->tree,
+		.peer_escape = builder->escape,
+		.own_incomplete = brain->tree_incomplete,
+		.own_has_no_directories = brain->user->location.layout == MAIL_LAYOUT_MAILDIRPP,
+	};
+	ret = merge_tree(&input, &plan, err);
+	free(own.nodes);
+	if (ret < 0)
+		return stream_set_failed(brain->stream, ret, err);
+	apply_plan(brain, &plan);
+	if (plan.action_count > 0)
+		ret = brain_read_tree(brain, err);
+	merge_tree_plan_free(&plan);
+	return ret;
+}
+
+int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err)
+{
+	struct tree_builder builder = {0};
+	int ret = send_tree(brain, err);
+
+	*ended_r = false;
+	if (ret == 0)
+		ret = receive_tree(brain, &builder, ended_r, err);
+	if (ret == 0 && !*ended_r)
+		ret = merge_trees(brain, &builder, err);
+	if (ret == 0 && !*ended_r) {
+		forget_gone(brain, &builder.tree);
+		if (brain->role == SYNC_MASTER)
+			distrust_states(brain, &builder.tree);
+	}
+	mailbox_tree_free(&builder.tree);
+	return ret;
+}

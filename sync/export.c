@@ -1,0 +1,356 @@
+/*
+ * Own changes and bodies to the peer.
+ *
+ * The list is made once, from the mailbox as it was opened; the merge gets the very same list. Up
+ * to the common UID it holds what the log says has changed, above it every message. Bodies are sent
+ * in pieces, as the stream takes them.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+#include "sync/header_hash.h"
+
+#define BODY_PIECE_BYTES 16384
+
+/* Walks messages and log changes, both ascending, into one ascending list. */
+struct list_builder {
+	struct box *box;
+	struct item_list *list;
+	size_t next_change;
+	bool with_expunges;
+};
+
+static const struct mailbox_change *change_at(const struct list_builder *builder)
+{
+	const struct mailbox_changes *changes = &builder->box->changes;
+
+	return builder->next_change < changes->count ? &changes->change[builder->next_change]
+						     : NULL;
+}
+
+/* Expunges below uid; what the log says of other messages that are gone means nothing. */
+static int add_expunges_below(struct list_builder *builder, uint64_t uid)
+{
+	const struct mailbox_change *change;
+	int ret = 0;
+
+	while (ret == 0 && (change = change_at(builder)) != NULL && change->uid < uid) {
+		if (change->expunged && builder->with_expunges && change->uid != 0)
+			ret = item_list_add_expunge(builder->list, change);
+		builder->next_change++;
+	}
+	return ret;
+}
+
+static int add_message(void *ctx, const struct mail *mail)
+{
+	struct list_builder *builder = ctx;
+	int ret = add_expunges_below(builder, mail->uid);
+
+	if (ret < 0)
+		return ret;
+	const struct mailbox_change *change = change_at(builder);
+	if (change == NULL || change->uid != mail->uid)
+		return item_list_add_mail(builder->list, 's', mail, NULL, NULL);
+	builder->next_change++;
+	/* Expunged and there again under its UID: it was put back. */
+	return item_list_add_mail(builder->list, 's', mail, change->expunged ? NULL : change, NULL);
+}
+
+/* Up to the common UID: only what changed. */
+static int add_changes(struct list_builder *builder, struct error *err)
+{
+	struct box *box = builder->box;
+	const struct mailbox_change *change;
+	int ret = 0;
+
+	while (ret == 0 && (change = change_at(builder)) != NULL &&
+	       change->uid <= box->common_uid) {
+		struct mail mail;
+
+		builder->next_change++;
+		ret = mailbox_find(box->mailbox, change->uid, &mail, err);
+		if (ret == 0)
+			ret = item_list_add_mail(builder->list, 'f', &mail,
+						 change->expunged ? NULL : change, NULL);
+		else if (ret == -ENOENT)
+			ret = change->expunged ? item_list_add_expunge(builder->list, change) : 0;
+	}
+	return ret;
+}
+
+static int hash_message(struct box *box, uint32_t uid, char hex_r[HEADER_HASH_HEX_SIZE],
+			struct error *err)
+{
+	struct mail_body_info info;
+	struct mail_body *body = NULL;
+	struct header_hash hash;
+	char data[4096];
+	ssize_t n = 0;
+	int ret = mailbox_body_open(box->mailbox, uid, &body, &info, err);
+
+	if (ret < 0)
+		return ret;
+	header_hash_init(&hash);
+	do {
+		n = mailbox_body_read(body, data, sizeof(data), err);
+	} while (n > 0 && !header_hash_update(&hash, data, (size_t)n));
+	mailbox_body_close(&body);
+	ret = n < 0 ? (int)n
+		    : header_hash_finish(&hash,
+					 items_peer_minor(box->brain->items) >= 4 ? HEADER_HASH_V3
+										  : HEADER_HASH_V1,
+					 box->brain->hashed_headers, hex_r);
+	header_hash_free(&hash);
+	return ret;
+}
+
+/* A peer that cannot set GUIDs knows messages by their headers. */
+static int add_header_hashes(struct box *box, struct error *err)
+{
+	struct item_list *list = &box->export.list;
+
+	if (box->peer.have_save_guids || box->peer.messages_count == 0)
+		return 0;
+	for (size_t i = 0; i < list->count; i++) {
+		char hex[HEADER_HASH_HEX_SIZE];
+
+		if (list->items[i].type == 'e')
+			continue;
+		int ret = hash_message(box, list->items[i].uid, hex, err);
+		if (ret < 0 && ret != -ENOENT)
+			return ret;
+		list->items[i].hdr_hash = item_list_strdup(list, ret == 0 ? hex : "");
+		if (list->items[i].hdr_hash == NULL)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+int export_build(struct box *box, struct error *err)
+{
+	bool dovecot = brain_mode(box->brain) == MERGE_DOVECOT;
+	struct list_builder builder = {
+		.box = box,
+		.list = &box->export.list,
+		/* Dovecot: an 'e' above a stateful common UID may be left out. */
+		.with_expunges = !dovecot || !box->stateful,
+	};
+	int ret = 0;
+
+	if (box->stateful)
+		ret = add_changes(&builder, err);
+	if (ret == 0 && box->common_uid < UINT32_MAX && box->status.messages > 0 &&
+	    box->status.uid_next > box->common_uid + 1)
+		ret = mailbox_each(box->mailbox, box->common_uid + 1, UINT32_MAX, add_message,
+				   &builder, err);
+	if (ret == 0)
+		ret = add_expunges_below(&builder, UINT64_MAX);
+	if (ret == 0)
+		ret = add_header_hashes(box, err);
+	if (ret == -ENOMEM)
+		return error_errno(err, ret, "list of changes");
+	return ret;
+}
+
+int export_send_changes(struct box *box, struct error *err)
+{
+	struct export *export = &box->export;
+	bool dovecot = brain_mode(box->brain) == MERGE_DOVECOT;
+
+	for (; export->next_change < export->list.count; export->next_change++) {
+		struct item item = {.type = ITEM_CHANGE};
+		char hex[GUID_HEX_SIZE];
+
+		if (!stream_can_write(box->brain->stream))
+			return 0;
+		int ret = item_list_to_change(&export->list.items[export->next_change], dovecot,
+					      &export->scratch, hex, &item.change);
+		if (ret == 0)
+			ret = items_send(box->brain->items, &item, err);
+		if (ret < 0)
+			return ret;
+	}
+	int ret = items_send_end(box->brain->items, err);
+	return ret < 0 ? ret : 1;
+}
+
+static int push_request(struct export *export, uint32_t uid, const char *guid, bool by_uid)
+{
+	if (export->request_count == export->request_size) {
+		size_t size = export->request_size != 0 ? export->request_size * 2 : 16;
+		struct export_request *bigger =
+			realloc(export->requests, size * sizeof(*export->requests));
+
+		if (bigger == NULL)
+			return -ENOMEM;
+		export->requests = bigger;
+		export->request_size = size;
+	}
+	export->requests[export->request_count++] =
+		(struct export_request){.uid = uid, .guid = guid, .by_uid = by_uid};
+	return 0;
+}
+
+static const struct merge_item *find_uid(const struct item_list *list, uint32_t uid)
+{
+	size_t low = 0, high = list->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (list->items[mid].uid == uid)
+			return &list->items[mid];
+		if (list->items[mid].uid < uid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+/* The message of the list that is asked for. The UID says where to look first. */
+static const struct merge_item *find_requested(const struct item_list *list,
+					       const struct item_request *request)
+{
+	const struct merge_item *item = find_uid(list, request->uid);
+
+	if (request->guid == NULL)
+		return item != NULL && item->type != 'e' ? item : NULL;
+	if (item != NULL && item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+		return item;
+	for (size_t i = 0; i < list->count; i++) {
+		item = &list->items[i];
+		if (item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+			return item;
+	}
+	return NULL;
+}
+
+int export_add_request(struct box *box, const struct item_request *request, struct error *err)
+{
+	struct export *export = &box->export;
+
+	/* What we could not list cannot be asked for, but such a mailbox sends no M. */
+	if (box->failed != 0 && export->list.count == 0)
+		return 0;
+	const struct merge_item *item = find_requested(&export->list, request);
+	if (item == NULL) {
+		int ret = error_set(err, -EPROTO, "Remote requested unexpected %s %.200s%u",
+				    request->guid != NULL ? "GUID" : "UID",
+				    request->guid != NULL ? request->guid : "",
+				    request->guid != NULL ? 0 : request->uid);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	if (export->request_count > export->list.count) {
+		int ret = error_set(err, -EPROTO, "Remote requested more mails than there are");
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	int ret = push_request(export, item->uid, item->guid, request->guid == NULL);
+	if (ret < 0)
+		return error_errno(err, ret, "mail requests");
+	return 0;
+}
+
+int export_request_all(struct box *box, struct error *err)
+{
+	for (size_t i = 0; i < box->export.list.count; i++) {
+		const struct merge_item *item = &box->export.list.items[i];
+
+		if (item->type != 's')
+			continue;
+		int ret = push_request(&box->export, item->uid, item->guid, *item->guid == '\0');
+		if (ret < 0)
+			return error_errno(err, ret, "mails to send");
+	}
+	return 0;
+}
+
+/* The M item. Without a body: it has vanished, or cannot be read, and the peer goes on without. */
+static int send_mail_item(struct box *box, const struct export_request *request, struct error *err)
+{
+	struct export *export = &box->export;
+	struct mail_body_info info = {.pop3_uidl = ""};
+	uint32_t uid = import_current_uid(box, request->uid);
+	struct error body_err = {0};
+	int ret = mailbox_body_open(box->mailbox, uid, &export->body, &info, &body_err);
+
+	if (ret < 0) {
+		export->body = NULL;
+		if (ret != -ENOENT)
+			brain_failed(box->brain, box->name, ret, &body_err);
+		box_again(box, "a message vanished before it was sent");
+	}
+	struct item item = {
+		.type = ITEM_MAIL,
+		.mail = {.guid = request->by_uid ? "" : request->guid,
+			 .uid = request->by_uid ? request->uid : 0,
+			 .pop3_uidl = info.pop3_uidl != NULL ? info.pop3_uidl : "",
+			 .pop3_order = info.pop3_order,
+			 .received_date = info.received,
+			 .saved_date = info.saved,
+			 .stream = export->body != NULL},
+	};
+	return items_send(box->brain->items, &item, err);
+}
+
+/* Sends the rest of the open body. 1: all of it; 0: the stream is full. */
+static int send_body(struct box *box, struct error *err)
+{
+	struct export *export = &box->export;
+	struct stream *stream = box->brain->stream;
+	char data[BODY_PIECE_BYTES];
+
+	while (stream_can_write(stream)) {
+		ssize_t n = mailbox_body_read(export->body, data, sizeof(data), err);
+
+		if (n < 0) {
+			/* Half a message is on the wire: nothing can follow it. */
+			error_prefix(err, "user=%s mailbox=%s", box->brain->user->name, box->name);
+			return stream_set_failed(stream, (int)n, err);
+		}
+		int ret = n > 0 ? stream_write_value(stream, data, (size_t)n, err)
+				: stream_end_value(stream, err);
+		if (ret < 0)
+			return ret;
+		if (n == 0) {
+			mailbox_body_close(&export->body);
+			export->mails_sent++;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+int export_send_mails(struct box *box, struct error *err)
+{
+	struct export *export = &box->export;
+
+	for (;;) {
+		if (export->body != NULL) {
+			int ret = send_body(box, err);
+			if (ret <= 0)
+				return ret;
+		}
+		if (!stream_can_write(box->brain->stream))
+			return 0;
+		if (export->next_request == export->request_count)
+			break;
+		int ret = send_mail_item(box, &export->requests[export->next_request++], err);
+		if (ret < 0)
+			return ret;
+	}
+	int ret = items_send_end(box->brain->items, err);
+	return ret < 0 ? ret : 1;
+}
+
+void export_free(struct export *export)
+{
+	mailbox_body_close(&export->body);
+	item_list_free(&export->list);
+	free(export->requests);
+	free(export->scratch.words);
+	memset(export, 0, sizeof(*export));
+}

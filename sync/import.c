@@ -1,0 +1,324 @@
+/*
+ * The peer's changes and bodies to us: its list, the plan that the merge makes of both lists, the
+ * requests, and the bodies, spooled with no lock held. import_apply.c carries the plan out.
+ *
+ * A mailbox that has failed still reads everything that the protocol has in this place, and drops
+ * it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+#define BODY_PIECE_BYTES 65536
+#define NOT_WANTED	 SIZE_MAX
+
+int import_add_change(struct box *box, const struct item_change *change, struct error *err)
+{
+	struct import *import = &box->import;
+
+	if (box->failed != 0)
+		return 0;
+	int ret = item_list_add_received(&import->list, change);
+	if (ret == 0 && import->list.memory_bytes > BRAIN_LIST_BYTES_MAX)
+		ret = -EMSGSIZE;
+	if (ret < 0) {
+		error_errno(err, ret, "mailbox %s: %zu changes", box->name, import->list.count);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	return 0;
+}
+
+/* Does the own list say what is there of this message? */
+static bool own_list_has(const struct item_list *own, size_t *at, uint32_t uid)
+{
+	while (*at < own->count && own->items[*at].uid < uid)
+		(*at)++;
+	return *at < own->count && own->items[*at].uid == uid && own->items[*at].type != 'e';
+}
+
+/* The merge wants to know the present state of what the peer changed below the common UID. */
+static int find_named(struct box *box, struct error *err)
+{
+	const struct item_list *peer = &box->import.list;
+	size_t at = 0;
+
+	for (size_t i = 0; i < peer->count && peer->items[i].uid <= box->common_uid; i++) {
+		struct mail mail;
+
+		if (peer->items[i].type == 's' ||
+		    own_list_has(&box->export.list, &at, peer->items[i].uid))
+			continue;
+		int ret = mailbox_find(box->mailbox, peer->items[i].uid, &mail, err);
+		if (ret == -ENOENT)
+			continue;
+		if (ret == 0)
+			ret = item_list_add_mail(&box->import.found, 's', &mail, NULL, NULL);
+		if (ret == -ENOMEM)
+			return error_errno(err, ret, "messages that the peer changed");
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* Dovecot says little of expunges: does what it does not list count as one? Only while its mailbox
+ * has not gone back since we saw it last. */
+static bool absence_counts(const struct box *box)
+{
+	const struct sync_mailbox_state *saved = &box->saved;
+
+	return box->has_saved && box->peer.uid_validity == saved->uid_validity &&
+	       box->peer.uid_next > saved->common_uid &&
+	       box->peer.highest_modseq >= saved->peer_modseq;
+}
+
+static int make_requests(struct import *import)
+{
+	const struct merge_mailbox_plan *plan = &import->plan;
+
+	if (plan->appends == 0)
+		return 0;
+	import->requests = calloc(plan->action_count, sizeof(*import->requests));
+	if (import->requests == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < plan->action_count; i++) {
+		if (plan->actions[i].kind == MERGE_APPEND)
+			import->requests[import->request_count++].action = i;
+	}
+	return 0;
+}
+
+static int merge_lists(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+	struct merge_mailbox_input input = {
+		.mode = brain_mode(box->brain),
+		.role = brain_merge_role(box->brain),
+		.common_uid = box->common_uid,
+		.stateful = box->stateful,
+		.absence_counts = absence_counts(box),
+	};
+	int ret = find_named(box, err);
+
+	if (ret < 0)
+		return ret;
+	box_fill_side(box, true, &input.own);
+	box_fill_side(box, false, &input.peer);
+	input.own.items = box->export.list.items;
+	input.own.item_count = box->export.list.count;
+	input.peer.items = import->list.items;
+	input.peer.item_count = import->list.count;
+	input.found = import->found.items;
+	input.found_count = import->found.count;
+	ret = merge_mailbox(&input, &import->plan, err);
+	if (ret < 0)
+		return ret;
+	import->planned = true;
+	ret = make_requests(import);
+	return ret < 0 ? error_errno(err, ret, "mail requests") : 0;
+}
+
+/* Only memory and the mailbox can fail here: the stream goes on either way. */
+int import_make_plan(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+	struct error merge_err = {0};
+
+	if (box->failed != 0)
+		return 0;
+	int ret = merge_lists(box, &merge_err);
+	if (ret < 0) {
+		box_fail(box, ret, &merge_err);
+		return 0;
+	}
+	if (import->plan.need_full) {
+		/* The state was wrong; without it everything is compared. */
+		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
+					 &box->own.mailbox_guid);
+		box_again(box, "the saved state does not fit the mailbox");
+		import->request_count = 0;
+	}
+	return 0;
+}
+
+int import_send_requests(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+
+	for (; box->failed == 0 && import->next_sent < import->request_count; import->next_sent++) {
+		const struct merge_action *action =
+			&import->plan.actions[import->requests[import->next_sent].action];
+		bool has_guid = action->guid != NULL && *action->guid != '\0';
+
+		if (!stream_can_write(box->brain->stream))
+			return 0;
+		struct item item = {
+			.type = ITEM_REQUEST,
+			.request = {.guid = has_guid ? action->guid : NULL,
+				    .uid = action->peer_uid},
+		};
+		int ret = items_send(box->brain->items, &item, err);
+		if (ret < 0)
+			return ret;
+	}
+	int ret = items_send_end(box->brain->items, err);
+	return ret < 0 ? ret : 1;
+}
+
+static bool request_matches(const struct import *import, size_t index, const struct item_mail *mail)
+{
+	const struct merge_action *action = &import->plan.actions[import->requests[index].action];
+
+	if (import->requests[index].received)
+		return false;
+	if (mail->guid != NULL && *mail->guid != '\0')
+		return action->guid != NULL && strcmp(action->guid, mail->guid) == 0;
+	return action->peer_uid == mail->uid;
+}
+
+/* Mails come in the order in which they were asked for, as a rule. */
+static size_t find_request(struct import *import, const struct item_mail *mail)
+{
+	size_t count = import->request_count;
+
+	for (size_t i = 0; i < count; i++) {
+		size_t index = (import->next_expected + i) % count;
+
+		if (request_matches(import, index, mail)) {
+			import->next_expected = index + 1;
+			return index;
+		}
+	}
+	return NOT_WANTED;
+}
+
+void import_mark_missing(struct box *box, uint32_t uid)
+{
+	struct import *import = &box->import;
+
+	if (import->missing_uid == 0 || uid < import->missing_uid)
+		import->missing_uid = uid;
+	box_again(box, "a message did not come");
+}
+
+static void mark_missing(struct box *box, size_t index)
+{
+	struct import *import = &box->import;
+
+	import->requests[index].missing = true;
+	import_mark_missing(box, import->plan.actions[import->requests[index].action].uid);
+}
+
+int import_begin_mail(struct box *box, const struct item_mail *mail, struct error *err)
+{
+	struct import *import = &box->import;
+	size_t index = box->failed == 0 ? find_request(import, mail) : NOT_WANTED;
+
+	import->receiving = index;
+	import->in_body = mail->stream;
+	if (index == NOT_WANTED) {
+		if (box->failed == 0 && box->brain->send_requests)
+			log_error("%s sent a mail that was not requested user=%s mailbox=%s "
+				  "guid=%s",
+				  stream_peer_name(box->brain->stream), box->brain->user->name,
+				  box->name, mail->guid != NULL ? mail->guid : "");
+		return 0;
+	}
+	struct import_request *request = &import->requests[index];
+	request->received = true;
+	request->saved = mail->saved_date;
+	if (!mail->stream) {
+		mark_missing(box, index);
+		return 0;
+	}
+	if (mail->pop3_uidl != NULL && *mail->pop3_uidl != '\0') {
+		request->pop3_uidl = strdup(mail->pop3_uidl);
+		if (request->pop3_uidl == NULL)
+			return error_errno(err, -ENOMEM, "a mail's header");
+	}
+	const struct merge_action *action = &import->plan.actions[request->action];
+	struct error spool_err = {0};
+	int ret = mailbox_spool_open(box->mailbox, action->guid != NULL ? action->guid : "",
+				     mail->received_date, &request->spool, &spool_err);
+	if (ret < 0)
+		box_fail(box, ret, &spool_err);
+	return 0;
+}
+
+static void finish_body(struct box *box)
+{
+	struct import *import = &box->import;
+
+	import->in_body = false;
+	if (box->failed != 0 || import->receiving == NOT_WANTED)
+		return;
+	import->mails_received++;
+	import->spooled_count++;
+	import_apply_batch(box);
+}
+
+int import_receive_body(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+	static _Thread_local char data[BODY_PIECE_BYTES];
+
+	while (import->in_body && stream_can_read(box->brain->stream, true)) {
+		ssize_t n = stream_read_value(box->brain->stream, data, sizeof(data), err);
+
+		if (n < 0)
+			return (int)n;
+		if (n == 0) {
+			finish_body(box);
+			break;
+		}
+		if (box->failed != 0 || import->receiving == NOT_WANTED)
+			continue;
+		struct error spool_err = {0};
+		int ret = mailbox_spool_write(import->requests[import->receiving].spool, data,
+					      (size_t)n, &spool_err);
+		import->spooled_bytes += (uint64_t)n;
+		if (ret < 0)
+			box_fail(box, ret, &spool_err);
+	}
+	return 0;
+}
+
+void import_finish_mails(struct box *box)
+{
+	struct import *import = &box->import;
+
+	for (size_t i = 0; box->failed == 0 && i < import->request_count; i++) {
+		if (!import->requests[i].received)
+			mark_missing(box, i);
+	}
+}
+
+uint32_t import_current_uid(const struct box *box, uint32_t uid)
+{
+	const struct import *import = &box->import;
+
+	if (import->plan.uid_changes == 0)
+		return uid;
+	for (size_t i = 0; i < import->applied; i++) {
+		const struct merge_action *action = &import->plan.actions[i];
+
+		if (action->kind == MERGE_CHANGE_UID && action->source_uid == uid)
+			return action->uid;
+	}
+	return uid;
+}
+
+void import_free(struct import *import)
+{
+	for (size_t i = 0; i < import->request_count; i++) {
+		mailbox_spool_discard(&import->requests[i].spool);
+		free(import->requests[i].pop3_uidl);
+	}
+	free(import->requests);
+	merge_mailbox_plan_free(&import->plan);
+	item_list_free(&import->list);
+	item_list_free(&import->found);
+	memset(import, 0, sizeof(*import));
+}

@@ -1,0 +1,411 @@
+/*
+ * Carrying out merge_mailbox's actions in transactions of the mailbox, in the steps that
+ * merge_mailbox.h asks for. No wire traffic here.
+ *
+ * The plan was made from the mailbox as it was opened. If somebody has taken UIDs since which the
+ * plan gives to messages, nothing more is applied: the next session merges what is there then. The
+ * peer knows by our S that it has to come again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+#define BATCH_MAILS MERGE_APPEND_BATCH
+#define BATCH_BYTES ((uint64_t)64 * 1024 * 1024)
+
+static bool gives_uid(const struct merge_action *action)
+{
+	return action->kind == MERGE_APPEND || action->kind == MERGE_COPY ||
+	       action->kind == MERGE_CHANGE_UID;
+}
+
+/* Somebody took UIDs up to uid_next: did the plan mean to give out one of them? */
+static bool uids_were_taken(const struct import *import, uint32_t uid_next)
+{
+	for (size_t i = import->applied; i < import->plan.expunge_start; i++) {
+		const struct merge_action *action = &import->plan.actions[i];
+
+		if (gives_uid(action) && action->uid >= import->expected_uid_next &&
+		    action->uid < uid_next)
+			return true;
+	}
+	return false;
+}
+
+/* -EAGAIN: the plan does not fit any more. */
+static int check_plan_fits(struct box *box)
+{
+	struct import *import = &box->import;
+	const struct mailbox_status *status = mailbox_status(box->mailbox);
+
+	if (!guid_equal(&status->guid, &box->own.mailbox_guid) ||
+	    status->uid_validity != import->expected_uid_validity)
+		return -EAGAIN;
+	if (status->uid_next == import->expected_uid_next)
+		return 0;
+	import->foreign = true;
+	return uids_were_taken(import, status->uid_next) ? -EAGAIN : 0;
+}
+
+static int begin(struct box *box, struct mailbox_txn **txn_r)
+{
+	struct error err = {0};
+	int ret = mailbox_begin(box->mailbox, txn_r, &err);
+
+	if (ret < 0) {
+		box_fail(box, ret, &err);
+		return ret;
+	}
+	ret = check_plan_fits(box);
+	if (ret < 0) {
+		mailbox_abort(txn_r);
+		box->import.stopped = true;
+		box_again(box, "it was changed here while the peer's changes were on their way");
+	}
+	return ret;
+}
+
+static int commit(struct box *box, struct mailbox_txn **txn)
+{
+	struct import *import = &box->import;
+	struct error err = {0};
+	bool foreign = false;
+	int ret = mailbox_commit(txn, &foreign, &err);
+
+	if (ret < 0) {
+		box_fail(box, ret, &err);
+		return ret;
+	}
+	const struct mailbox_status *status = mailbox_status(box->mailbox);
+	import->expected_uid_next = status->uid_next;
+	import->expected_uid_validity = status->uid_validity;
+	import->foreign |= foreign;
+	import->committed = true;
+	return 0;
+}
+
+static int append_mail(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
+		       uint64_t modseq, struct error *err)
+{
+	struct import *import = &box->import;
+	struct import_request *request = &import->requests[import->applied_request++];
+	struct mail mail = {
+		.uid = action->uid,
+		.flags = action->flags & MAIL_FLAGS_MASK,
+		.modseq = modseq,
+		.guid = action->guid != NULL ? action->guid : "",
+		.keywords = action->keywords,
+	};
+
+	if (request->missing)
+		return 0;
+	return mailbox_append(txn, &request->spool, &mail, request->saved,
+			      request->pop3_uidl != NULL ? request->pop3_uidl : "", err);
+}
+
+static int copy_mail(struct mailbox_txn *txn, const struct merge_action *action, uint64_t modseq,
+		     struct error *err)
+{
+	struct mail mail = {
+		.uid = action->uid,
+		.flags = action->flags & MAIL_FLAGS_MASK,
+		.modseq = modseq,
+		.guid = action->guid != NULL ? action->guid : "",
+		.keywords = action->keywords,
+	};
+
+	return mailbox_copy(txn, action->source_uid, &mail, err);
+}
+
+/* The message may have been changed here since the plan was made: then only what the plan changes
+ * of it is set. */
+static int set_flags(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
+		     uint64_t modseq, struct error *err)
+{
+	uint8_t flags = action->flags & MAIL_FLAGS_MASK;
+	struct keyword_set keywords = action->keywords;
+
+	if (action->own != NULL) {
+		const struct merge_flags *before = &action->own->flags;
+		uint8_t differ = (before->final ^ action->flags) & MAIL_FLAGS_MASK;
+		struct mail now;
+		int ret = mailbox_find(box->mailbox, action->uid, &now, err);
+
+		if (ret < 0)
+			return ret;
+		flags = (uint8_t)((now.flags & ~differ) | (action->flags & differ)) &
+			MAIL_FLAGS_MASK;
+		ret = item_list_apply_keywords(&box->import.found, now.keywords,
+					       before->final_keywords, action->keywords, &keywords);
+		if (ret < 0)
+			return error_errno(err, ret, "keywords");
+	}
+	return mailbox_set_flags(txn, action->uid, flags, keywords, modseq, err);
+}
+
+static int apply_action(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
+			bool in_batch)
+{
+	struct error err = {0};
+	/* In a batch MODSEQs come at the end, for all of them. */
+	uint64_t modseq = in_batch ? 0 : action->modseq;
+	int ret = 0;
+
+	switch (action->kind) {
+	case MERGE_APPEND:
+		ret = append_mail(box, txn, action, modseq, &err);
+		break;
+	case MERGE_COPY:
+		ret = copy_mail(txn, action, modseq, &err);
+		break;
+	case MERGE_SET_FLAGS:
+		ret = set_flags(box, txn, action, modseq, &err);
+		break;
+	case MERGE_CHANGE_UID:
+		ret = mailbox_change_uid(txn, action->source_uid, action->uid, modseq, &err);
+		break;
+	case MERGE_EXPUNGE:
+		ret = mailbox_expunge(txn, action->uid, &err);
+		break;
+	}
+	/* Expunged here meanwhile: the expunge wins, and is owed to the peer. A copy whose source
+	 * has gone is not there: the next session brings the message. */
+	if (ret == -ENOENT && action->kind != MERGE_APPEND) {
+		box->import.foreign = true;
+		if (action->kind == MERGE_COPY)
+			import_mark_missing(box, action->uid);
+		return 0;
+	}
+	if (ret < 0)
+		box_fail(box, ret, &err);
+	return ret;
+}
+
+static int apply_range(struct box *box, struct mailbox_txn *txn, size_t end, bool in_batch)
+{
+	int ret = 0;
+
+	for (size_t i = box->import.applied; i < end && ret == 0; i++)
+		ret = apply_action(box, txn, &box->import.plan.actions[i], in_batch);
+	return ret;
+}
+
+/* What was appended in batches gets its MODSEQ. */
+static int settle_modseqs(struct box *box, struct mailbox_txn *txn, size_t end)
+{
+	struct error err = {0};
+	int ret = 0;
+
+	for (size_t i = 0; i < end && ret == 0; i++) {
+		const struct merge_action *action = &box->import.plan.actions[i];
+		struct keyword_set keywords;
+		struct mail now;
+
+		if (action->modseq == 0)
+			continue;
+		ret = mailbox_find(box->mailbox, action->uid, &now, &err);
+		if (ret == -ENOENT) {
+			ret = 0;
+			continue;
+		}
+		if (ret < 0)
+			break;
+		uint8_t flags = now.flags;
+		ret = item_list_apply_keywords(&box->import.found, now.keywords, now.keywords,
+					       now.keywords, &keywords);
+		if (ret == 0)
+			ret = mailbox_set_flags(txn, action->uid, flags, keywords, action->modseq,
+						&err);
+	}
+	if (ret < 0)
+		box_fail(box, ret, &err);
+	return ret;
+}
+
+static int raise_numbers(struct box *box, struct mailbox_txn *txn, uint32_t uid_next,
+			 uint64_t highest_modseq, uint32_t first_recent_uid)
+{
+	struct error err = {0};
+	int ret = mailbox_raise(txn, uid_next, highest_modseq, first_recent_uid, &err);
+
+	if (ret < 0)
+		box_fail(box, ret, &err);
+	return ret;
+}
+
+static int raise_alone(struct box *box, uint64_t highest_modseq)
+{
+	struct mailbox_txn *txn = NULL;
+	int ret = begin(box, &txn);
+
+	if (ret == 0)
+		ret = raise_numbers(box, txn, 0, highest_modseq, 0);
+	if (ret == 0)
+		ret = commit(box, &txn);
+	mailbox_abort(&txn);
+	return ret;
+}
+
+static int adopt_uid_validity(struct box *box)
+{
+	struct mailbox_txn *txn = NULL;
+	struct error err = {0};
+	int ret = begin(box, &txn);
+
+	if (ret == 0) {
+		ret = mailbox_set_uid_validity(txn, box->import.plan.uid_validity, &err);
+		if (ret < 0)
+			box_fail(box, ret, &err);
+	}
+	if (ret == 0)
+		ret = commit(box, &txn);
+	mailbox_abort(&txn);
+	return ret;
+}
+
+/* Once, before the first action. */
+static int prepare(struct box *box)
+{
+	struct import *import = &box->import;
+	int ret = 0;
+
+	if (import->prepared)
+		return 0;
+	import->prepared = true;
+	if (import->plan.adopt_uid_validity)
+		ret = adopt_uid_validity(box);
+	if (ret == 0 && import->plan.first_modseq != 0)
+		ret = raise_alone(box, import->plan.first_modseq);
+	return ret;
+}
+
+static int raise_to_plan(struct box *box, struct mailbox_txn *txn)
+{
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+
+	return raise_numbers(box, txn, plan->uid_next, plan->highest_modseq,
+			     plan->first_recent_uid);
+}
+
+/* Everything up to the expunges, and the final numbers if there are none. */
+static int apply_changes(struct box *box)
+{
+	struct import *import = &box->import;
+	const struct merge_mailbox_plan *plan = &import->plan;
+	bool last = plan->expunge_start == plan->action_count;
+	size_t batched = import->applied;
+	struct mailbox_txn *txn = NULL;
+
+	if (!last && batched == plan->expunge_start && !import->batched)
+		return 0;
+	int ret = begin(box, &txn);
+	if (ret == 0)
+		ret = apply_range(box, txn, plan->expunge_start, false);
+	if (ret == 0 && import->batched)
+		ret = settle_modseqs(box, txn, batched);
+	if (ret == 0 && last)
+		ret = raise_to_plan(box, txn);
+	if (ret == 0)
+		ret = commit(box, &txn);
+	mailbox_abort(&txn);
+	if (ret == 0)
+		import->applied = plan->expunge_start;
+	return ret;
+}
+
+static int apply_expunges(struct box *box)
+{
+	struct import *import = &box->import;
+	const struct merge_mailbox_plan *plan = &import->plan;
+	struct mailbox_txn *txn = NULL;
+	int ret = 0;
+
+	if (plan->expunge_start == plan->action_count)
+		return 0;
+	if (plan->expunge_modseq > 0 &&
+	    mailbox_status(box->mailbox)->highest_modseq < plan->expunge_modseq - 1)
+		ret = raise_alone(box, plan->expunge_modseq - 1);
+	if (ret == 0)
+		ret = begin(box, &txn);
+	if (ret == 0)
+		ret = apply_range(box, txn, plan->action_count, false);
+	if (ret == 0)
+		ret = raise_to_plan(box, txn);
+	if (ret == 0)
+		ret = commit(box, &txn);
+	mailbox_abort(&txn);
+	if (ret == 0)
+		import->applied = plan->action_count;
+	return ret;
+}
+
+static bool has_work(const struct box *box)
+{
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+
+	return plan->action_count > 0 || plan->adopt_uid_validity || plan->first_modseq != 0 ||
+	       plan->uid_next > box->status.uid_next ||
+	       plan->highest_modseq > box->status.highest_modseq ||
+	       plan->first_recent_uid > box->status.first_recent_uid;
+}
+
+static bool may_apply(const struct box *box)
+{
+	return box->failed == 0 && box->import.planned && !box->import.plan.need_full &&
+	       !box->import.stopped;
+}
+
+/* How many of the next actions have all they need. */
+static size_t ready_end(const struct import *import)
+{
+	size_t request = import->applied_request, i = import->applied;
+
+	for (; i < import->plan.expunge_start; i++) {
+		if (import->plan.actions[i].kind != MERGE_APPEND)
+			continue;
+		const struct import_request *next = &import->requests[request++];
+		if (!next->received || (import->in_body && import->receiving == request - 1))
+			break;
+	}
+	return i;
+}
+
+void import_apply_batch(struct box *box)
+{
+	struct import *import = &box->import;
+	struct mailbox_txn *txn = NULL;
+
+	if (!may_apply(box) ||
+	    (import->spooled_count < BATCH_MAILS && import->spooled_bytes < BATCH_BYTES))
+		return;
+	size_t end = ready_end(import);
+	if (end == import->applied)
+		return;
+	if (prepare(box) < 0)
+		return;
+	int ret = begin(box, &txn);
+	if (ret == 0)
+		ret = apply_range(box, txn, end, true);
+	if (ret == 0)
+		ret = commit(box, &txn);
+	mailbox_abort(&txn);
+	if (ret < 0)
+		return;
+	import->batched = true;
+	import->applied = end;
+	import->spooled_count = 0;
+	import->spooled_bytes = 0;
+}
+
+void import_apply(struct box *box)
+{
+	struct import *import = &box->import;
+
+	if (!may_apply(box) || !has_work(box))
+		return;
+	if (prepare(box) == 0 && apply_changes(box) == 0)
+		(void)apply_expunges(box);
+	box->brain->result->changes_applied += (unsigned)import->applied;
+}

@@ -1,0 +1,289 @@
+/* Where peers reach us. See listener.h. */
+#include "sync/listener.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <event2/event.h>
+#include <utlist.h>
+
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "sync/doveadm_protocol.h"
+#include "sync/replicator.h"
+#include "sync/tcp.h"
+
+#define INPUT_MAX	  (DOVEADM_LINE_MAX * 2)
+#define LOG_LINES	  10 /* about strangers, a minute */
+#define LOG_MINUTE_MS	  60000
+#define ACCEPT_PAUSE_SECS 1 /* when the process has no descriptors left */
+
+struct stranger {
+	struct stranger *prev, *next;
+	struct listener *listener;
+	int fd;
+	struct sockaddr_storage address;
+	struct doveadm_server server;
+	struct buf in;
+	struct event *event; /* readable, or its time is over */
+	int64_t start_ms;
+};
+
+struct listener {
+	struct event_base *base;
+	const struct settings *set;
+	struct replicator *replicator;
+	struct event **accept_events;
+	int *fds;
+	size_t count;
+	struct stranger *strangers; /* oldest first */
+	unsigned stranger_count;
+	struct event *resume_timer;
+	int64_t log_minute_ms;
+	unsigned log_lines;
+};
+
+static void free_stranger(struct stranger *stranger)
+{
+	DL_DELETE(stranger->listener->strangers, stranger);
+	stranger->listener->stranger_count--;
+	if (stranger->event)
+		event_free(stranger->event);
+	file_close(&stranger->fd);
+	buf_free(&stranger->in);
+	free(stranger);
+}
+
+static void log_stranger(struct stranger *stranger, const char *text)
+{
+	struct listener *listener = stranger->listener;
+	char address[TCP_ADDRESS_SIZE];
+	int64_t now_ms = tcp_now_ms();
+
+	if (now_ms - listener->log_minute_ms >= LOG_MINUTE_MS) {
+		if (listener->log_lines > LOG_LINES)
+			log_warning("%u more connections were refused",
+				    listener->log_lines - LOG_LINES);
+		listener->log_minute_ms = now_ms;
+		listener->log_lines = 0;
+	}
+	if (listener->log_lines++ < LOG_LINES)
+		log_warning("connection refused: %s peer=%s", text,
+			    tcp_address_text(&stranger->address, address));
+}
+
+/* Some bytes into an empty socket. Whoever does not take them does not read. */
+static void send_all(struct stranger *stranger, const struct buf *out)
+{
+	if (out->len)
+		(void)!send(stranger->fd, out->data, out->len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void hand_over(struct stranger *stranger, const struct doveadm_command *command)
+{
+	int fd = stranger->fd;
+
+	/* The event must be gone before another process has the descriptor. */
+	event_free(stranger->event);
+	stranger->event = NULL;
+	stranger->fd = -1;
+	replicator_serve(stranger->listener->replicator, fd, &stranger->address, &stranger->server,
+			 command, buf_str(&stranger->in), stranger->in.len);
+	free_stranger(stranger);
+}
+
+static void on_input(struct stranger *stranger)
+{
+	const char *password = stranger->listener->set->doveadm_password;
+	AUTO_BUF struct buf out = BUF_INIT(8192);
+	struct doveadm_command command;
+	struct error err = {0};
+	enum doveadm_event event;
+
+	event = doveadm_server_input(&stranger->server, password, &stranger->in, &out, &command,
+				     &err);
+	send_all(stranger, &out);
+	if (event == DOVEADM_COMMAND) {
+		hand_over(stranger, &command);
+	} else if (event == DOVEADM_CLOSE) {
+		log_stranger(stranger, err.text);
+		free_stranger(stranger);
+	}
+}
+
+static void on_stranger(evutil_socket_t fd, short what, void *ctx)
+{
+	struct stranger *stranger = ctx;
+	ssize_t n;
+	void *room;
+
+	/* A byte now and then does not buy time. */
+	if ((what & EV_TIMEOUT) ||
+	    tcp_now_ms() - stranger->start_ms > LISTENER_HANDSHAKE_SECS * 1000) {
+		log_stranger(stranger, "no password and command in time");
+		free_stranger(stranger);
+		return;
+	}
+	room = buf_reserve(&stranger->in, 4096);
+	if (!room) {
+		log_stranger(stranger, "too much input");
+		free_stranger(stranger);
+		return;
+	}
+	n = recv(stranger->fd, room, 4096, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		free_stranger(stranger); /* A probe, or a port scan: not worth a line. */
+		return;
+	}
+	buf_commit(&stranger->in, (size_t)n);
+	on_input(stranger);
+}
+
+static void add_stranger(struct listener *listener, int fd, const struct sockaddr_storage *address)
+{
+	struct timeval deadline = {.tv_sec = LISTENER_HANDSHAKE_SECS};
+	struct stranger *stranger = calloc(1, sizeof *stranger);
+
+	if (!stranger) {
+		close(fd);
+		return;
+	}
+	stranger->listener = listener;
+	stranger->fd = fd;
+	stranger->address = *address;
+	stranger->in = (struct buf)BUF_INIT(INPUT_MAX);
+	doveadm_server_init(&stranger->server);
+	DL_APPEND(listener->strangers, stranger);
+	listener->stranger_count++;
+	tcp_set_options(fd);
+	stranger->start_ms = tcp_now_ms();
+	stranger->event =
+		event_new(listener->base, fd, EV_READ | EV_PERSIST, on_stranger, stranger);
+	if (!stranger->event || event_add(stranger->event, &deadline) < 0) {
+		free_stranger(stranger);
+		return;
+	}
+	if (listener->stranger_count > LISTENER_STRANGERS_MAX) {
+		log_stranger(listener->strangers, "too many connections without a password");
+		free_stranger(listener->strangers);
+	}
+}
+
+static void on_accept(evutil_socket_t fd, short what, void *ctx)
+{
+	struct listener *listener = ctx;
+	struct timeval pause = {.tv_sec = ACCEPT_PAUSE_SECS};
+
+	for (unsigned i = 0; i < 16; i++) {
+		struct sockaddr_storage address = {0};
+		socklen_t len = sizeof address;
+		int client = accept4(fd, (struct sockaddr *)&address, &len,
+				     SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+		if (client >= 0) {
+			add_stranger(listener, client, &address);
+			continue;
+		}
+		if (errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS)
+			return;
+		log_error("accept: %s", strerror(errno));
+		for (size_t j = 0; j < listener->count; j++)
+			event_del(listener->accept_events[j]);
+		event_add(listener->resume_timer, &pause);
+		return;
+	}
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *ctx)
+{
+	struct listener *listener = ctx;
+
+	for (size_t i = 0; i < listener->count; i++)
+		event_add(listener->accept_events[i], NULL);
+}
+
+static int listen_on(struct listener *listener, const char *address, struct error *err)
+{
+	size_t i = listener->count;
+	int rc = tcp_listen(address, listener->set->doveadm_port, &listener->fds[i], err);
+
+	if (rc < 0)
+		return rc;
+	listener->accept_events[i] = event_new(listener->base, listener->fds[i],
+					       EV_READ | EV_PERSIST, on_accept, listener);
+	if (!listener->accept_events[i] || event_add(listener->accept_events[i], NULL) < 0) {
+		if (listener->accept_events[i])
+			event_free(listener->accept_events[i]);
+		close(listener->fds[i]);
+		return error_errno(err, -ENOMEM, "listener");
+	}
+	listener->count++;
+	return 0;
+}
+
+int listener_new(struct event_base *base, const struct settings *set, struct replicator *replicator,
+		 struct listener **listener_r, struct error *err)
+{
+	struct listener *listener = calloc(1, sizeof *listener);
+	int rc = 0;
+
+	if (!listener)
+		return error_errno(err, -ENOMEM, "listener");
+	listener->base = base;
+	listener->set = set;
+	listener->replicator = replicator;
+	listener->fds = calloc(set->listen_count + 1, sizeof *listener->fds);
+	listener->accept_events = calloc(set->listen_count + 1, sizeof(*listener->accept_events));
+	listener->resume_timer = evtimer_new(base, on_resume, listener);
+	if (!listener->fds || !listener->accept_events || !listener->resume_timer)
+		rc = error_errno(err, -ENOMEM, "listener");
+	for (size_t i = 0; rc == 0 && set->doveadm_port && i < set->listen_count; i++) {
+		rc = listen_on(listener, set->listen[i], err);
+		/* A machine without IPv6 is told so by nobody's "::". */
+		if (rc == -EAFNOSUPPORT && set->listen_count > 1) {
+			log_notice("%s", err->text);
+			rc = 0;
+		}
+	}
+	if (rc == 0 && set->doveadm_port && listener->count == 0)
+		rc = error_set(err, -EADDRNOTAVAIL,
+			       "doveadm_port is set, but no address of listen "
+			       "can be used");
+	if (rc < 0) {
+		listener_free(&listener);
+		return rc;
+	}
+	if (listener->count && set->doveadm_password[0] == '\0')
+		log_warning("doveadm_password is not set: no peer gets in");
+	*listener_r = listener;
+	return 0;
+}
+
+void listener_free(struct listener **listener)
+{
+	struct listener *l = *listener;
+
+	if (!l)
+		return;
+	*listener = NULL;
+	while (l->strangers)
+		free_stranger(l->strangers);
+	for (size_t i = 0; i < l->count; i++) {
+		event_free(l->accept_events[i]);
+		close(l->fds[i]);
+	}
+	if (l->resume_timer)
+		event_free(l->resume_timer);
+	free(l->accept_events);
+	free(l->fds);
+	free(l);
+}
+
+void listener_set_settings(struct listener *listener, const struct settings *set)
+{
+	listener->set = set;
+}

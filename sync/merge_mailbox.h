@@ -1,0 +1,146 @@
+/*
+ * What one side has to do to its mailbox so that both sides end up equal.
+ *
+ * Pure: no I/O, no clock, no log. Both sides call it with the same two lists (their own as they
+ * sent it, the peer's as they received it) and compute the same result without negotiation. What
+ * comes from the peer may be hostile: lists that are out of order or contradict themselves are
+ * refused with -EINVAL, never trusted.
+ *
+ * Promises (MERGE_DSYNCFS): a UID never means two messages; absence is never an expunge; an expunge
+ * wins over a concurrent flag change; a message is not doubled when a session died half way;
+ * MODSEQs and HIGHESTMODSEQ are equal on both sides afterwards, and no client that knows an earlier
+ * MODSEQ misses a change.
+ * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
+ */
+#ifndef DSYNCFS_SYNC_MERGE_MAILBOX_H
+#define DSYNCFS_SYNC_MERGE_MAILBOX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "store/base/error.h"
+#include "store/base/guid.h"
+#include "store/mail.h"
+#include "sync/merge_flags.h"
+
+enum merge_mode {
+	MERGE_DOVECOT, /* the peer is Dovecot */
+	MERGE_DSYNCFS, /* both are dsyncfs nodes: evidence only */
+};
+
+/* One C item. */
+struct merge_item {
+	char type;	      /* 's', 'f' or 'e' */
+	bool has_guid128;     /* 'e': guid128 is known */
+	uint32_t uid;	      /* strictly ascending within a list, never 0 */
+	const char *guid;     /* 's', 'f': the message GUID string. NULL or "": unknown */
+	const char *hdr_hash; /* used where GUIDs cannot be; else NULL */
+	struct guid guid128;
+	struct merge_flags flags; /* 's', 'f' */
+};
+
+/* One side: its B item and its C list. */
+struct merge_side {
+	uint32_t uid_validity, uid_next, messages, first_recent_uid;
+	uint64_t highest_modseq;
+	bool have_guids, have_save_guids, have_only_guid128;
+	const struct merge_item *items;
+	size_t item_count;
+};
+
+struct merge_mailbox_input {
+	enum merge_mode mode;
+	enum merge_role role; /* own */
+	/* U0 of both sides, from merge_mailbox_common_uid(). The lists were made for it: above it
+	 * an 's' for every message, up to it 'f' and 'e' for what changed. 0: no state, all are
+	 * 's'. */
+	uint32_t common_uid;
+	/* MERGE_DOVECOT: U0 or M0 is not 0. */
+	bool stateful;
+	/* MERGE_DOVECOT without state: may it count as an expunge that the peer, below the last
+	 * common UID, does not list a message? Only while its mailbox has not gone back (GUID,
+	 * UIDVALIDITY, UIDNEXT, HIGHESTMODSEQ against what we saw last). */
+	bool absence_counts;
+	struct merge_side own, peer;
+	/* The present state of own messages with uid <= common_uid that the peer's 'f' and 'e'
+	 * items name and that are not in own.items as 'f' (as type 's', ascending uid; no
+	 * add/remove). A uid that does not exist is left out. */
+	const struct merge_item *found;
+	size_t found_count;
+};
+
+enum merge_action_kind {
+	/* mailbox_set_flags(uid, flags, keywords, modseq). flags and keywords may equal what is
+	 * there: then only the MODSEQ moves. own->flags is what it was based on: if the message has
+	 * changed since, apply only the bits and keywords in which the action differs from that. */
+	MERGE_SET_FLAGS,
+	/* Request guid (peer_uid), then mailbox_append() at uid. If the body does not come, go on
+	 * without it, report a common UID below uid, and run again. */
+	MERGE_APPEND,
+	/* mailbox_copy(source_uid) to uid. The source may be one that was appended by an earlier
+	 * action of this list. */
+	MERGE_COPY,
+	/* mailbox_change_uid(source_uid, uid, modseq). */
+	MERGE_CHANGE_UID,
+	MERGE_EXPUNGE,
+};
+
+struct merge_action {
+	enum merge_action_kind kind;
+	uint32_t uid;	     /* the message; for APPEND, COPY, CHANGE_UID the new UID */
+	uint32_t source_uid; /* COPY, CHANGE_UID: own UID it comes from */
+	uint32_t peer_uid;   /* APPEND: the peer's UID of it now */
+	const char *guid;    /* NULL where unknown */
+	uint8_t flags;
+	struct keyword_set keywords;
+	uint64_t modseq;	       /* wished; 0: the next one */
+	const struct merge_item *own;  /* may be NULL */
+	const struct merge_item *peer; /* may be NULL */
+};
+
+/*
+ * How to apply a plan, so that MODSEQs come out equal:
+ *   1. if first_modseq is not 0: mailbox_raise(highest_modseq = first_modseq), committed alone;
+ *   2. the actions before expunge_start, in this order, in one transaction. (Many appends may be
+ *      committed in batches of MERGE_APPEND_BATCH or more with modseq 0, and get their MODSEQ with
+ *      mailbox_set_flags() at the end.) If no expunge follows: step 4 in the same transaction;
+ *   3. if expunges follow and HIGHESTMODSEQ is below expunge_modseq - 1: raise it to that,
+ *      committed; then the expunges in one transaction, with step 4;
+ *   4. mailbox_raise(uid_next, highest_modseq, first_recent_uid).
+ * Assumed of the store: a transaction writes one FLAG_UPDATE, one APPEND, one EXPUNGE_GUID record
+ * and one KEYWORD_UPDATE per keyword and direction. With more than that MODSEQs are sound, but not
+ * equal.
+ */
+#define MERGE_APPEND_BATCH 1000
+
+struct merge_mailbox_plan {
+	/* The lists contradict U0 (a message up to it is missing or is another one): nothing else
+	 * in the plan is valid. Forget the state, run again without (U0 = 0). */
+	bool need_full;
+	struct merge_action *actions;
+	size_t action_count;
+	size_t expunge_start; /* actions from here on are MERGE_EXPUNGE */
+	uint64_t first_modseq, expunge_modseq;
+	uint32_t uid_next;
+	uint64_t highest_modseq;
+	uint32_t first_recent_uid;
+	uint32_t common_uid;	 /* what to report in S and to save */
+	uint32_t uid_validity;	 /* of both, afterwards */
+	bool adopt_uid_validity; /* it is the peer's: mailbox_set_uid_validity() first */
+	bool run_again;		 /* a message had to be put back: another session carries it over */
+	size_t appends, copies, expunges, flag_changes, uid_changes, touched;
+	void *pool; /* private */
+};
+
+/* Both sides' saved common UIDs and B items -> the U0 both use; 0 where any of them shows that the
+ * state is not of these mailboxes. Call it before the lists are made. */
+uint32_t merge_mailbox_common_uid(const struct merge_side *own, uint32_t own_common_uid,
+				  const struct merge_side *peer, uint32_t peer_common_uid);
+
+/* Strings in the plan are the input's, which must live as long. -EINVAL: what is wrong with the
+ * lists, in err; -ENOMEM. Free with merge_mailbox_plan_free(). */
+int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_plan *plan_r,
+		  struct error *err);
+void merge_mailbox_plan_free(struct merge_mailbox_plan *plan);
+
+#endif

@@ -1,0 +1,375 @@
+/*
+ * Which message of one side is which of the other, above the common UID, and the UIDs they get.
+ *
+ * Pairing: equal (UID, GUID) first; then, among the instances of one GUID, those that one side
+ * moved to a higher UID (it expunged the old one), then the rest in UID order. UIDs: dsync's merge
+ * (both lists walked in parallel, heads compared by GUID): a UID is kept where the other side
+ * cannot have given it to something else, everything else goes above both UIDNEXTs in the order of
+ * the walk.
+ */
+#include "sync/merge_mailbox_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void pair_exact(struct insts *a, struct insts *b)
+{
+	size_t i = 0, j = 0;
+
+	while (i < a->count && j < b->count) {
+		struct inst *x = &a->list[i], *y = &b->list[j];
+
+		if (x->item->uid < y->item->uid) {
+			i++;
+		} else if (x->item->uid > y->item->uid) {
+			j++;
+		} else {
+			if (strcmp(x->key, y->key) == 0) {
+				x->link = y;
+				y->link = x;
+				x->exact = y->exact = true;
+			}
+			i++;
+			j++;
+		}
+	}
+}
+
+/* Marks the messages whose (UID, GUID) the other side has expunged. */
+static void mark_expunged(struct insts *insts, const struct merge_side *other)
+{
+	size_t i = 0, j = 0;
+
+	while (i < insts->count && j < other->item_count) {
+		struct inst *inst = &insts->list[i];
+		const struct merge_item *item = &other->items[j];
+
+		if (inst->item->uid < item->uid) {
+			i++;
+		} else if (inst->item->uid > item->uid) {
+			j++;
+		} else {
+			inst->expunged_there = merge_item_names(item, inst->item->guid);
+			i++;
+			j++;
+		}
+	}
+}
+
+static int inst_cmp(const void *a, const void *b)
+{
+	const struct inst *x = *(struct inst *const *)a, *y = *(struct inst *const *)b;
+	int ret = strcmp(x->key, y->key);
+
+	if (ret != 0)
+		return ret;
+	if (x->side != y->side)
+		return x->side - y->side;
+	return x->item->uid < y->item->uid ? -1 : x->item->uid > y->item->uid;
+}
+
+static void link_insts(struct inst *x, struct inst *y)
+{
+	x->link = y;
+	y->link = x;
+}
+
+/* x: instances of which some were expunged at the other side, y: the other side's of the same GUID.
+ * An expunge together with a higher UID is a move: the message got a new UID there. Both lists
+ * ascend, so what is too low for one x is too low for all that follow. */
+static void link_moved(struct inst **x, size_t x_count, struct inst **y, size_t y_count)
+{
+	size_t j = 0;
+
+	for (size_t i = 0; i < x_count; i++) {
+		if (!x[i]->expunged_there || x[i]->link != NULL)
+			continue;
+		while (j < y_count && (y[j]->link != NULL || y[j]->item->uid <= x[i]->item->uid))
+			j++;
+		if (j == y_count)
+			return;
+		link_insts(x[i], y[j]);
+	}
+}
+
+static void link_rest(struct inst **x, size_t x_count, struct inst **y, size_t y_count)
+{
+	size_t i = 0, j = 0;
+
+	while (i < x_count && j < y_count) {
+		if (x[i]->link != NULL || x[i]->expunged_there)
+			i++;
+		else if (y[j]->link != NULL || y[j]->expunged_there)
+			j++;
+		else
+			link_insts(x[i++], y[j++]);
+	}
+}
+
+/* The 'e' items above the common UID, by GUID. */
+struct expunges {
+	const struct merge_item **list;
+	bool *used;
+	size_t count;
+};
+
+static int expunge_cmp(const void *a, const void *b)
+{
+	const struct merge_item *x = *(const struct merge_item *const *)a;
+	const struct merge_item *y = *(const struct merge_item *const *)b;
+	int ret = guid_cmp(&x->guid128, &y->guid128);
+
+	if (ret != 0)
+		return ret;
+	return x->uid < y->uid ? -1 : x->uid > y->uid;
+}
+
+static int expunges_list(const struct merge_side *side, uint32_t above_uid,
+			 struct expunges *expunges_r)
+{
+	size_t count = 0;
+
+	memset(expunges_r, 0, sizeof(*expunges_r));
+	for (size_t i = 0; i < side->item_count; i++)
+		count += side->items[i].type == 'e';
+	if (count == 0)
+		return 0;
+	expunges_r->list = calloc(count, sizeof(const struct merge_item *));
+	expunges_r->used = calloc(count, sizeof(*expunges_r->used));
+	if (expunges_r->list == NULL || expunges_r->used == NULL) {
+		free(expunges_r->list);
+		free(expunges_r->used);
+		memset(expunges_r, 0, sizeof(*expunges_r));
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < side->item_count; i++) {
+		const struct merge_item *item = &side->items[i];
+
+		if (item->type == 'e' && item->uid > above_uid && item->has_guid128)
+			expunges_r->list[expunges_r->count++] = item;
+	}
+	qsort(expunges_r->list, expunges_r->count, sizeof(const struct merge_item *), expunge_cmp);
+	return 0;
+}
+
+static void expunges_free(struct expunges *expunges)
+{
+	free(expunges->list);
+	free(expunges->used);
+}
+
+/*
+ * x: a message that the other side does not have, where the other side expunged this GUID under
+ * another UID, which this side does not have (any more): they are the same message, carried over or
+ * renumbered here in a session that broke off. Only an expunge since the last agreement counts (the
+ * caller gives only those), else an old record would take a message that came back to the mailbox.
+ */
+static bool expunged_elsewhere(const struct merge_side *side, const struct inst *x,
+			       struct expunges *there)
+{
+	struct guid guid;
+	size_t low = 0, high = there->count;
+
+	if (there->count == 0)
+		return false;
+	guid_from_message_guid(x->item->guid, &guid);
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (guid_cmp(&there->list[mid]->guid128, &guid) < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < there->count && guid_equal(&there->list[low]->guid128, &guid); low++) {
+		const struct merge_item *here =
+			merge_items_find(side->items, side->item_count, there->list[low]->uid);
+
+		if (there->used[low])
+			continue;
+		/* Where this side has that message itself, x is another instance. Each record is
+		 * looked at once, so that many of one GUID cost no square. */
+		there->used[low] = true;
+		if (here == NULL || here->type != 's' || strcmp(here->guid, x->item->guid) != 0)
+			return true;
+	}
+	return false;
+}
+
+static void pair_group(struct merge_work *work, struct inst **a, size_t a_count, struct inst **b,
+		       size_t b_count, struct expunges there[2])
+{
+	link_moved(a, a_count, b, b_count);
+	link_moved(b, b_count, a, a_count);
+	link_rest(a, a_count, b, b_count);
+	for (size_t i = 0; i < a_count + b_count; i++) {
+		struct inst *x = i < a_count ? a[i] : b[i - a_count];
+
+		if (x->link != NULL) {
+			/* Moved there, and expunged here under the new UID. */
+			x->gone = x->expunged_there && x->link->expunged_there;
+		} else if (x->expunged_there) {
+			x->gone = true;
+		} else if (a_count == 0 || b_count == 0) {
+			x->gone = expunged_elsewhere(work->side[x->side], x, &there[x->side]);
+		}
+	}
+}
+
+int merge_pair(struct merge_work *work)
+{
+	struct insts *a = &work->insts[0], *b = &work->insts[1];
+	struct expunges there[2] = {{0}};
+	struct inst **rest;
+	size_t count = 0, end, split;
+	int ret = 0;
+
+	pair_exact(a, b);
+	if (work->in->mode == MERGE_DSYNCFS) {
+		mark_expunged(a, work->side[1]);
+		mark_expunged(b, work->side[0]);
+	}
+	rest = calloc(a->count + b->count + 1, sizeof(struct inst *));
+	if (rest == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < a->count; i++) {
+		if (!a->list[i].exact)
+			rest[count++] = &a->list[i];
+	}
+	for (size_t i = 0; i < b->count; i++) {
+		if (!b->list[i].exact)
+			rest[count++] = &b->list[i];
+	}
+	qsort(rest, count, sizeof(struct inst *), inst_cmp);
+	if (count > 0 && work->in->mode == MERGE_DSYNCFS && work->in->common_uid > 0) {
+		ret = expunges_list(work->side[1], work->in->common_uid, &there[0]);
+		if (ret == 0)
+			ret = expunges_list(work->side[0], work->in->common_uid, &there[1]);
+	}
+	for (size_t i = 0; ret == 0 && i < count; i = end) {
+		for (end = i; end < count && strcmp(rest[end]->key, rest[i]->key) == 0; end++)
+			;
+		for (split = i; split < end && rest[split]->side == 0; split++)
+			;
+		pair_group(work, rest + i, split - i, rest + split, end - split, there);
+	}
+	expunges_free(&there[0]);
+	expunges_free(&there[1]);
+	free(rest);
+	return ret;
+}
+
+/* Whether the instance can keep its UID: the other side cannot have given it away. */
+static bool uid_usable(const struct merge_work *work, const struct inst *inst)
+{
+	return inst->exact ||
+	       (!inst->expunged_there && inst->item->uid >= work->side[1 - inst->side]->uid_next);
+}
+
+static int assign_uid(struct merge_work *work, struct inst *inst)
+{
+	uint32_t uid;
+
+	if (inst->final_uid != 0)
+		return 0;
+	if (uid_usable(work, inst)) {
+		uid = inst->item->uid;
+	} else if (inst->link != NULL && uid_usable(work, inst->link)) {
+		uid = inst->link->item->uid;
+	} else {
+		if (work->next == UINT32_MAX)
+			return error_set(work->err, -EOVERFLOW, "no UIDs are left");
+		uid = work->next++;
+	}
+	inst->final_uid = uid;
+	if (inst->link != NULL)
+		inst->link->final_uid = uid;
+	return 0;
+}
+
+static bool head_is_first(const struct inst *x, const struct inst *y)
+{
+	int ret = strcmp(x->key, y->key);
+
+	return ret < 0 || (ret == 0 && x->item->uid <= y->item->uid);
+}
+
+int merge_assign_uids(struct merge_work *work)
+{
+	struct insts *a = &work->insts[0], *b = &work->insts[1];
+	size_t i = 0, j = 0;
+	int ret;
+
+	for (;;) {
+		struct inst *inst;
+
+		while (i < a->count && a->list[i].gone)
+			i++;
+		while (j < b->count && b->list[j].gone)
+			j++;
+		if (i == a->count && j == b->count)
+			return 0;
+		if (j == b->count || (i < a->count && head_is_first(&a->list[i], &b->list[j])))
+			inst = &a->list[i++];
+		else
+			inst = &b->list[j++];
+		ret = assign_uid(work, inst);
+		if (ret < 0)
+			return ret;
+	}
+}
+
+int merge_both_flags(struct merge_work *work, struct merged *m)
+{
+	struct merge_flags_result result;
+	int ret;
+
+	ret = merge_flags(MERGE_MASTER, &m->item[0]->flags, &m->item[1]->flags, &result);
+	if (ret < 0)
+		return ret;
+	m->flags = result.flags;
+	m->keywords = result.keywords;
+	m->differs[0] = result.own_changed;
+	m->differs[1] = result.peer_changed;
+	return merge_work_keep(work, result.allocated);
+}
+
+static int add_inst(struct merge_work *work, const struct inst *inst)
+{
+	struct merged *m = merge_work_add(work);
+
+	if (m == NULL)
+		return -ENOMEM;
+	m->item[inst->side] = inst->item;
+	m->uid[inst->side] = inst->item->uid;
+	m->guid = inst->item->guid;
+	m->gone = inst->gone;
+	m->final_uid = inst->final_uid;
+	m->flags = inst->item->flags.final & MAIL_FLAGS_MASK;
+	m->keywords = inst->item->flags.final_keywords;
+	if (inst->link == NULL)
+		return 0;
+	m->item[1 - inst->side] = inst->link->item;
+	m->uid[1 - inst->side] = inst->link->item->uid;
+	return m->gone ? 0 : merge_both_flags(work, m);
+}
+
+int merge_add_insts(struct merge_work *work)
+{
+	int ret;
+
+	for (int side = 0; side < 2; side++) {
+		for (size_t i = 0; i < work->insts[side].count; i++) {
+			const struct inst *inst = &work->insts[side].list[i];
+
+			/* Linked ones come with the first side. */
+			if (side == 1 && inst->link != NULL)
+				continue;
+			ret = add_inst(work, inst);
+			if (ret < 0)
+				return ret;
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,166 @@
+/*
+ * Who has to be synced, with whom, when: the replicator's memory.
+ *
+ * For every user that is heard of: the events of the mount that no worker has taken in yet, and for
+ * each peer what is owed to it. What must outlive this process (struct peer_user) is marked
+ * `unsaved` when it changes; the caller writes it to the peer journal.
+ *
+ * Pure: no input or output, no clock, no chance of its own, no logging. Memory is bounded by
+ * QUEUE_EVENTS_MAX for all events together (the caller stops reading the journal there) and
+ * QUEUE_USER_EVENTS_MAX for those of one user, beyond which they coalesce.
+ */
+#ifndef DSYNCFS_SYNC_QUEUE_H
+#define DSYNCFS_SYNC_QUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <uthash.h>
+#include "store/base/guid.h"
+#include "store/journal/peer_journal.h"
+#include "store/mail_event.h"
+#include "sync/brain.h"
+#include "sync/worker_protocol.h"
+
+#define QUEUE_EVENTS_MAX      100000
+#define QUEUE_USER_EVENTS_MAX 20000
+#define QUEUE_DEBOUNCE_MS     2	 /* the events of one delivery arrive together, or nearly */
+#define QUEUE_AGAIN_MAX	      10 /* syncs in a row that found new changes, before a pause */
+
+struct queue_event {
+	struct queue_event *prev, *next;
+	struct mail_event event; /* home is ""; the strings are behind the struct */
+	bool echo;		 /* of a worker that applies this peer's changes: nothing to do */
+};
+
+/* A mailbox with changes that a peer does not have. */
+struct queue_box {
+	struct guid guid;
+	uint32_t uid_validity, uid_next;
+	uint64_t highest_modseq;
+	char *name;
+};
+
+struct queue_entry {
+	struct peer_user standing;
+	bool unsaved;
+	int64_t not_before_ms;
+	unsigned busy;	/* tries in a row that met a busy peer */
+	unsigned again; /* syncs in a row after which something was owed still */
+	struct queue_box *boxes;
+	size_t box_count;
+};
+
+enum queue_slot { QUEUE_SLOT_FREE, QUEUE_SLOT_OUT, QUEUE_SLOT_IN };
+
+struct queue_user {
+	UT_hash_handle hh_name, hh_home;
+	struct queue_user *prev, *next; /* in the list of active users */
+	bool active;
+	char *name;
+	char *home; /* relative to mail_root; "" while it is not known */
+
+	struct queue_event *events;	   /* in order of seq */
+	struct queue_event *taken;	   /* those that a job has in hand */
+	unsigned event_count, fresh_count; /* of events; fresh: not echoes */
+	int64_t fresh_since_ms;
+	int64_t distrust_until_ms; /* a worker died: its events are not taken for echoes */
+
+	bool want_scan; /* durable: every mailbox has to be compared with its files */
+	bool scan_unsaved;
+	unsigned store_failures;
+	int64_t store_not_before_ms;
+	char store_reason[256];
+
+	bool uid_known, finding;
+	uid_t uid;
+	gid_t gid;
+
+	void *job; /* the caller's: an outgoing job is running */
+	enum queue_slot slot;
+	unsigned sessions_in; /* workers that serve a peer's session for this user */
+	struct queue_entry entries[];
+};
+
+struct queue {
+	unsigned peer_count;
+	struct queue_user *by_name, *by_home;
+	struct queue_user *active;
+	size_t event_count;
+};
+
+void queue_init(struct queue *queue, unsigned peer_count);
+void queue_free(struct queue *queue);
+
+struct queue_user *queue_user_find(const struct queue *queue, const char *name);
+struct queue_user *queue_user_find_home(const struct queue *queue, const char *home);
+/* Found or made; NULL without memory. home may be NULL. */
+struct queue_user *queue_user_get(struct queue *queue, const char *name, const char *home);
+/* Puts the user into the list of active ones, or takes it out when nothing is left to do. */
+void queue_user_update(struct queue *queue, struct queue_user *user);
+
+/* ---- events ---- */
+
+int queue_event_add(struct queue *queue, struct queue_user *user, const struct mail_event *event,
+		    bool echo, int64_t now_ms);
+/* Moves up to max events to user->taken (all of a user's coalesced ones belong together, in order).
+ */
+void queue_events_take(struct queue *queue, struct queue_user *user, size_t max);
+/* The job has taken them in. */
+void queue_events_done(struct queue *queue, struct queue_user *user);
+/* It has not: they are first in line again. */
+void queue_events_put_back(struct queue *queue, struct queue_user *user, int64_t now_ms);
+/* A session of this user ended: well, then its echoes need nothing more; its worker died, then they
+ * count like anybody's events, also those that come within the next seconds. */
+void queue_echoes_settle(struct queue *queue, struct queue_user *user, bool trusted,
+			 int64_t now_ms);
+/* Up to where events are done with, given how far the journal was read. */
+uint64_t queue_consumed(const struct queue *queue, uint64_t read_seq);
+
+/* ---- what is owed ---- */
+
+/* A worker has seen the mailbox like this; state is what the peer has of it, NULL when not known.
+ * Adds it to what is owed where it has more. */
+void queue_box_seen(struct queue_user *user, unsigned peer, const struct worker_box *box,
+		    const struct peer_mailbox_state *state, int64_t now);
+/* The peer has this much now: no longer owed, if that is all. */
+void queue_box_acked(struct queue_user *user, unsigned peer,
+		     const struct sync_mailbox_state *state);
+void queue_want(struct queue_user *user, unsigned peer, enum sync_priority priority, bool full,
+		bool tree, int64_t now);
+bool queue_entry_owes(const struct queue_entry *entry);
+/* Fills go_r (but for connect) with the smallest sync that settles what is owed. Names point into
+ * the entry. */
+void queue_entry_plan(const struct queue_entry *entry, bool peer_is_dsyncfs,
+		      struct worker_go *go_r);
+
+/* ---- scheduling ---- */
+
+struct queue_clock {
+	int64_t now_ms; /* monotonic */
+	int64_t now;	/* UTC seconds */
+	uint32_t chance;
+};
+
+/* The user whose turn it is, and the peer to sync with (or -1: catch up only). up[peer]: can be
+ * reached. connections: whether one more outgoing connection is allowed. NULL: nobody now;
+ * *wait_ms_r is when to ask again, -1: when something happens. */
+struct queue_user *queue_next(const struct queue *queue, const bool *up, bool connections,
+			      const struct queue_clock *clock, int *peer_r, int64_t *wait_ms_r);
+
+/* The end of a sync with the peer. */
+void queue_sync_done(struct queue_user *user, unsigned peer, enum sync_type type,
+		     const struct queue_clock *clock);
+void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree,
+		      const struct queue_clock *clock);
+void queue_sync_busy(struct queue_user *user, unsigned peer, const struct queue_clock *clock);
+/* own_fault false: the link broke or the peer is away; the pause ends when it is back. */
+void queue_sync_failed(struct queue_user *user, unsigned peer, const char *reason,
+		       const struct queue_clock *clock);
+void queue_store_failed(struct queue_user *user, const char *reason,
+			const struct queue_clock *clock);
+/* The peer is back: nobody waits for it any longer. */
+void queue_peer_up(struct queue *queue, unsigned peer);
+
+#endif

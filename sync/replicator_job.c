@@ -1,0 +1,407 @@
+/*
+ * The replicator's outgoing jobs: one user's events into its mailboxes, then what is owed to a
+ * peer.
+ *
+ * The user's slot (one sync per user and node at a time) is taken in the order of the node ids: the
+ * node with the smaller id takes its own first, before it connects; the other takes its own last,
+ * when the peer has agreed. Whoever finds a slot taken gives way at once, so nobody waits for
+ * anybody.
+ */
+#include "sync/replicator_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#define EVENTS_A_JOB 5000
+#define EVENT_ROOM   64 /* bytes of an event in a message, beside its strings */
+
+static void free_job(struct job *job)
+{
+	struct replicator *r = job->task.replicator;
+
+	for (unsigned i = 0; job->states && i < r->queue.peer_count; i++)
+		state_list_free(&job->states[i]);
+	free(job->states);
+	DL_DELETE(r->jobs, job);
+	free(job);
+}
+
+static void leave_slot(struct job *job)
+{
+	if (job->holds_slot)
+		job->user->slot = QUEUE_SLOT_FREE;
+	job->holds_slot = false;
+}
+
+/* The worker is free, or gone; so is the user. */
+static void end_job(struct job *job)
+{
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+
+	leave_slot(job);
+	user->job = NULL;
+	worker_release(&job->task.worker);
+	free_job(job);
+	queue_user_update(&r->queue, user);
+	replicator_dirty(r);
+	replicator_sessions_wake(r);
+	replicator_kick(r);
+	replicator_drained(r);
+}
+
+/* ---- the first half: what the mount saw ---- */
+
+static void send_events(struct job *job)
+{
+	struct replicator *r = job->task.replicator;
+	const struct queue_event *event;
+
+	worker_put_begin(&r->out, WORKER_EVENTS);
+	DL_FOREACH (job->user->taken, event) {
+		struct worker_event message = {.event = event->event};
+		size_t len = strlen(event->event.dir) + strlen(event->event.name) +
+			     strlen(event->event.name2) + EVENT_ROOM;
+
+		if (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
+		    event->event.kind == MAIL_EVENT_DIR_RENAMED)
+			(void)peer_journal_get_mailbox(r->journal, job->user->name,
+						       event->event.dir, &message.guid, NULL);
+		if (len > WORKER_MESSAGE_MAX / 2)
+			continue; /* no file system has such names */
+		if (r->out.len + len > WORKER_MESSAGE_MAX) {
+			worker_tell(job->task.worker, &r->out, -1);
+			worker_put_begin(&r->out, WORKER_EVENTS);
+		}
+		worker_put_event(&r->out, &message);
+	}
+	worker_tell(job->task.worker, &r->out, -1);
+	worker_put_begin(&r->out, WORKER_RUN);
+	worker_tell(job->task.worker, &r->out, -1);
+}
+
+int replicator_start_job(struct replicator *r, struct queue_user *user, int peer, struct error *err)
+{
+	struct job *job = calloc(1, sizeof *job);
+	/* With one peer its token covers what this worker writes itself, too: nobody else needs
+	 * to hear of that. With several each has a worker of its own. */
+	struct worker_key key = {
+		.kind = WORKER_OUTGOING,
+		.uid = user->uid,
+		.gid = user->gid,
+		.token = peer >= 0		    ? r->peers[peer].token
+			 : r->queue.peer_count == 1 ? r->peers[0].token
+						    : 0,
+	};
+	struct worker_job message = {.user = user->name, .peer = ""};
+	int rc;
+
+	if (!job)
+		return error_errno(err, -ENOMEM, "dsyncd");
+	job->task = (struct task){.kind = TASK_JOB, .replicator = r};
+	job->states = calloc(r->queue.peer_count + 1, sizeof *job->states);
+	if (!job->states) {
+		free(job);
+		return error_errno(err, -ENOMEM, "dsyncd");
+	}
+	rc = worker_pool_take(r->pool, &key, user->name, &job->task, &job->task.worker, err);
+	if (rc < 0) {
+		free(job->states);
+		free(job);
+		return rc;
+	}
+	job->user = user;
+	job->peer = peer;
+	job->start_ms = tcp_now_ms();
+	DL_APPEND(r->jobs, job);
+	user->job = job;
+	/* After a failure in the store the next look is taken when its time has come. */
+	if (user->store_not_before_ms <= job->start_ms) {
+		queue_events_take(&r->queue, user, EVENTS_A_JOB);
+		job->scan = user->want_scan;
+	}
+	if (peer >= 0)
+		message.peer = r->peers[peer].address;
+	if (job->scan)
+		message.flags |= WORKER_JOB_SCAN;
+	worker_put_job(&r->out, &message);
+	worker_tell(job->task.worker, &r->out, -1);
+	send_events(job);
+	worker_expect_within(job->task.worker, REPLICATOR_HANG_MS);
+	queue_user_update(&r->queue, user);
+	return 0;
+}
+
+static void on_box(struct job *job, struct worker_reader *reader)
+{
+	struct replicator *r = job->task.replicator;
+	const char *user = job->user->name;
+	struct queue_clock clock = replicator_clock();
+	struct worker_box box;
+	struct error err = {0};
+	struct guid known;
+
+	if (worker_get_box(reader, &box) < 0)
+		return;
+	if (box.dir[0] != '\0' &&
+	    (peer_journal_get_mailbox(r->journal, user, box.dir, &known, NULL) < 0 ||
+	     !guid_equal(&known, &box.guid))) {
+		if (peer_journal_put_mailbox(r->journal, user, box.dir, &box.guid, &err) < 0)
+			log_error("%s", err.text);
+		replicator_dirty(r);
+	}
+	for (unsigned i = 0; i < r->queue.peer_count; i++)
+		queue_box_seen(job->user, i, &box,
+			       state_list_find(r, &job->states[i], user, r->peers[i].id, &box.guid),
+			       clock.now);
+}
+
+static void on_box_gone(struct job *job, struct worker_reader *reader)
+{
+	struct replicator *r = job->task.replicator;
+	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
+
+	if (worker_get_end(reader) < 0)
+		return;
+	(void)peer_journal_del_mailbox(r->journal, job->user->name, dir, NULL);
+	replicator_dirty(r);
+}
+
+/* The second half of the job, or nothing. */
+static void decide(struct job *job)
+{
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+	struct queue_clock clock = replicator_clock();
+	struct worker_go go = {.connect = false, .type = SYNC_CHANGED};
+
+	if (job->peer >= 0 && !r->draining) {
+		const struct replicator_peer *peer = &r->peers[job->peer];
+		const struct queue_entry *entry = &user->entries[job->peer];
+		struct guid id;
+
+		go.connect = peer->up && queue_entry_owes(entry) &&
+			     entry->not_before_ms <= clock.now_ms && user->slot == QUEUE_SLOT_FREE;
+		if (go.connect) {
+			queue_entry_plan(entry, peer->is_dsyncfs, &go);
+			if (!peer->is_dsyncfs || guid_from_hex(peer->id, &id) < 0 ||
+			    guid_cmp(peer_journal_node_id(r->journal), &id) < 0) {
+				user->slot = QUEUE_SLOT_OUT;
+				job->holds_slot = true;
+			}
+		}
+	}
+	job->type = go.type;
+	job->went = go.connect;
+	worker_put_go(&r->out, &go);
+	worker_tell(job->task.worker, &r->out, -1);
+}
+
+static void on_caught_up(struct job *job, struct worker_reader *reader)
+{
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+	struct queue_clock clock = replicator_clock();
+	struct worker_caught_up result;
+
+	if (worker_get_caught_up(reader, &result) < 0)
+		return;
+	job->caught_up = true;
+	if (result.tree_changed) {
+		for (unsigned i = 0; i < r->queue.peer_count; i++)
+			queue_want(user, i, SYNC_PRIORITY_HIGH, false, true, clock.now);
+	}
+	if (result.failed) {
+		if (user->store_failures == 0)
+			log_error("mail cannot be taken in: %s user=%s mailboxes=%u", result.reason,
+				  user->name, result.failed);
+		queue_store_failed(user, result.reason, &clock);
+		queue_events_put_back(&r->queue, user, clock.now_ms);
+	} else {
+		if (user->taken || job->scan)
+			user->store_failures = 0;
+		queue_events_done(&r->queue, user);
+		if (job->scan) {
+			user->want_scan = false;
+			user->scan_unsaved = true;
+		}
+	}
+	replicator_dirty(r);
+	decide(job);
+}
+
+/* ---- the second half: the session ---- */
+
+static void on_begin(struct job *job, struct worker_reader *reader)
+{
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+	struct sync_peer peer;
+	bool busy;
+
+	if (worker_get_peer(reader, &peer) < 0 || job->peer < 0)
+		return;
+	replicator_peer_met(r, (unsigned)job->peer, &peer);
+	busy = !job->holds_slot && user->slot != QUEUE_SLOT_FREE;
+	if (!busy) {
+		user->slot = QUEUE_SLOT_OUT;
+		job->holds_slot = true;
+	}
+	replicator_send_states(r, job->task.worker, user->name, peer.id, busy);
+}
+
+static void on_failure(struct job *job, const struct worker_done *done,
+		       const struct queue_clock *clock)
+{
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+	unsigned peer = (unsigned)job->peer;
+	const char *address = job->peer >= 0 ? r->peers[peer].address : "-";
+
+	switch (done->failure) {
+	case WORKER_FAILURE_STALE:
+		/* Asked for anew; with a pause, should the two answers never agree. */
+		user->uid_known = false;
+		queue_store_failed(user, done->reason, clock);
+		if (job->peer >= 0)
+			queue_sync_busy(user, peer, clock);
+		return;
+	case WORKER_FAILURE_STORE:
+		if (user->store_failures == 0)
+			log_error("%s user=%s", done->reason, user->name);
+		queue_store_failed(user, done->reason, clock);
+		if (job->peer >= 0 && queue_entry_owes(&user->entries[peer]))
+			queue_sync_failed(user, peer, done->reason, clock);
+		return;
+	case WORKER_FAILURE_CONNECT:
+	case WORKER_FAILURE_REFUSED:
+		if (job->peer >= 0)
+			replicator_peer_down(r, peer, done->failure == WORKER_FAILURE_REFUSED,
+					     done->reason);
+		return;
+	default:
+		break;
+	}
+	if (job->peer < 0)
+		return;
+	/* Once, and again when it is for another reason. */
+	if (strcmp(user->entries[peer].standing.reason, done->reason) != 0)
+		log_warning("sync failed: %s user=%s peer=%s", done->reason, user->name, address);
+	queue_sync_failed(user, peer, done->reason, clock);
+}
+
+static void on_outcome(struct job *job, const struct worker_done *done)
+{
+	static const char *const types[] = {"full", "changed", "mailboxes"};
+	struct replicator *r = job->task.replicator;
+	struct queue_user *user = job->user;
+	struct queue_clock clock = replicator_clock();
+	unsigned peer = (unsigned)job->peer;
+
+	if (done->outcome == SYNC_FAILED) {
+		on_failure(job, done, &clock);
+		return;
+	}
+	if (!job->went)
+		return;
+	replicator_peer_up(r, peer);
+	switch (done->outcome) {
+	case SYNC_DONE:
+		if (user->entries[peer].standing.failures)
+			log_notice("sync works again user=%s peer=%s", user->name,
+				   r->peers[peer].address);
+		queue_sync_done(user, peer, job->type, &clock);
+		break;
+	case SYNC_AGAIN:
+		queue_sync_again(user, peer, false, &clock);
+		break;
+	case SYNC_NEED_TREE:
+		queue_sync_again(user, peer, true, &clock);
+		break;
+	default:
+		queue_sync_busy(user, peer, &clock);
+		return;
+	}
+	log_info("synced user=%s peer=%s type=%s mailboxes=%u sent=%u received=%u ms=%lld%s",
+		 user->name, r->peers[peer].address, types[job->type], done->mailboxes, done->sent,
+		 done->received, (long long)(clock.now_ms - job->start_ms),
+		 done->outcome == SYNC_DONE ? "" : " again");
+}
+
+static void on_done(struct job *job, struct worker_reader *reader)
+{
+	struct replicator *r = job->task.replicator;
+	struct worker_done done;
+
+	if (worker_get_done(reader, &done) < 0)
+		return;
+	/* What failed before it was caught up has not taken anything in. */
+	if (!job->caught_up)
+		queue_events_put_back(&r->queue, job->user, tcp_now_ms());
+	queue_echoes_settle(&r->queue, job->user, true, tcp_now_ms());
+	on_outcome(job, &done);
+	end_job(job);
+}
+
+void replicator_job_message(struct task *task, struct worker_reader *reader)
+{
+	struct job *job = (struct job *)task;
+	struct replicator *r = task->replicator;
+	bool first = !job->caught_up;
+	/* The handlers leave the reader unfinished when a message is malformed. */
+	bool known = true;
+
+	worker_expect_within(task->worker, REPLICATOR_HANG_MS);
+	if (reader->type == WORKER_DONE) {
+		struct worker_reader copy = *reader;
+		struct worker_done done;
+
+		if (worker_get_done(&copy, &done) == 0) {
+			on_done(job, reader);
+			return;
+		}
+		known = false;
+	} else if (first && reader->type == WORKER_BOX) {
+		on_box(job, reader);
+	} else if (first && reader->type == WORKER_BOX_GONE) {
+		on_box_gone(job, reader);
+	} else if (first && reader->type == WORKER_CAUGHT_UP) {
+		on_caught_up(job, reader);
+	} else if (job->went && reader->type == WORKER_CONNECTED) {
+		replicator_peer_host(r, (unsigned)job->peer,
+				     worker_get_str(reader, TCP_ADDRESS_SIZE));
+		replicator_peer_up(r, (unsigned)job->peer);
+	} else if (job->went && reader->type == WORKER_BEGIN) {
+		on_begin(job, reader);
+	} else if (job->holds_slot && reader->type == WORKER_SAVE) {
+		replicator_save_state(r, job->user, r->peers[job->peer].id, reader);
+	} else if (job->holds_slot && reader->type == WORKER_FORGET) {
+		replicator_forget_state(r, job->user, r->peers[job->peer].id, reader);
+	} else if (job->went && reader->type == WORKER_PROGRESS) {
+		return;
+	} else {
+		known = false;
+	}
+	if (known && worker_get_end(reader) == 0)
+		return;
+	worker_kill(&task->worker);
+	replicator_job_gone(task, "the worker broke its protocol");
+}
+
+void replicator_job_gone(struct task *task, const char *why)
+{
+	struct job *job = (struct job *)task;
+	struct replicator *r = task->replicator;
+	struct queue_clock clock = replicator_clock();
+
+	log_error("%s user=%s", why, job->user->name);
+	queue_events_put_back(&r->queue, job->user, clock.now_ms);
+	queue_echoes_settle(&r->queue, job->user, false, clock.now_ms);
+	queue_store_failed(job->user, why, &clock);
+	if (job->peer >= 0 && job->went)
+		queue_sync_failed(job->user, (unsigned)job->peer, why, &clock);
+	end_job(job);
+}

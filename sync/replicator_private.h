@@ -1,0 +1,187 @@
+/* What the files of the replicator share. See replicator.h. */
+#ifndef DSYNCFS_SYNC_REPLICATOR_PRIVATE_H
+#define DSYNCFS_SYNC_REPLICATOR_PRIVATE_H
+
+#include <event2/event.h>
+#include "store/journal/journal.h"
+#include "sync/queue.h"
+#include "sync/replicator.h"
+#include "sync/tcp.h"
+#include "sync/worker_pool.h"
+
+#define REPLICATOR_LOCAL_PEER "local" /* key of a user's own standing: a scan that is owed */
+#define REPLICATOR_HANG_MS    300000  /* a worker that says nothing for so long is killed */
+
+/* Whoever holds a worker. */
+enum task_kind { TASK_JOB, TASK_SESSION, TASK_FINDER, TASK_PROBE };
+struct task {
+	enum task_kind kind;
+	struct replicator *replicator;
+	struct worker *worker;
+};
+
+struct replicator_peer {
+	char *address;	/* as configured */
+	uint32_t token; /* origin of the changes that come from it */
+	char id[128];	/* as the engine names it; "" until it was met */
+	bool is_dsyncfs;
+	bool host_known;
+	struct sockaddr_storage host;
+	bool up;	 /* until the contrary is known */
+	bool noticed;	 /* the log has said that it is down */
+	int64_t since;	 /* UTC seconds */
+	unsigned failed; /* probes in a row */
+	char reason[512];
+	struct event *timer;
+	struct task *prober;
+	struct replicator *replicator;
+};
+
+/* The states that a peer has of one user, sorted by GUID. */
+struct state_list {
+	bool loaded;
+	struct peer_mailbox_state *states;
+	size_t count, size;
+};
+
+/* An outgoing sync of one user. */
+struct job {
+	struct task task;
+	struct job *prev, *next;
+	struct queue_user *user;
+	int peer; /* -1: catch up only */
+	bool scan;
+	bool caught_up; /* the first half is over */
+	bool went;	/* the second half was begun */
+	bool holds_slot;
+	enum sync_type type;
+	int64_t start_ms;
+	struct state_list *states; /* by peer */
+};
+
+/* A peer's session, or its connection between two. */
+struct session {
+	struct task task;
+	struct session *prev, *next;
+	int fd; /* while it waits for a worker */
+	struct sockaddr_storage address;
+	struct doveadm_server server;
+	char *name;
+	bool debug;
+	struct buf unread;
+	int source;		 /* the peer it seems to be, by its address; -1 */
+	struct queue_user *user; /* once found */
+	bool running;		 /* not: waiting, or idle connection */
+	bool finding;
+	bool holds_slot;
+	bool begin_waits; /* for the user's slot: a Dovecot peer, which cannot be told "busy" */
+	struct sync_peer peer;
+	int64_t start_ms;
+	struct event *timer; /* of the wait for a worker or a slot */
+};
+
+struct replicator {
+	struct event_base *base;
+	const struct settings *set;
+	struct peer_journal *journal;
+	struct worker_pool *pool;
+	struct queue queue;
+	struct replicator_peer *peers;
+	bool *up; /* by peer, as queue_next() wants it */
+	struct event *dispatch_timer, *commit_timer, *poll_timer, *full_timer, *child_event;
+	bool dirty; /* something waits for a commit */
+
+	/* The mount's journal. */
+	struct journal_reader *reader;
+	struct event *wake_event;
+	struct guid reader_id;
+	uint64_t read_seq, consumed_seq;
+	bool consumed_known; /* read_seq belongs to reader_id */
+	bool first_pass;     /* what was there before us: no worker vouches for it */
+	int64_t start_ms;
+	char trouble[256];
+
+	/* Users. */
+	struct task *finder;
+	unsigned finds; /* not answered yet */
+	bool listing, list_wanted;
+	int64_t list_not_before_ms;
+	size_t listed;
+
+	struct job *jobs;
+	struct session *sessions;
+	unsigned sessions_running;
+
+	bool draining;
+	struct event *drain_timer;
+	void (*drain_finished)(void *ctx);
+	void *drain_ctx;
+
+	struct buf out; /* messages to workers */
+};
+
+struct queue_clock replicator_clock(void);
+/* Something may be done now. */
+void replicator_kick(struct replicator *r);
+/* Something has to be written soon. */
+void replicator_dirty(struct replicator *r);
+void replicator_drained(struct replicator *r);
+
+/* replicator_journal.c */
+void replicator_read_journal(struct replicator *r);
+void replicator_open_reader(struct replicator *r);
+void replicator_close_reader(struct replicator *r);
+
+/* replicator_users.c */
+/* The user with everything that the peer journal knows of it. NULL without memory. */
+struct queue_user *replicator_user(struct replicator *r, const char *name, const char *home);
+int replicator_load_users(struct replicator *r, struct error *err);
+void replicator_save_user(struct replicator *r, struct queue_user *user);
+/* Asks a helper; the answer sets uid, gid and home, and wakes who waits. */
+void replicator_find_user(struct replicator *r, const char *name, bool make);
+void replicator_list_users(struct replicator *r);
+void replicator_finder_message(struct task *task, struct worker_reader *reader);
+void replicator_finder_gone(struct task *task, const char *why);
+
+/* replicator_peer.c */
+int replicator_init_peers(struct replicator *r, struct error *err);
+void replicator_free_peers(struct replicator *r);
+void replicator_peer_met(struct replicator *r, unsigned peer, const struct sync_peer *who);
+void replicator_peer_host(struct replicator *r, unsigned peer, const char *address_text);
+void replicator_peer_down(struct replicator *r, unsigned peer, bool refused, const char *reason);
+void replicator_peer_up(struct replicator *r, unsigned peer);
+/* The peer with this id, or (by address) that a connection comes from; -1: none, or not certain. */
+int replicator_peer_by_id(const struct replicator *r, const char *id);
+int replicator_peer_by_host(const struct replicator *r, const struct sockaddr_storage *host);
+void replicator_probe_message(struct task *task, struct worker_reader *reader);
+void replicator_probe_gone(struct task *task, const char *why);
+const struct peer_mailbox_state *state_list_find(struct replicator *r, struct state_list *list,
+						 const char *user, const char *peer_id,
+						 const struct guid *guid);
+void state_list_free(struct state_list *list);
+
+/* replicator_job.c */
+int replicator_start_job(struct replicator *r, struct queue_user *user, int peer,
+			 struct error *err);
+void replicator_job_message(struct task *task, struct worker_reader *reader);
+void replicator_job_gone(struct task *task, const char *why);
+
+/* replicator_session.c */
+void replicator_session_message(struct task *task, struct worker_reader *reader);
+void replicator_session_gone(struct task *task, const char *why);
+/* The helper's answer about the name; user NULL: text says why not. */
+void replicator_sessions_found(struct replicator *r, const char *name, struct queue_user *user,
+			       int code, const char *text);
+/* The user's slot, or a worker's place, has become free. */
+void replicator_sessions_wake(struct replicator *r);
+void replicator_sessions_free(struct replicator *r);
+
+/* What jobs and sessions do alike. */
+void replicator_send_states(struct replicator *r, struct worker *worker, const char *user,
+			    const char *peer_id, bool busy);
+void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
+			   struct worker_reader *reader);
+void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
+			     struct worker_reader *reader);
+
+#endif

@@ -1,0 +1,356 @@
+/*
+ * The worker's first half of a job: what the mount saw goes into uidlist, index log and mailbox
+ * log.
+ *
+ * Directories that were removed or renamed come first, since the events of a mailbox only mean
+ * something where it is now. Each mailbox is on its own: one that fails is counted and named, the
+ * others go on. A damaged one is rebuilt, once.
+ */
+#include "sync/worker_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/mailbox_list.h"
+#include "store/mailbox_log.h"
+#include "store/mailbox_name.h"
+
+#define LOGGED_WITHIN_SECS 10 /* Dovecot writes its log record just before or after the rename */
+
+/* The events of one directory, in order. */
+struct group {
+	const char *dir;
+	char *name; /* of the mailbox; NULL: the directory is none's */
+	bool scan;
+	struct mail_event *events;
+	size_t count, size;
+};
+
+struct catch_up {
+	struct worker_process *w;
+	struct group *groups;
+	size_t count, size;
+	struct worker_caught_up *result;
+	struct error *err;
+};
+
+static void note_failure(struct catch_up *c, const struct error *err)
+{
+	if (c->result->failed++ == 0)
+		*c->err = *err;
+	log_warning("%s", err->text);
+}
+
+static struct group *group_get(struct catch_up *c, const char *dir)
+{
+	struct group *group;
+
+	for (size_t i = c->count; i-- > 0;) {
+		if (strcmp(c->groups[i].dir, dir) == 0)
+			return &c->groups[i];
+	}
+	if (c->count == c->size) {
+		size_t size = c->size ? c->size * 2 : 8;
+		struct group *grown = realloc(c->groups, size * sizeof *grown);
+
+		if (!grown)
+			return NULL;
+		c->groups = grown;
+		c->size = size;
+	}
+	group = &c->groups[c->count];
+	*group = (struct group){.dir = dir};
+	if (mailbox_name_from_dir(c->w->user, dir, &group->name) < 0)
+		group->name = NULL;
+	c->count++;
+	return group;
+}
+
+static int group_add(struct catch_up *c, const struct mail_event *event)
+{
+	struct group *group = group_get(c, event->dir);
+
+	if (!group)
+		return -ENOMEM;
+	if (!group->name)
+		return 0;
+	/* A new directory may have come with mail in it that nobody saw arrive. */
+	if (event->kind == MAIL_EVENT_RESCAN || event->kind == MAIL_EVENT_DIR_CREATED) {
+		group->scan = true;
+		return 0;
+	}
+	if (group->count == group->size) {
+		size_t size = group->size ? group->size * 2 : 4;
+		struct mail_event *grown = realloc(group->events, size * sizeof *grown);
+
+		if (!grown)
+			return -ENOMEM;
+		group->events = grown;
+		group->size = size;
+	}
+	group->events[group->count++] = *event;
+	return 0;
+}
+
+/* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
+static char *dir_of(const struct worker_process *w, const char *name)
+{
+	size_t home = strlen(w->user->home);
+	struct mailbox_paths paths;
+	char *dir = NULL;
+
+	if (mailbox_paths_get(&w->user->location, name, &paths) < 0)
+		return NULL;
+	if (strncmp(paths.mail, w->user->home, home) == 0) {
+		if (paths.mail[home] == '\0')
+			dir = strdup("");
+		else if (paths.mail[home] == '/')
+			dir = strdup(paths.mail + home + 1);
+	}
+	mailbox_paths_free(&paths);
+	return dir;
+}
+
+static void report_box(struct worker_process *w, const struct mailbox *box)
+{
+	const struct mailbox_status *status = mailbox_status(box);
+	AUTO_FREE char *dir = dir_of(w, mailbox_name(box));
+	struct worker_box message = {
+		.dir = dir ? dir : "",
+		.name = mailbox_name(box),
+		.guid = status->guid,
+		.uid_validity = status->uid_validity,
+		.uid_next = status->uid_next,
+		.messages = status->messages,
+		.highest_modseq = status->highest_modseq,
+	};
+
+	worker_put_box(&w->out, &message);
+	worker_reply(w);
+}
+
+static void report_gone(struct worker_process *w, const char *dir)
+{
+	worker_put_begin(&w->out, WORKER_BOX_GONE);
+	worker_put_str(&w->out, dir);
+	worker_reply(w);
+}
+
+/* ---- mailboxes ---- */
+
+static int take_in(struct worker_process *w, const char *name, const struct group *group,
+		   struct error *err)
+{
+	struct mailbox *box = NULL;
+	size_t missing = 0;
+	bool changed;
+	int rc = worker_open_box(w, name, &box, err);
+
+	if (rc < 0)
+		return rc;
+	if (!group || group->scan) {
+		rc = mailbox_scan(box, &changed, &missing, err);
+		if (rc == 0 && missing)
+			log_notice(
+				"%zu messages have no file; their records stay user=%s mailbox=%s",
+				missing, w->user->name, name);
+	}
+	if (rc == 0 && group && group->count)
+		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
+	if (rc == 0)
+		report_box(w, box);
+	else
+		worker_close_box(w, name);
+	return rc;
+}
+
+/* group NULL: compares the whole mailbox. */
+static void process_box(struct catch_up *c, const char *name, const struct group *group)
+{
+	struct worker_process *w = c->w;
+	struct error err = {0};
+	int rc = take_in(w, name, group, &err);
+
+	if (rc == -ESTALE) /* replaced while we looked */
+		rc = take_in(w, name, group, &err);
+	if (rc == -EUCLEAN) {
+		log_warning("rebuilding a damaged mailbox: %s user=%s mailbox=%s", err.text,
+			    w->user->name, name);
+		worker_close_box(w, name);
+		rc = mailbox_rebuild(w->user, name, &err);
+		/* What the events brought may not be in the index that was rebuilt. */
+		if (rc == 0)
+			rc = take_in(w, name, NULL, &err);
+		if (rc == 0 && group)
+			rc = take_in(w, name, group, &err);
+	}
+	if (rc == -ENOENT || rc == -ESTALE) {
+		c->result->tree_changed = true; /* gone meanwhile: its own event tells the rest */
+		return;
+	}
+	if (rc < 0)
+		note_failure(c, &err);
+}
+
+static void scan_home(struct catch_up *c)
+{
+	struct worker_process *w = c->w;
+	struct mailbox_tree tree;
+	struct error err = {0};
+	bool incomplete = false;
+
+	if (mailbox_list_read(w->user, &tree, &incomplete, &err) < 0) {
+		note_failure(c, &err);
+		return;
+	}
+	c->result->tree_changed = true;
+	for (size_t i = 0; i < tree.node_count; i++) {
+		if (tree.nodes[i].exists && !guid_is_empty(&tree.nodes[i].guid))
+			process_box(c, tree.nodes[i].name, NULL);
+	}
+	mailbox_tree_free(&tree);
+	if (incomplete) {
+		error_set(&err, -EIO, "user %s: some mailboxes could not be read", w->user->name);
+		note_failure(c, &err);
+	}
+}
+
+/* ---- the tree ---- */
+
+/* Whether Dovecot (or a sync) has put this into the mailbox log itself. */
+static bool is_logged(struct worker_process *w, enum mailbox_log_type type, const struct guid *id,
+		      int64_t time)
+{
+	struct mailbox_log_record *records = NULL;
+	struct error err = {0};
+	bool found = false;
+	size_t count = 0;
+
+	if (mailbox_log_read(w->user, &records, &count, &err) < 0) {
+		log_warning("%s", err.text);
+		return false;
+	}
+	for (size_t i = 0; i < count && !found; i++)
+		found = records[i].type == type && guid_equal(&records[i].id, id) &&
+			records[i].time >= time - LOGGED_WITHIN_SECS;
+	free(records);
+	return found;
+}
+
+static bool exists(struct worker_process *w, const char *name)
+{
+	struct mailbox_paths paths;
+	char cur[4200];
+	bool there;
+
+	if (mailbox_paths_get(&w->user->location, name, &paths) < 0)
+		return false;
+	snprintf(cur, sizeof cur, "%s/cur", paths.mail);
+	there = access(cur, F_OK) == 0;
+	mailbox_paths_free(&paths);
+	return there;
+}
+
+/* An inbox that is missing is never a deletion: it is a lost disk, or comes back with the next
+ * mail. */
+static void log_removed(struct catch_up *c, const char *name, const struct worker_event *event)
+{
+	struct worker_process *w = c->w;
+	struct error err = {0};
+
+	worker_close_box(w, name);
+	if (strcmp(name, "INBOX") == 0 || exists(w, name))
+		return;
+	report_gone(w, event->event.dir);
+	if (guid_is_empty(&event->guid) ||
+	    is_logged(w, MAILBOX_LOG_DELETE_MAILBOX, &event->guid, event->event.time))
+		return;
+	if (mailbox_list_log_deleted(w->user, name, &event->guid, event->event.time, &err) < 0)
+		note_failure(c, &err);
+}
+
+static void log_renamed(struct catch_up *c, const char *from, const char *to,
+			const struct worker_event *event)
+{
+	struct worker_process *w = c->w;
+	struct error err = {0};
+	struct guid hash;
+
+	worker_close_box(w, from);
+	worker_close_box(w, to);
+	report_gone(w, event->event.dir);
+	mailbox_name_hash(to, w->user->separator, &hash);
+	if (!is_logged(w, MAILBOX_LOG_RENAME, &hash, event->event.time) &&
+	    mailbox_list_log_renamed(w->user, to, event->event.time, &err) < 0)
+		note_failure(c, &err);
+	process_box(c, to, &(struct group){.scan = false});
+}
+
+static void process_tree_event(struct catch_up *c, const struct worker_event *event)
+{
+	AUTO_FREE char *from = NULL;
+	AUTO_FREE char *to = NULL;
+
+	c->result->tree_changed = true;
+	if (event->event.kind == MAIL_EVENT_LIST_TOUCHED ||
+	    event->event.kind == MAIL_EVENT_DIR_CREATED)
+		return;
+	if (mailbox_name_from_dir(c->w->user, event->event.dir, &from) < 0)
+		from = NULL;
+	if (event->event.kind == MAIL_EVENT_DIR_RENAMED &&
+	    mailbox_name_from_dir(c->w->user, event->event.name, &to) < 0)
+		to = NULL; /* the trash, or out of the mail root */
+	if (from && to)
+		log_renamed(c, from, to, event);
+	else if (from)
+		log_removed(c, from, event);
+	else if (to)
+		process_box(c, to, NULL);
+}
+
+static bool is_tree_event(enum mail_event_kind kind)
+{
+	return kind == MAIL_EVENT_DIR_CREATED || kind == MAIL_EVENT_DIR_RENAMED ||
+	       kind == MAIL_EVENT_DIR_REMOVED || kind == MAIL_EVENT_LIST_TOUCHED;
+}
+
+void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
+		     struct worker_caught_up *result_r, struct error *err)
+{
+	struct catch_up c = {.w = w, .result = result_r, .err = err};
+
+	*result_r = (struct worker_caught_up){.reason = ""};
+	for (size_t i = 0; i < events->count; i++) {
+		const struct worker_event *event = &events->list[i];
+
+		if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
+			scan = true;
+		if (is_tree_event(event->event.kind))
+			process_tree_event(&c, event);
+		if ((!is_tree_event(event->event.kind) ||
+		     event->event.kind == MAIL_EVENT_DIR_CREATED) &&
+		    event->event.kind != MAIL_EVENT_RESCAN_HOME &&
+		    group_add(&c, &event->event) < 0) {
+			error_errno(err, -ENOMEM, "user %s", w->user->name);
+			result_r->failed++;
+		}
+	}
+	for (size_t i = 0; i < c.count; i++) {
+		if (c.groups[i].name && (c.groups[i].scan || c.groups[i].count))
+			process_box(&c, c.groups[i].name, &c.groups[i]);
+	}
+	if (scan)
+		scan_home(&c);
+	for (size_t i = 0; i < c.count; i++) {
+		free(c.groups[i].name);
+		free(c.groups[i].events);
+	}
+	free(c.groups);
+	if (result_r->failed)
+		result_r->reason = err->text;
+}

@@ -1,0 +1,153 @@
+/*
+ * What helpers do for dsyncd, which touches no mount and waits for no resolver: find, make and list
+ * users, and try whether a peer is there and takes our password.
+ */
+#include "sync/worker_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/base/file.h"
+#include "sync/tcp.h"
+
+#define HANDSHAKE_MS 3000 /* after the connection stands */
+
+static const struct settings_peer *find_peer(const struct settings *set, const char *address)
+{
+	for (size_t i = 0; i < set->peer_count; i++) {
+		if (strcmp(set->peers[i].address, address) == 0)
+			return &set->peers[i];
+	}
+	return NULL;
+}
+
+int worker_connect_peer(const struct settings *set, const char *address, int *fd_r,
+			struct buf *unread, char address_text_r[64], enum worker_failure *failure_r,
+			struct error *err)
+{
+	const struct settings_peer *peer = find_peer(set, address);
+	AUTO_BUF struct buf out = BUF_INIT(4096);
+	AUTO_CLOSE int fd = -1;
+	struct sockaddr_storage to;
+	struct doveadm_client client;
+	int64_t deadline_ms;
+	int rc;
+
+	*failure_r = WORKER_FAILURE_CONNECT;
+	if (!peer || peer->transport != SETTINGS_TRANSPORT_TCP)
+		return error_set(err, -EOPNOTSUPP, "peer %s: only tcp: is built yet", address);
+	rc = tcp_connect(peer->host, peer->port, TCP_CONNECT_TIMEOUT_MS, &fd, &to, err);
+	if (rc < 0)
+		return rc;
+	tcp_address_text(&to, address_text_r);
+	deadline_ms = tcp_now_ms() + HANDSHAKE_MS;
+	doveadm_client_start(&client, &out);
+	while (client.state != DOVEADM_CLIENT_READY) {
+		rc = tcp_send(fd, &out, deadline_ms);
+		if (rc == 0)
+			rc = tcp_receive(fd, unread, deadline_ms);
+		if (rc < 0)
+			return error_errno(err, rc, "peer %s: no answer to the doveadm handshake",
+					   address);
+		rc = doveadm_client_input(&client, set->doveadm_password, unread, &out, err);
+		if (rc < 0) {
+			if (rc == -EACCES)
+				*failure_r = WORKER_FAILURE_REFUSED;
+			error_prefix(err, "peer %s", address);
+			return rc;
+		}
+	}
+	*failure_r = WORKER_FAILURE_NONE;
+	*fd_r = fd;
+	fd = -1;
+	return 0;
+}
+
+static void help_find(struct worker_process *w, struct worker_reader *reader)
+{
+	const char *name = worker_get_str(reader, WORKER_NAME_MAX);
+	bool make = worker_get_u8(reader) == 1;
+	struct worker_found found = {.user = name, .name = "", .home_rel = "", .text = ""};
+	struct mail_user *user = NULL;
+	struct error err = {0};
+
+	if (worker_get_end(reader) < 0)
+		worker_broken("a malformed message");
+	found.code = mail_user_find(w->set, name, &user, &err);
+	if (found.code == -ENOENT && make)
+		found.code = mail_user_create(w->set, name, &user, &err);
+	if (found.code == 0) {
+		found.uid = user->uid;
+		found.gid = user->gid;
+		found.name = user->name;
+		found.home_rel = user->home_rel;
+	} else {
+		found.text = err.text;
+	}
+	worker_put_found(&w->out, &found);
+	mail_user_free(&user);
+	worker_reply(w);
+}
+
+/* Names are collected into messages. */
+static int each_user(void *ctx, const char *name)
+{
+	struct worker_process *w = ctx;
+	size_t len = strlen(name);
+
+	if (len > WORKER_NAME_MAX)
+		return 0;
+	if (w->out.len + len + 16 > WORKER_MESSAGE_MAX) {
+		worker_reply(w);
+		worker_put_begin(&w->out, WORKER_USERS);
+	}
+	worker_put_str(&w->out, name);
+	return 0;
+}
+
+static void help_each(struct worker_process *w)
+{
+	struct error err = {0};
+	int rc;
+
+	worker_put_begin(&w->out, WORKER_USERS);
+	rc = mail_user_each(w->set, each_user, w, &err);
+	worker_reply(w);
+	worker_put_begin(&w->out, WORKER_EACH_DONE);
+	worker_put_u32(&w->out, (uint32_t)rc);
+	worker_put_str(&w->out, rc < 0 ? err.text : "");
+	worker_reply(w);
+}
+
+static void help_probe(struct worker_process *w, struct worker_reader *reader)
+{
+	const char *address = worker_get_str(reader, WORKER_NAME_MAX);
+	AUTO_BUF struct buf unread = BUF_INIT(DOVEADM_LINE_MAX * 2);
+	enum worker_failure failure;
+	char text[TCP_ADDRESS_SIZE] = "";
+	struct error err = {0};
+	int fd = -1, rc;
+
+	if (worker_get_end(reader) < 0)
+		worker_broken("a malformed message");
+	rc = worker_connect_peer(w->set, address, &fd, &unread, text, &failure, &err);
+	file_close(&fd);
+	worker_put_begin(&w->out, WORKER_PROBED);
+	worker_put_str(&w->out, address);
+	worker_put_u8(&w->out, (uint8_t)(rc < 0 ? failure : WORKER_FAILURE_NONE));
+	worker_put_str(&w->out, text);
+	worker_put_str(&w->out, rc < 0 ? err.text : "");
+	worker_reply(w);
+}
+
+void worker_help(struct worker_process *w, struct worker_reader *reader)
+{
+	/* A reader's strings point into w->in, which nothing here receives into. */
+	if (reader->type == WORKER_FIND)
+		help_find(w, reader);
+	else if (reader->type == WORKER_EACH)
+		help_each(w);
+	else
+		help_probe(w, reader);
+}

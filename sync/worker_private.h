@@ -1,0 +1,90 @@
+/* What the files of a worker share. See worker.h. */
+#ifndef DSYNCFS_SYNC_WORKER_PRIVATE_H
+#define DSYNCFS_SYNC_WORKER_PRIVATE_H
+
+#include <stdbool.h>
+#include "store/mail_user.h"
+#include "store/mailbox.h"
+#include "store/settings.h"
+#include "sync/doveadm_protocol.h"
+#include "sync/stream.h"
+#include "sync/worker.h"
+#include "sync/worker_protocol.h"
+
+#define WORKER_OPEN_BOXES	8
+#define WORKER_KEEP_INCOMING_MS 10000 /* longer than the other side keeps its end */
+#define WORKER_STREAM_SECS	120   /* without a byte from the peer */
+
+struct worker_process {
+	enum worker_kind kind;
+	int socket_fd;
+	struct settings *set;
+	struct guid node_id;
+	char hostname[256];
+	struct buf in, out; /* messages */
+
+	struct mail_user *user; /* the last one worked for */
+
+	/* Mailboxes that are open, the most recently used first. */
+	struct {
+		char *name; /* of this->user */
+		struct mailbox *box;
+	} open[WORKER_OPEN_BOXES];
+	unsigned open_count;
+
+	/* Outgoing: the connection of the last session, if it can be used again. */
+	struct stream *peer_stream;
+	char *peer_address;
+
+	/* Incoming. */
+	struct stream *client_stream;
+	struct doveadm_server client;
+	int64_t client_until_ms;
+};
+
+/* Sends w->out. A failure ends the process: dsyncd is gone, or takes us for broken. */
+void worker_reply(struct worker_process *w);
+/* The next message, of this type. Anything else ends the process. */
+void worker_expect(struct worker_process *w, enum worker_message_type type,
+		   struct worker_reader *reader_r);
+/* The next message of any type. Ends the process at the end of the socket. */
+void worker_next(struct worker_process *w, struct worker_reader *reader_r);
+/* "The other side does not keep to the protocol": ends the process. */
+void worker_broken(const char *what) __attribute__((noreturn));
+
+/* Makes name the user worked for. -ESTALE: the mail belongs to another uid. */
+int worker_use_user(struct worker_process *w, const char *name, struct error *err);
+/* An open mailbox of w->user, refreshed; owned by the cache. */
+int worker_open_box(struct worker_process *w, const char *name, struct mailbox **box_r,
+		    struct error *err);
+void worker_close_box(struct worker_process *w, const char *name);
+void worker_close_boxes(struct worker_process *w);
+
+/* ---- worker_catchup.c ---- */
+
+struct worker_events {
+	struct worker_event *list;
+	size_t count, size;
+};
+/* Takes the events into the mailboxes, reports BOX and BOX_GONE. result_r->reason points into err.
+ */
+void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
+		     struct worker_caught_up *result_r, struct error *err);
+
+/* ---- worker_session.c ---- */
+
+void worker_run_job(struct worker_process *w, struct worker_reader *reader);
+/* The command of a peer whose connection just came (fd, closed here), and of one that is kept. */
+void worker_run_session(struct worker_process *w, struct worker_reader *reader, int fd);
+void worker_next_command(struct worker_process *w);
+void worker_drop_client(struct worker_process *w);
+
+/* ---- worker_helper.c ---- */
+
+void worker_help(struct worker_process *w, struct worker_reader *reader);
+/* A connection to the peer with this address (as configured), past the password. */
+int worker_connect_peer(const struct settings *set, const char *address, int *fd_r,
+			struct buf *unread, char address_text_r[64], enum worker_failure *failure_r,
+			struct error *err);
+
+#endif

@@ -1,0 +1,1007 @@
+/*
+ * See fake_store.h. MODSEQs: a transaction's changes without a wish share HIGHESTMODSEQ + 1, one
+ * with a wish gets it if it is above what was there.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "tests/sync/fake_store.h"
+
+struct body {
+	struct body *next;
+	char text[];
+};
+
+/* ---- accounts ---- */
+
+static void *grow(void *array, size_t count, size_t item_size)
+{
+	/* Powers of two from 8. */
+	if (count != 0 && (count < 8 || (count & (count - 1)) != 0))
+		return array;
+	void *bigger = realloc(array, (count < 8 ? 8 : count * 2) * item_size);
+	assert(bigger != NULL);
+	return bigger;
+}
+
+static struct fake_account *account_of(const struct mail_user *user)
+{
+	return (struct fake_account *)user; /* its first member */
+}
+
+static const char *keep_body(struct fake_account *account, const char *text)
+{
+	struct body *body = malloc(sizeof(*body) + strlen(text) + 1);
+
+	assert(body != NULL);
+	strcpy(body->text, text);
+	body->next = account->bodies;
+	account->bodies = body;
+	return body->text;
+}
+
+static struct fake_box *add_box(struct fake_account *account, const char *name,
+				const struct guid *guid, uint32_t uid_validity)
+{
+	account->boxes = grow(account->boxes, account->box_count, sizeof(*account->boxes));
+	struct fake_box *box = &account->boxes[account->box_count++];
+
+	memset(box, 0, sizeof(*box));
+	snprintf(box->name, sizeof(box->name), "%s", name);
+	if (guid != NULL && !guid_is_empty(guid))
+		box->status.guid = *guid;
+	else
+		guid_generate(&box->status.guid);
+	box->status.uid_validity =
+		uid_validity != 0 ? uid_validity : (uint32_t)(1000 + ++*account->clock);
+	box->status.uid_next = 1;
+	box->status.first_recent_uid = 1;
+	box->status.highest_modseq = 1;
+	return box;
+}
+
+struct fake_account *fake_account_new(const char *name, int64_t *clock)
+{
+	struct fake_account *account = calloc(1, sizeof(*account));
+
+	assert(account != NULL);
+	account->user.name = strdup(name);
+	account->user.home = strdup("/nowhere");
+	account->user.home_rel = strdup("nowhere");
+	account->user.separator = '/';
+	account->clock = clock;
+	account->spool_bytes_left = -1;
+	add_box(account, "INBOX", NULL, 0);
+	return account;
+}
+
+void fake_account_free(struct fake_account **_account)
+{
+	struct fake_account *account = *_account;
+
+	*_account = NULL;
+	for (size_t i = 0; i < account->box_count; i++) {
+		free(account->boxes[i].mails);
+		free(account->boxes[i].log);
+	}
+	for (struct body *body = account->bodies; body != NULL;) {
+		struct body *next = body->next;
+		free(body);
+		body = next;
+	}
+	free(account->boxes);
+	free(account->user.name);
+	free(account->user.home);
+	free(account->user.home_rel);
+	free(account);
+}
+
+struct fake_box *fake_find_box(struct fake_account *account, const char *name)
+{
+	for (size_t i = 0; i < account->box_count; i++) {
+		if (strcmp(account->boxes[i].name, name) == 0)
+			return &account->boxes[i];
+	}
+	return NULL;
+}
+
+struct fake_mail *fake_find_mail(struct fake_box *box, uint32_t uid)
+{
+	for (size_t i = 0; i < box->mail_count; i++) {
+		if (box->mails[i].uid == uid)
+			return &box->mails[i];
+	}
+	return NULL;
+}
+
+/* ---- changes, logged ---- */
+
+static uint64_t take_modseq(struct fake_box *box, uint64_t next, uint64_t wished)
+{
+	uint64_t modseq = wished > next ? wished : next;
+
+	if (box->status.highest_modseq < modseq)
+		box->status.highest_modseq = modseq;
+	return modseq;
+}
+
+static struct fake_change *add_log(struct fake_box *box, uint32_t uid, uint64_t modseq)
+{
+	box->log = grow(box->log, box->log_count, sizeof(*box->log));
+	struct fake_change *change = &box->log[box->log_count++];
+
+	*change = (struct fake_change){.uid = uid, .modseq = modseq};
+	return change;
+}
+
+static int keyword_at(const struct fake_keywords *set, const char *name)
+{
+	for (unsigned i = 0; i < set->count; i++) {
+		if (strcasecmp(set->names[i], name) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+static void keyword_add(struct fake_keywords *set, const char *name)
+{
+	if (keyword_at(set, name) >= 0)
+		return;
+	assert(set->count < FAKE_KEYWORDS_MAX);
+	unsigned at = set->count++;
+	while (at > 0 && strcmp(set->names[at - 1], name) > 0) {
+		memcpy(set->names[at], set->names[at - 1], sizeof(set->names[0]));
+		at--;
+	}
+	snprintf(set->names[at], sizeof(set->names[at]), "%s", name);
+}
+
+static void keyword_remove(struct fake_keywords *set, const char *name)
+{
+	int at = keyword_at(set, name);
+
+	if (at < 0)
+		return;
+	set->count--;
+	for (unsigned i = (unsigned)at; i < set->count; i++)
+		memcpy(set->names[i], set->names[i + 1], sizeof(set->names[0]));
+}
+
+static struct fake_mail *insert_mail(struct fake_box *box, const struct fake_mail *mail)
+{
+	size_t at = box->mail_count;
+
+	box->mails = grow(box->mails, box->mail_count, sizeof(*box->mails));
+	while (at > 0 && box->mails[at - 1].uid > mail->uid)
+		at--;
+	memmove(&box->mails[at + 1], &box->mails[at], (box->mail_count - at) * sizeof(*box->mails));
+	box->mails[at] = *mail;
+	box->mail_count++;
+	box->status.messages = (uint32_t)box->mail_count;
+	if (box->status.uid_next <= mail->uid)
+		box->status.uid_next = mail->uid + 1;
+	return &box->mails[at];
+}
+
+static void remove_mail(struct fake_box *box, struct fake_mail *mail)
+{
+	size_t at = (size_t)(mail - box->mails);
+
+	memmove(mail, mail + 1, (box->mail_count - at - 1) * sizeof(*mail));
+	box->mail_count--;
+	box->status.messages = (uint32_t)box->mail_count;
+}
+
+uint32_t fake_deliver(struct fake_account *account, struct fake_box *box, const char *guid,
+		      const char *body)
+{
+	struct fake_mail mail = {.uid = box->status.uid_next, .received = ++*account->clock};
+	struct guid random;
+	char hex[GUID_HEX_SIZE];
+
+	guid_generate(&random);
+	snprintf(mail.guid, sizeof(mail.guid), "%s",
+		 guid != NULL ? guid : guid_to_hex(&random, hex));
+	mail.saved = mail.received;
+	mail.modseq = take_modseq(box, box->status.highest_modseq + 1, 0);
+	mail.body = keep_body(account, body);
+	insert_mail(box, &mail);
+	box->version++;
+	return mail.uid;
+}
+
+static void log_flags(struct fake_box *box, struct fake_mail *mail, uint8_t flags, uint64_t modseq)
+{
+	struct fake_change *change = add_log(box, mail->uid, modseq);
+
+	change->add_flags = (uint8_t)(flags & ~mail->flags);
+	change->remove_flags = (uint8_t)(mail->flags & ~flags);
+	mail->flags = flags;
+	mail->modseq = modseq;
+}
+
+void fake_flags(struct fake_box *box, uint32_t uid, uint8_t add, uint8_t remove)
+{
+	struct fake_mail *mail = fake_find_mail(box, uid);
+	uint8_t flags = (uint8_t)((mail->flags | add) & ~remove);
+
+	if (flags == mail->flags)
+		return;
+	log_flags(box, mail, flags, take_modseq(box, box->status.highest_modseq + 1, 0));
+	box->version++;
+}
+
+static void log_keyword(struct fake_box *box, struct fake_mail *mail, const char *name, bool add,
+			uint64_t modseq)
+{
+	struct fake_change *change = add_log(box, mail->uid, modseq);
+
+	keyword_add(add ? &change->add : &change->remove, name);
+	if (add)
+		keyword_add(&mail->keywords, name);
+	else
+		keyword_remove(&mail->keywords, name);
+	mail->modseq = modseq;
+}
+
+void fake_keyword(struct fake_box *box, uint32_t uid, const char *name, bool add)
+{
+	struct fake_mail *mail = fake_find_mail(box, uid);
+
+	if ((keyword_at(&mail->keywords, name) >= 0) == add)
+		return;
+	log_keyword(box, mail, name, add, take_modseq(box, box->status.highest_modseq + 1, 0));
+	box->version++;
+}
+
+static void log_expunge(struct fake_box *box, struct fake_mail *mail, uint64_t modseq)
+{
+	struct fake_change *change = add_log(box, mail->uid, modseq);
+
+	change->expunged = true;
+	guid_from_message_guid(mail->guid, &change->guid);
+	remove_mail(box, mail);
+}
+
+void fake_expunge(struct fake_box *box, uint32_t uid)
+{
+	struct fake_mail *mail = fake_find_mail(box, uid);
+
+	log_expunge(box, mail, take_modseq(box, box->status.highest_modseq + 1, 0));
+	box->version++;
+}
+
+/* ---- comparing ---- */
+
+static const char *mails_differ(const struct fake_box *a, const struct fake_box *b, bool modseqs)
+{
+	static _Thread_local char what[512];
+
+	for (size_t i = 0; i < a->mail_count; i++) {
+		const struct fake_mail *x = &a->mails[i], *y = &b->mails[i];
+
+		if (x->uid != y->uid || strcmp(x->guid, y->guid) != 0 || x->flags != y->flags ||
+		    (modseqs && x->modseq != y->modseq) || strcmp(x->body, y->body) != 0 ||
+		    x->received != y->received || x->keywords.count != y->keywords.count) {
+			snprintf(what, sizeof(what),
+				 "%s: uid %u/%u guid %s/%s flags %x/%x modseq %lu/%lu", a->name,
+				 x->uid, y->uid, x->guid, y->guid, x->flags, y->flags,
+				 (unsigned long)x->modseq, (unsigned long)y->modseq);
+			return what;
+		}
+		for (unsigned k = 0; k < x->keywords.count; k++) {
+			if (strcasecmp(x->keywords.names[k], y->keywords.names[k]) != 0) {
+				snprintf(what, sizeof(what), "%s: uid %u keywords", a->name,
+					 x->uid);
+				return what;
+			}
+		}
+	}
+	return NULL;
+}
+
+static const char *boxes_differ(const struct fake_box *a, const struct fake_box *b, bool modseqs)
+{
+	static _Thread_local char what[512];
+	const struct mailbox_status *x = &a->status, *y = &b->status;
+
+	if (!guid_equal(&x->guid, &y->guid) || x->uid_validity != y->uid_validity ||
+	    x->messages != y->messages || x->uid_next != y->uid_next ||
+	    (modseqs && x->highest_modseq != y->highest_modseq)) {
+		snprintf(what, sizeof(what),
+			 "%s: uid_validity %u/%u messages %u/%u uid_next %u/%u modseq %lu/%lu%s",
+			 a->name, x->uid_validity, y->uid_validity, x->messages, y->messages,
+			 x->uid_next, y->uid_next, (unsigned long)x->highest_modseq,
+			 (unsigned long)y->highest_modseq,
+			 guid_equal(&x->guid, &y->guid) ? "" : ", other GUID");
+		return what;
+	}
+	return mails_differ(a, b, modseqs);
+}
+
+const char *fake_accounts_differ(const struct fake_account *a, const struct fake_account *b,
+				 bool modseqs)
+{
+	static _Thread_local char what[512];
+
+	for (size_t i = 0; i < a->box_count; i++) {
+		const struct fake_box *other =
+			fake_find_box(account_of(&b->user), a->boxes[i].name);
+
+		if (other == NULL) {
+			snprintf(what, sizeof(what), "%s is only in one", a->boxes[i].name);
+			return what;
+		}
+		const char *differ = boxes_differ(&a->boxes[i], other, modseqs);
+		if (differ != NULL)
+			return differ;
+	}
+	if (a->box_count != b->box_count)
+		return "more mailboxes on one side";
+	return NULL;
+}
+
+/* ---- store/mailbox.h ---- */
+
+struct mailbox {
+	struct fake_account *account;
+	char name[128];
+	struct fake_box view; /* a copy; log included */
+	const char *keyword_names[FAKE_KEYWORDS_MAX];
+	bool in_txn;
+};
+
+static struct fake_box *live_box(const struct mailbox *box)
+{
+	return fake_find_box(box->account, box->name);
+}
+
+static void *copy_array(const void *array, size_t count, size_t size)
+{
+	void *copy = malloc(count * size + 1);
+
+	assert(copy != NULL);
+	if (count > 0)
+		memcpy(copy, array, count * size);
+	return copy;
+}
+
+static void drop_view(struct mailbox *box)
+{
+	free(box->view.mails);
+	free(box->view.log);
+}
+
+static void take_view(struct mailbox *box, const struct fake_box *live)
+{
+	drop_view(box);
+	box->view = *live;
+	box->view.mails = copy_array(live->mails, live->mail_count, sizeof(*live->mails));
+	box->view.log = copy_array(live->log, live->log_count, sizeof(*live->log));
+}
+
+int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
+		 struct error *err)
+{
+	struct fake_account *account = account_of(user);
+	struct fake_box *live = fake_find_box(account, name);
+
+	account->open_count++;
+	if (live == NULL)
+		return error_set(err, -ENOENT, "no mailbox %s", name);
+	if (live->damaged)
+		return error_set(err, -EUCLEAN, "mailbox %s is damaged", name);
+	struct mailbox *box = calloc(1, sizeof(*box));
+	assert(box != NULL);
+	box->account = account;
+	snprintf(box->name, sizeof(box->name), "%s", name);
+	take_view(box, live);
+	*box_r = box;
+	return 0;
+}
+
+void mailbox_close(struct mailbox **box)
+{
+	if (*box == NULL)
+		return;
+	drop_view(*box);
+	free(*box);
+	*box = NULL;
+}
+
+int mailbox_refresh(struct mailbox *box, struct error *err)
+{
+	const struct fake_box *live = live_box(box);
+
+	if (live == NULL)
+		return error_set(err, -ESTALE, "mailbox %s is gone", box->name);
+	take_view(box, live);
+	return 0;
+}
+
+const char *mailbox_name(const struct mailbox *box)
+{
+	return box->name;
+}
+
+const struct mailbox_status *mailbox_status(const struct mailbox *box)
+{
+	return &box->view.status;
+}
+
+static void fill_mail(struct mailbox *box, const struct fake_mail *from, struct mail *mail_r)
+{
+	for (unsigned i = 0; i < from->keywords.count; i++)
+		box->keyword_names[i] = from->keywords.names[i];
+	*mail_r = (struct mail){
+		.uid = from->uid,
+		.flags = from->flags,
+		.modseq = from->modseq,
+		.guid = from->guid,
+		.recent = from->uid >= box->view.status.first_recent_uid,
+		.keywords = {.names = box->keyword_names, .count = from->keywords.count},
+	};
+}
+
+int mailbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
+		 void *ctx, struct error *err)
+{
+	(void)err;
+	for (size_t i = 0; i < box->view.mail_count; i++) {
+		const struct fake_mail *from = &box->view.mails[i];
+		struct mail mail;
+
+		if (from->uid < first_uid || from->uid > last_uid)
+			continue;
+		fill_mail(box, from, &mail);
+		int ret = each(ctx, &mail);
+		if (ret != 0)
+			return ret;
+	}
+	return 0;
+}
+
+int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err)
+{
+	const struct fake_mail *mail = fake_find_mail(&box->view, uid);
+
+	if (mail == NULL)
+		return error_set(err, -ENOENT, "no message %u", uid);
+	fill_mail(box, mail, mail_r);
+	return 0;
+}
+
+/* What mailbox_changes() returns keeps its strings here. */
+struct change_strings {
+	struct fake_keywords add, remove;
+	const char *add_names[FAKE_KEYWORDS_MAX], *remove_names[FAKE_KEYWORDS_MAX];
+};
+
+static void fold_change(struct mailbox_change *change, struct change_strings *strings,
+			const struct fake_change *from)
+{
+	change->uid = from->uid;
+	if (from->expunged) {
+		change->expunged = true;
+		change->has_guid = true;
+		change->guid = from->guid;
+	}
+	change->add_flags = (uint8_t)((change->add_flags & ~from->remove_flags) | from->add_flags);
+	change->remove_flags =
+		(uint8_t)((change->remove_flags & ~from->add_flags) | from->remove_flags);
+	for (unsigned i = 0; i < from->add.count; i++) {
+		keyword_add(&strings->add, from->add.names[i]);
+		keyword_remove(&strings->remove, from->add.names[i]);
+	}
+	for (unsigned i = 0; i < from->remove.count; i++) {
+		keyword_add(&strings->remove, from->remove.names[i]);
+		keyword_remove(&strings->add, from->remove.names[i]);
+	}
+}
+
+static void point_keywords(struct mailbox_change *change, struct change_strings *strings)
+{
+	for (unsigned i = 0; i < strings->add.count; i++)
+		strings->add_names[i] = strings->add.names[i];
+	for (unsigned i = 0; i < strings->remove.count; i++)
+		strings->remove_names[i] = strings->remove.names[i];
+	change->add_keywords =
+		(struct keyword_set){.names = strings->add_names, .count = strings->add.count};
+	change->remove_keywords = (struct keyword_set){.names = strings->remove_names,
+						       .count = strings->remove.count};
+}
+
+int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
+		    struct error *err)
+{
+	const struct fake_box *view = &box->view;
+	struct mailbox_change *changes = calloc(view->log_count + 1, sizeof(*changes));
+	struct change_strings *strings = calloc(view->log_count + 1, sizeof(*strings));
+	size_t count = 0;
+
+	assert(changes != NULL && strings != NULL);
+	for (uint32_t uid = 1; uid < view->status.uid_next; uid++) {
+		bool found = false;
+
+		for (size_t i = 0; i < view->log_count; i++) {
+			if (view->log[i].uid != uid || view->log[i].modseq <= since ||
+			    view->log[i].modseq <= view->log_start)
+				continue;
+			fold_change(&changes[count], &strings[count], &view->log[i]);
+			found = true;
+		}
+		if (found) {
+			point_keywords(&changes[count], &strings[count]);
+			count++;
+		}
+	}
+	*changes_r = (struct mailbox_changes){.change = changes, .count = count, .pool = strings};
+	return since < view->log_start ? error_set(err, -ERANGE, "log is too short") : 0;
+}
+
+void mailbox_changes_free(struct mailbox_changes *changes)
+{
+	free(changes->change);
+	free(changes->pool);
+	memset(changes, 0, sizeof(*changes));
+}
+
+struct mail_body {
+	const char *text;
+};
+
+int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+		      struct mail_body_info *info_r, struct error *err)
+{
+	/* The files are what they are now, whatever the view says. */
+	struct fake_box *live = live_box(box);
+	const struct fake_mail *seen = fake_find_mail(&box->view, uid);
+	const struct fake_mail *mail = NULL;
+
+	for (size_t i = 0; live != NULL && seen != NULL && i < live->mail_count; i++) {
+		if (strcmp(live->mails[i].guid, seen->guid) == 0)
+			mail = &live->mails[i];
+	}
+	if (mail == NULL)
+		return error_set(err, -ENOENT, "no message %u", uid);
+	*body_r = malloc(sizeof(**body_r));
+	assert(*body_r != NULL);
+	(*body_r)->text = mail->body;
+	*info_r = (struct mail_body_info){
+		.received = mail->received, .saved = mail->saved, .pop3_uidl = mail->pop3_uidl};
+	return 0;
+}
+
+ssize_t mailbox_body_read(struct mail_body *body, void *data, size_t size, struct error *err)
+{
+	size_t len = strlen(body->text);
+
+	(void)err;
+	if (len > size)
+		len = size;
+	memcpy(data, body->text, len);
+	body->text += len;
+	return (ssize_t)len;
+}
+
+void mailbox_body_close(struct mail_body **body)
+{
+	free(*body);
+	*body = NULL;
+}
+
+struct mail_spool {
+	struct fake_account *account;
+	int64_t received;
+	char *text;
+	size_t len;
+};
+
+int mailbox_spool_open(struct mailbox *box, const char *guid, int64_t received,
+		       struct mail_spool **spool_r, struct error *err)
+{
+	(void)guid;
+	(void)err;
+	struct mail_spool *spool = calloc(1, sizeof(*spool));
+	assert(spool != NULL);
+	spool->account = box->account;
+	spool->received = received;
+	*spool_r = spool;
+	return 0;
+}
+
+int mailbox_spool_write(struct mail_spool *spool, const void *data, size_t len, struct error *err)
+{
+	int64_t *left = &spool->account->spool_bytes_left;
+
+	if (*left >= 0) {
+		if (*left < (int64_t)len)
+			return error_set(err, -ENOSPC, "no space for a message");
+		*left -= (int64_t)len;
+	}
+	spool->text = realloc(spool->text, spool->len + len + 1);
+	assert(spool->text != NULL);
+	memcpy(spool->text + spool->len, data, len);
+	spool->len += len;
+	spool->text[spool->len] = '\0';
+	return 0;
+}
+
+void mailbox_spool_discard(struct mail_spool **spool)
+{
+	if (*spool == NULL)
+		return;
+	free((*spool)->text);
+	free(*spool);
+	*spool = NULL;
+}
+
+/* Works on a copy that replaces the live mailbox on commit. */
+struct mailbox_txn {
+	struct mailbox *box;
+	struct fake_box work;
+	uint64_t next_modseq;
+	bool foreign;
+};
+
+int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err)
+{
+	struct fake_account *account = box->account;
+	uint64_t seen = box->view.version;
+
+	account->begin_count++;
+	if (account->on_begin != NULL)
+		account->on_begin(account, box->name);
+	int ret = mailbox_refresh(box, err);
+	if (ret < 0)
+		return ret;
+	struct mailbox_txn *txn = calloc(1, sizeof(*txn));
+	assert(txn != NULL);
+	txn->box = box;
+	txn->foreign = box->view.version != seen;
+	txn->work = box->view;
+	/* One by one, so that grow() finds what it expects. */
+	txn->work.mail_count = 0;
+	txn->work.mails = NULL;
+	for (size_t i = 0; i < box->view.mail_count; i++)
+		insert_mail(&txn->work, &box->view.mails[i]);
+	txn->work.log = NULL;
+	txn->work.log_count = 0;
+	for (size_t i = 0; i < box->view.log_count; i++)
+		*add_log(&txn->work, 0, 0) = box->view.log[i];
+	txn->next_modseq = box->view.status.highest_modseq + 1;
+	box->in_txn = true;
+	*txn_r = txn;
+	return 0;
+}
+
+static void set_keywords(struct fake_keywords *set, struct keyword_set from)
+{
+	set->count = 0;
+	for (unsigned i = 0; i < from.count; i++)
+		keyword_add(set, from.names[i]);
+}
+
+static int append(struct mailbox_txn *txn, struct fake_mail *mail, const struct mail *from,
+		  struct error *err)
+{
+	struct fake_box *work = &txn->work;
+
+	if (fake_find_mail(work, from->uid) != NULL || from->uid < work->status.uid_next)
+		return error_set(err, -EEXIST, "uid %u is below uid_next %u", from->uid,
+				 work->status.uid_next);
+	mail->uid = from->uid;
+	mail->flags = from->flags;
+	mail->modseq = take_modseq(work, txn->next_modseq, from->modseq);
+	set_keywords(&mail->keywords, from->keywords);
+	insert_mail(work, mail);
+	return 0;
+}
+
+int mailbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
+		   int64_t saved, const char *pop3_uidl, struct error *err)
+{
+	struct fake_mail new_mail = {.received = (*spool)->received, .saved = saved};
+
+	snprintf(new_mail.guid, sizeof(new_mail.guid), "%s", mail->guid);
+	snprintf(new_mail.pop3_uidl, sizeof(new_mail.pop3_uidl), "%s", pop3_uidl);
+	new_mail.body = keep_body(txn->box->account, (*spool)->text != NULL ? (*spool)->text : "");
+	mailbox_spool_discard(spool);
+	return append(txn, &new_mail, mail, err);
+}
+
+int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
+		 struct error *err)
+{
+	struct fake_mail *source = fake_find_mail(&txn->work, source_uid);
+
+	if (source == NULL)
+		return error_set(err, -ENOENT, "no message %u", source_uid);
+	struct fake_mail copy = *source;
+	return append(txn, &copy, mail, err);
+}
+
+int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
+		      struct keyword_set keywords, uint64_t modseq, struct error *err)
+{
+	struct fake_mail *mail = fake_find_mail(&txn->work, uid);
+	struct fake_keywords wanted = {0};
+
+	if (mail == NULL)
+		return error_set(err, -ENOENT, "no message %u", uid);
+	uint64_t taken = take_modseq(&txn->work, txn->next_modseq, modseq);
+	set_keywords(&wanted, keywords);
+	if (mail->flags != flags)
+		log_flags(&txn->work, mail, flags, taken);
+	for (unsigned i = mail->keywords.count; i-- > 0;) {
+		char name[24];
+
+		memcpy(name, mail->keywords.names[i], sizeof(name));
+		if (keyword_at(&wanted, name) < 0)
+			log_keyword(&txn->work, mail, name, false, taken);
+	}
+	for (unsigned i = 0; i < wanted.count; i++) {
+		if (keyword_at(&mail->keywords, wanted.names[i]) < 0)
+			log_keyword(&txn->work, mail, wanted.names[i], true, taken);
+	}
+	mail->modseq = taken;
+	return 0;
+}
+
+int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err)
+{
+	struct fake_mail *mail = fake_find_mail(&txn->work, uid);
+
+	if (mail == NULL)
+		return error_set(err, -ENOENT, "no message %u", uid);
+	log_expunge(&txn->work, mail, take_modseq(&txn->work, txn->next_modseq, 0));
+	return 0;
+}
+
+int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
+		       struct error *err)
+{
+	struct fake_mail *mail = fake_find_mail(&txn->work, uid);
+
+	if (mail == NULL)
+		return error_set(err, -ENOENT, "no message %u", uid);
+	if (new_uid < txn->work.status.uid_next)
+		return error_set(err, -EEXIST, "uid %u is below uid_next", new_uid);
+	struct fake_mail moved = *mail;
+	log_expunge(&txn->work, mail, take_modseq(&txn->work, txn->next_modseq, 0));
+	moved.uid = new_uid;
+	moved.modseq = take_modseq(&txn->work, txn->next_modseq, modseq);
+	insert_mail(&txn->work, &moved);
+	return 0;
+}
+
+int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err)
+{
+	(void)err;
+	txn->work.status.uid_validity = uid_validity;
+	return 0;
+}
+
+int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err)
+{
+	(void)err;
+	txn->work.status.guid = *guid;
+	return 0;
+}
+
+int mailbox_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
+		  uint32_t first_recent_uid, struct error *err)
+{
+	struct mailbox_status *status = &txn->work.status;
+
+	(void)err;
+	if (status->uid_next < uid_next)
+		status->uid_next = uid_next;
+	if (status->highest_modseq < highest_modseq)
+		status->highest_modseq = highest_modseq;
+	if (status->first_recent_uid < first_recent_uid)
+		status->first_recent_uid = first_recent_uid;
+	return 0;
+}
+
+int mailbox_commit(struct mailbox_txn **_txn, bool *foreign_r, struct error *err)
+{
+	struct mailbox_txn *txn = *_txn;
+	struct fake_box *live = live_box(txn->box);
+
+	(void)err;
+	free(live->mails);
+	free(live->log);
+	*live = txn->work;
+	live->version++;
+	take_view(txn->box, live);
+	if (foreign_r != NULL)
+		*foreign_r = txn->foreign;
+	txn->box->in_txn = false;
+	free(txn);
+	*_txn = NULL;
+	return 0;
+}
+
+void mailbox_abort(struct mailbox_txn **txn)
+{
+	if (*txn == NULL)
+		return;
+	(*txn)->box->in_txn = false;
+	free((*txn)->work.mails);
+	free((*txn)->work.log);
+	free(*txn);
+	*txn = NULL;
+}
+
+int mailbox_rebuild(const struct mail_user *user, const char *name, struct error *err)
+{
+	struct fake_box *live = fake_find_box(account_of(user), name);
+
+	if (live == NULL)
+		return error_set(err, -ENOENT, "no mailbox %s", name);
+	account_of(user)->rebuild_count++;
+	live->damaged = false;
+	return 0;
+}
+
+/* ---- store/mailbox_list.h ---- */
+
+static int subscription_at(const struct fake_account *account, const char *name)
+{
+	for (size_t i = 0; i < account->subscription_count; i++) {
+		if (strcmp(account->subscriptions[i], name) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+static int node_cmp(const void *a, const void *b)
+{
+	return strcmp(((const struct mailbox_node *)a)->name,
+		      ((const struct mailbox_node *)b)->name);
+}
+
+int mailbox_list_read(const struct mail_user *user, struct mailbox_tree *tree_r, bool *incomplete_r,
+		      struct error *err)
+{
+	struct fake_account *account = account_of(user);
+
+	(void)err;
+	memset(tree_r, 0, sizeof(*tree_r));
+	*incomplete_r = false;
+	tree_r->separator = '/';
+	tree_r->nodes = calloc(account->box_count + account->subscription_count + 1,
+			       sizeof(*tree_r->nodes));
+	tree_r->deletions = calloc(account->deletion_count + 1, sizeof(*tree_r->deletions));
+	assert(tree_r->nodes != NULL && tree_r->deletions != NULL);
+	for (size_t i = 0; i < account->box_count; i++) {
+		const struct fake_box *box = &account->boxes[i];
+		int at = subscription_at(account, box->name);
+
+		tree_r->nodes[tree_r->node_count++] = (struct mailbox_node){
+			.name = strdup(box->name),
+			.exists = true,
+			.guid = box->status.guid,
+			.uid_validity = box->status.uid_validity,
+			.uid_next = box->status.uid_next,
+			.last_renamed_or_created = box->renamed,
+			.subscribed = at >= 0,
+			.last_subscription_change = at >= 0 ? account->subscription_times[at] : 0,
+		};
+	}
+	for (size_t i = 0; i < account->subscription_count; i++) {
+		if (fake_find_box(account, account->subscriptions[i]) != NULL)
+			continue;
+		tree_r->nodes[tree_r->node_count++] = (struct mailbox_node){
+			.name = strdup(account->subscriptions[i]),
+			.subscribed = true,
+			.last_subscription_change = account->subscription_times[i],
+		};
+	}
+	qsort(tree_r->nodes, tree_r->node_count, sizeof(*tree_r->nodes), node_cmp);
+	for (size_t i = 0; i < account->deletion_count; i++)
+		tree_r->deletions[tree_r->deletion_count++] = account->deletions[i];
+	return 0;
+}
+
+void mailbox_tree_free(struct mailbox_tree *tree)
+{
+	for (size_t i = 0; i < tree->node_count; i++)
+		free(tree->nodes[i].name);
+	free(tree->nodes);
+	free(tree->deletions);
+	memset(tree, 0, sizeof(*tree));
+}
+
+int mailbox_list_create(const struct mail_user *user, const char *name, const struct guid *guid,
+			uint32_t uid_validity, struct error *err)
+{
+	if (fake_find_box(account_of(user), name) != NULL)
+		return error_set(err, -EEXIST, "mailbox %s exists", name);
+	add_box(account_of(user), name, guid, uid_validity);
+	return 0;
+}
+
+static void add_deletion(struct fake_account *account, const struct guid *guid)
+{
+	assert(account->deletion_count < 256);
+	account->deletions[account->deletion_count++] = (struct mailbox_deletion){
+		.kind = DELETED_MAILBOX, .guid = *guid, .time = ++*account->clock};
+}
+
+int mailbox_list_delete(const struct mail_user *user, const char *name, const struct guid *guid,
+			struct error *err)
+{
+	struct fake_account *account = account_of(user);
+	struct fake_box *box = fake_find_box(account, name);
+
+	if (box == NULL)
+		return error_set(err, -ENOENT, "no mailbox %s", name);
+	if (!guid_equal(&box->status.guid, guid))
+		return error_set(err, -ESTALE, "mailbox %s has another GUID", name);
+	free(box->mails);
+	free(box->log);
+	/* guid may point into the mailbox. */
+	struct guid gone = box->status.guid;
+	*box = account->boxes[--account->box_count];
+	add_deletion(account, &gone);
+	return 0;
+}
+
+int mailbox_list_rename(const struct mail_user *user, const char *from, const char *to,
+			struct error *err)
+{
+	struct fake_account *account = account_of(user);
+	struct fake_box *box = fake_find_box(account, from);
+	size_t len = strlen(from);
+
+	if (fake_find_box(account, to) != NULL)
+		return error_set(err, -EEXIST, "mailbox %s exists", to);
+	if (box == NULL)
+		return error_set(err, -ENOENT, "no mailbox %s", from);
+	for (size_t i = 0; i < account->box_count; i++) {
+		struct fake_box *child = &account->boxes[i];
+		char name[300];
+
+		if (strncmp(child->name, from, len) != 0 ||
+		    (child->name[len] != '/' && child->name[len] != '\0'))
+			continue;
+		snprintf(name, sizeof(name), "%s%s", to, child->name + len);
+		snprintf(child->name, sizeof(child->name), "%.127s", name);
+	}
+	box->renamed = ++*account->clock;
+	return 0;
+}
+
+int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool subscribed,
+			   struct error *err)
+{
+	struct fake_account *account = account_of(user);
+	int at = subscription_at(account, name);
+
+	(void)err;
+	if (subscribed && at < 0) {
+		assert(account->subscription_count < 64);
+		at = (int)account->subscription_count++;
+		snprintf(account->subscriptions[at], 128, "%s", name);
+		account->subscription_times[at] = ++*account->clock;
+	} else if (!subscribed && at >= 0) {
+		size_t last = --account->subscription_count;
+		memmove(account->subscriptions[at], account->subscriptions[last], 128);
+		account->subscription_times[at] = account->subscription_times[last];
+	}
+	return 0;
+}
+
+int mailbox_name_storable(const struct mail_user *user, const char *name, char alt_char,
+			  char **name_r)
+{
+	(void)user;
+	(void)alt_char;
+	*name_r = strdup(name);
+	return *name_r != NULL ? 0 : -ENOMEM;
+}

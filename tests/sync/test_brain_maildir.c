@@ -1,0 +1,232 @@
+/*
+ * Two brains over real Maildirs: whole sessions, random histories with cuts, and what is left
+ * behind.
+ */
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+#include "store/base/file.h"
+#include "store/mailbox_list.h"
+#include "tests/sync/brain_pair.h"
+#include "tests/sync/maildir_user.h"
+
+struct fixture {
+	char root[256];
+	struct mail_user users[2];
+	struct test_node nodes[2];
+	struct session_results results;
+	uint32_t seed;
+	unsigned delivered;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	const char *tmp = getenv("TMPDIR");
+	char home[300];
+
+	snprintf(f->root, sizeof(f->root), "%s/brain-test.XXXXXX", tmp != NULL ? tmp : "/tmp");
+	if (mkdtemp(f->root) == NULL)
+		return -1;
+	for (int i = 0; i < 2; i++) {
+		snprintf(home, sizeof(home), "%s/%c", f->root, 'a' + i);
+		maildir_user_init(&f->users[i], home);
+		test_node_init(&f->nodes[i], &f->users[i],
+			       i == 0 ? "a.example.org" : "b.example.org");
+	}
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	(void)file_remove_tree(AT_FDCWD, f->root);
+	for (int i = 0; i < 2; i++)
+		maildir_user_free(&f->users[i]);
+	free(f);
+	return 0;
+}
+
+static void expect_equal(struct fixture *f, bool modseqs)
+{
+	AUTO_BUF struct buf a = BUF_INIT((size_t)64 << 20);
+	AUTO_BUF struct buf b = BUF_INIT((size_t)64 << 20);
+
+	maildir_user_dump(&f->users[0], modseqs, &a);
+	maildir_user_dump(&f->users[1], modseqs, &b);
+	if (strcmp(buf_str(&a), buf_str(&b)) != 0)
+		fail_msg("the accounts differ:\n%s\n%s", buf_str(&a), buf_str(&b));
+}
+
+static void sync_until_equal(struct fixture *f, bool modseqs)
+{
+	if (run_until_done(&f->nodes[0], &f->nodes[1], SYNC_CHANGED, &f->results) < 0)
+		fail_msg("no end: master %d '%s' %s, slave %d '%s' %s", f->results.master.outcome,
+			 f->results.master_err.text, f->results.master.reason,
+			 f->results.slave.outcome, f->results.slave_err.text,
+			 f->results.slave.reason);
+	expect_equal(f, modseqs);
+}
+
+/* The second sync writes nothing: not a byte of any log has changed. */
+static void expect_quiet(struct fixture *f)
+{
+	struct stat before[2], after[2];
+	char path[400];
+
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%c/Maildir/dovecot.index.log", f->root, 'a' + i);
+		assert_int_equal(stat(path, &before[i]), 0);
+	}
+	run_session(&f->nodes[1], &f->nodes[0], SYNC_CHANGED, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_DONE);
+	assert_int_equal(f->results.master.mailboxes, 0);
+	assert_int_equal(f->results.master.mails_sent + f->results.slave.mails_sent, 0);
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%c/Maildir/dovecot.index.log", f->root, 'a' + i);
+		assert_int_equal(stat(path, &after[i]), 0);
+		assert_int_equal(before[i].st_size, after[i].st_size);
+		assert_int_equal(before[i].st_mtime, after[i].st_mtime);
+	}
+}
+
+static void deliver(struct fixture *f, int node, const char *mailbox)
+{
+	char guid[80], body[200];
+
+	snprintf(guid, sizeof(guid), "1795327226.M%uP31607.node%d", ++f->delivered, node);
+	snprintf(body, sizeof(body), "Subject: %u\n\n.dot\n..\nbody %d\n", f->delivered, node);
+	maildir_user_deliver(&f->users[node], mailbox, guid, body);
+}
+
+static void mail_flags_expunges_and_folders(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+
+	deliver(f, 0, "INBOX");
+	deliver(f, 0, "INBOX");
+	deliver(f, 0, "INBOX");
+	sync_until_equal(f, true);
+	expect_quiet(f);
+
+	maildir_user_flags(&f->users[0], "INBOX", 1, MAIL_SEEN | MAIL_FLAGGED, "$Label1");
+	sync_until_equal(f, true);
+	expect_quiet(f);
+	maildir_user_expunge(&f->users[1], "INBOX", 2);
+	deliver(f, 1, "INBOX");
+	sync_until_equal(f, true);
+	expect_quiet(f);
+
+	assert_int_equal(mailbox_list_create(&f->users[0], "Work/\xc3\xa4\xc3\xb6", NULL, 0, &err),
+			 0);
+	assert_int_equal(mailbox_list_create(&f->users[1], "Other", NULL, 0, &err), 0);
+	assert_int_equal(mailbox_list_subscribe(&f->users[1], "Other", true, &err), 0);
+	deliver(f, 0, "Work/\xc3\xa4\xc3\xb6");
+	sync_until_equal(f, true);
+	expect_quiet(f);
+}
+
+static void both_delivered_the_same_uid(void **state)
+{
+	struct fixture *f = *state;
+
+	deliver(f, 0, "INBOX");
+	sync_until_equal(f, true);
+	deliver(f, 0, "INBOX");
+	deliver(f, 1, "INBOX");
+	sync_until_equal(f, true);
+	expect_quiet(f);
+}
+
+static void many_mails(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 300; i++)
+		deliver(f, i % 7 == 0 ? 1 : 0, "INBOX");
+	sync_until_equal(f, false);
+	expect_quiet(f);
+}
+
+static uint32_t pick(struct fixture *f, uint32_t below)
+{
+	f->seed = f->seed * 1664525 + 1013904223;
+	return (f->seed >> 8) % below;
+}
+
+/* A message of the INBOX, 0 if there is none. */
+static uint32_t pick_uid(struct fixture *f, int node)
+{
+	struct mailbox *box;
+	struct error err;
+
+	assert_int_equal(mailbox_open(&f->users[node], "INBOX", &box, &err), 0);
+	uint32_t count = mailbox_status(box)->messages;
+	mailbox_close(&box);
+	return count > 0 ? maildir_user_uid(&f->users[node], pick(f, count)) : 0;
+}
+
+static void random_change(struct fixture *f)
+{
+	int node = (int)pick(f, 2);
+	uint32_t uid = pick_uid(f, node);
+
+	switch (pick(f, 5)) {
+	case 0:
+		if (uid != 0)
+			maildir_user_expunge(&f->users[node], "INBOX", uid);
+		break;
+	case 1:
+	case 2:
+		if (uid != 0)
+			maildir_user_flags(&f->users[node], "INBOX", uid, (uint8_t)pick(f, 32),
+					   pick(f, 2) != 0 ? "work" : NULL);
+		break;
+	default:
+		deliver(f, node, "INBOX");
+	}
+}
+
+static void random_histories(void **state)
+{
+	for (uint32_t seed = 1; seed <= 12; seed++) {
+		teardown(state);
+		assert_int_equal(setup(state), 0);
+		struct fixture *f = *state;
+
+		f->seed = seed * 2654435761U;
+		for (int step = 0; step < 3; step++) {
+			for (uint32_t i = pick(f, 8); i > 0; i--)
+				random_change(f);
+			uint32_t master = pick(f, 2);
+			run_session_cut(&f->nodes[master], &f->nodes[1 - master], SYNC_CHANGED,
+					pick(f, 2) != 0, 1 + pick(f, 4000), &f->results);
+			for (uint32_t i = pick(f, 3); i > 0; i--)
+				random_change(f);
+			sync_until_equal(f, false);
+			expect_quiet(f);
+		}
+	}
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(mail_flags_expunges_and_folders),
+		TEST(both_delivered_the_same_uid),
+		TEST(many_mails),
+		TEST(random_histories),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,455 @@
+/* The mailbox merge, case by case: what has a name in dsync's list of defects has one here. */
+#include "merge_model.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+static struct model model;
+static struct model_session session;
+
+static int set_up(void **state)
+{
+	model_init(&model, MERGE_DSYNCFS, 1);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	model_free(&model);
+	return 0;
+}
+
+static void sync_and_compare(void)
+{
+	const char *difference;
+
+	model_sync_fully(&model, &session);
+	difference = model_difference(&model);
+	if (difference != NULL) {
+		model_print(&model);
+		fail_msg("the sides differ in %s", difference);
+	}
+}
+
+static void sync_one_side_only(int side)
+{
+	struct model_session broken = {.apply = {side == 0, side == 1}};
+
+	model_sync(&model, &broken);
+}
+
+static size_t count_of(int side, unsigned guid)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < model.box[side].count; i++)
+		count += model.box[side].mails[i].guid == guid;
+	return count;
+}
+
+static void empty_mailboxes_need_nothing(void **state)
+{
+	sync_and_compare();
+	assert_int_equal(session.actions[0] + session.actions[1], 0);
+	assert_int_equal(model.box[0].highest_modseq, 1);
+}
+
+static void a_delivery_is_copied_with_its_modseq(void **state)
+{
+	model_deliver(&model.box[0], 0, 3);
+	sync_and_compare();
+	model_deliver(&model.box[1], 3, 1);
+	model_deliver(&model.box[1], 4, 1);
+	sync_and_compare();
+	assert_int_equal(session.actions[0], 2);
+	/* The side that delivered writes nothing. */
+	assert_int_equal(session.actions[1], 0);
+	assert_int_equal(model.box[1].mails[3].modseq, 3);
+	assert_int_equal(model.box[1].mails[4].modseq, 4);
+	assert_int_equal(model.box[0].highest_modseq, 4);
+}
+
+static void one_flag_change_costs_one_action(void **state)
+{
+	model_deliver(&model.box[0], 0, 100);
+	sync_and_compare();
+	model_set_flags(&model.box[1], 40, MAIL_SEEN);
+	sync_and_compare();
+	assert_int_equal(session.actions[0], 1);
+	assert_int_equal(session.actions[1], 0);
+	assert_int_equal(model.box[0].mails[40].flags, MAIL_SEEN);
+}
+
+static void an_expunge_is_copied_and_the_other_side_writes_nothing(void **state)
+{
+	model_deliver(&model.box[0], 0, 3);
+	sync_and_compare();
+	model_expunge(&model.box[0], 1);
+	sync_and_compare();
+	assert_int_equal(session.actions[0], 0);
+	assert_int_equal(session.actions[1], 1);
+	assert_int_equal(model.box[1].count, 2);
+}
+
+static void expunge_wins_over_a_flag_change(void **state)
+{
+	model_deliver(&model.box[0], 0, 2);
+	sync_and_compare();
+	model_expunge(&model.box[0], 0);
+	model_set_flags(&model.box[1], 0, MAIL_FLAGGED);
+	sync_and_compare();
+	assert_int_equal(model.box[0].count, 1);
+}
+
+/* Defect 11: Dovecot renumbers both; so do we where both delivered, but never what has no rival. */
+static void both_deliver_one_uid_and_only_those_move(void **state)
+{
+	model_deliver(&model.box[0], 0, 5);
+	sync_and_compare();
+	model_deliver(&model.box[0], 5, 1);
+	model_deliver(&model.box[1], 6, 1);
+	sync_and_compare();
+	assert_int_equal(session.uid_changes, 2);
+	assert_int_equal(model.box[0].count, 7);
+	assert_int_equal(model.box[0].mails[4].uid, 5);
+	assert_int_equal(model.box[0].mails[5].uid, 7);
+	assert_int_equal(model.box[0].mails[6].uid, 8);
+}
+
+/* Defect 12: without state, after a UID mismatch, Dovecot doubles or revives. */
+static void lost_state_after_a_conflict_doubles_nothing(void **state)
+{
+	model_deliver(&model.box[0], 0, 5);
+	sync_and_compare();
+	model_deliver(&model.box[0], 5, 2);
+	model_deliver(&model.box[1], 7, 3);
+	sync_and_compare();
+	model_expunge(&model.box[0], 6);
+	model.state[0].valid = false;
+	sync_and_compare();
+	assert_int_equal(model.box[1].count, 9);
+	for (unsigned guid = 0; guid < 10; guid++)
+		assert_true(count_of(1, guid) <= 1);
+	model.state[0].valid = model.state[1].valid = false;
+	sync_and_compare();
+	assert_int_equal(session.actions[0] + session.actions[1], 0);
+}
+
+/* Defect 13: an expunge whose GUID is unknown is no evidence against a message above the common
+ * UID. */
+static void an_expunge_without_guid_removes_nothing_new(void **state)
+{
+	const struct merge_item own = {.type = 's', .uid = 6, .guid = "a"};
+	const struct merge_item peer = {.type = 'e', .uid = 6};
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 5,
+		.own = {.uid_next = 7, .highest_modseq = 9, .items = &own, .item_count = 1},
+		.peer = {.uid_next = 7, .highest_modseq = 9, .items = &peer, .item_count = 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct error err;
+
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.expunges, 0);
+	assert_int_equal(plan.uid_changes, 1);
+	merge_mailbox_plan_free(&plan);
+}
+
+/* Defect 14: a change log that is lost on one side is not an expunge of everything. */
+static void an_empty_side_empties_nobody(void **state)
+{
+	model_deliver(&model.box[0], 0, 20);
+	sync_and_compare();
+	model_box_free(&model.box[1]);
+	model.box[1].uid_validity = 1700000000;
+	model.box[1].uid_next = 1;
+	model.box[1].highest_modseq = 1;
+	sync_and_compare();
+	assert_int_equal(model.box[1].count, 20);
+	assert_int_equal(model.box[1].mails[19].uid, 20);
+	assert_int_equal(session.expunges, 0);
+}
+
+static void an_older_copy_of_a_mailbox_is_filled_up_again(void **state)
+{
+	struct model_box old;
+
+	model_deliver(&model.box[0], 0, 5);
+	sync_and_compare();
+	model_box_copy(&old, &model.box[1]);
+	model_deliver(&model.box[0], 5, 5);
+	sync_and_compare();
+	model_box_free(&model.box[1]);
+	model.box[1] = old;
+	sync_and_compare();
+	assert_int_equal(model.box[1].count, 10);
+	assert_int_equal(session.expunges, 0);
+}
+
+/* Defect 19: both sides' MODSEQs are equal after the first session, not after some. */
+static void modseqs_settle_in_one_session(void **state)
+{
+	model_deliver(&model.box[0], 0, 4);
+	sync_and_compare();
+	model_set_flags(&model.box[0], 0, MAIL_SEEN);
+	model_set_keywords(&model.box[0], 1, 0x5);
+	model_deliver(&model.box[0], 4, 1);
+	model_set_flags(&model.box[1], 1, MAIL_FLAGGED);
+	model_deliver(&model.box[1], 5, 2);
+	model_expunge(&model.box[1], 2);
+	sync_and_compare();
+	model_sync_fully(&model, &session);
+	assert_int_equal(session.actions[0] + session.actions[1], 0);
+}
+
+static void a_broken_session_is_finished_by_the_next(void **state)
+{
+	for (int side = 0; side < 2; side++) {
+		unsigned first = (unsigned)side * 20;
+
+		model_deliver(&model.box[0], first, 3);
+		sync_and_compare();
+		model_deliver(&model.box[0], first + 3, 2);
+		model_deliver(&model.box[1], first + 5, 2);
+		model_expunge(&model.box[1], 0);
+		sync_one_side_only(side);
+		model_deliver(&model.box[1 - side], first + 7, 1);
+		sync_and_compare();
+		for (unsigned guid = first + 1; guid < first + 8; guid++)
+			assert_int_equal(count_of(0, guid), 1);
+		assert_int_equal(count_of(0, first), 0);
+	}
+}
+
+static void expunge_of_a_half_renumbered_message_counts(void **state)
+{
+	model_deliver(&model.box[0], 0, 3);
+	sync_and_compare();
+	model_deliver(&model.box[0], 3, 1);
+	model_deliver(&model.box[1], 4, 1);
+	sync_one_side_only(1);
+	/* On the side that still has it under the old UID. */
+	model_expunge(&model.box[0], 3);
+	sync_and_compare();
+	assert_int_equal(count_of(0, 3), 0);
+	assert_int_equal(count_of(0, 4), 1);
+}
+
+static void a_copy_of_an_expunged_message_stays(void **state)
+{
+	model_deliver(&model.box[0], 0, 2);
+	sync_and_compare();
+	model_deliver(&model.box[1], 0, 1);
+	sync_and_compare();
+	assert_int_equal(count_of(0, 0), 2);
+	model_expunge(&model.box[0], 0);
+	sync_and_compare();
+	assert_int_equal(count_of(1, 0), 1);
+	model.state[0].valid = false;
+	sync_and_compare();
+	assert_int_equal(count_of(1, 0), 1);
+}
+
+static void a_message_that_came_back_is_not_killed_by_its_old_expunge(void **state)
+{
+	model_deliver(&model.box[0], 0, 2);
+	sync_and_compare();
+	/* Moved out, and long after moved in again, with its GUID. */
+	model_expunge(&model.box[0], 0);
+	sync_and_compare();
+	model_deliver(&model.box[1], 0, 1);
+	model.state[0].valid = model.state[1].valid = false;
+	sync_and_compare();
+	assert_int_equal(count_of(0, 0), 1);
+	assert_int_equal(count_of(1, 0), 1);
+}
+
+static void uidvalidity_of_the_fuller_side_wins(void **state)
+{
+	model.box[0].uid_validity = 1800000000;
+	model_deliver(&model.box[0], 0, 1);
+	model_deliver(&model.box[1], 1, 2);
+	sync_and_compare();
+	assert_int_equal(model.box[0].uid_validity, 1700000000);
+	assert_int_equal(model.box[0].count, 3);
+	model.box[0].uid_validity = 1800000000;
+	sync_and_compare();
+	assert_int_equal(model.box[1].uid_validity, 1800000000);
+	assert_int_equal(model.box[1].count, 3);
+}
+
+static void a_state_that_does_not_fit_is_thrown_away(void **state)
+{
+	const struct merge_item own = {.type = 'f', .uid = 3, .guid = "a"};
+	const struct merge_item peer = {.type = 'f', .uid = 3, .guid = "b"};
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 5,
+		.own = {.uid_next = 7, .highest_modseq = 9, .items = &own, .item_count = 1},
+		.peer = {.uid_next = 7, .highest_modseq = 9, .items = &peer, .item_count = 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct error err;
+
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_true(plan.need_full);
+	merge_mailbox_plan_free(&plan);
+	/* A message that both agreed on is missing here without a trace. */
+	input.own.item_count = 0;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_true(plan.need_full);
+	merge_mailbox_plan_free(&plan);
+
+	struct merge_side a = {.uid_validity = 1, .uid_next = 9}, b = a;
+
+	assert_int_equal(merge_mailbox_common_uid(&a, 8, &b, 7), 7);
+	b.uid_next = 7;
+	assert_int_equal(merge_mailbox_common_uid(&a, 8, &b, 7), 0);
+	b.uid_next = 9;
+	b.uid_validity = 2;
+	assert_int_equal(merge_mailbox_common_uid(&a, 8, &b, 7), 0);
+}
+
+static void hostile_lists_are_refused(void **state)
+{
+	static const char *const names[1025] = {"x"};
+	struct merge_item items[2] = {{.type = 's', .uid = 6, .guid = "a"},
+				      {.type = 's', .uid = 7, .guid = "b"}};
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 5,
+		.own = {.uid_next = 6, .highest_modseq = 1},
+		.peer = {.uid_next = 8, .highest_modseq = 9, .items = items, .item_count = 2},
+	};
+	const struct merge_item good[2] = {items[0], items[1]};
+	struct merge_mailbox_plan plan;
+	struct error err;
+
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 2);
+	merge_mailbox_plan_free(&plan);
+	for (int i = 0; i < 9; i++) {
+		memcpy(items, good, sizeof(items));
+		input.peer.uid_next = 8;
+		input.peer.highest_modseq = 9;
+		switch (i) {
+		case 0:
+			items[1].uid = 6;
+			break;
+		case 1:
+			items[0].uid = 0;
+			break;
+		case 2:
+			items[0].uid = 5;
+			break;
+		case 3:
+			items[0].type = 'x';
+			break;
+		case 4:
+			items[0].type = 'f';
+			break;
+		case 5:
+			items[1].guid = "";
+			break;
+		case 6:
+			input.peer.uid_next = 7;
+			break;
+		case 7:
+			items[1].flags.modseq = UINT64_MAX;
+			break;
+		case 8:
+			items[1].flags.final_keywords = (struct keyword_set){names, 1025};
+			break;
+		}
+		if (merge_mailbox(&input, &plan, &err) != -EINVAL)
+			fail_msg("hostile list %d was taken", i);
+		assert_true(strlen(err.text) > 0);
+	}
+	memcpy(items, good, sizeof(items));
+	items[0].uid = UINT32_MAX - 2;
+	items[1].uid = UINT32_MAX - 1;
+	input.peer.uid_next = UINT32_MAX;
+	input.own.uid_next = UINT32_MAX;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), -EOVERFLOW);
+}
+
+static void a_hundred_thousand_messages_merge_in_a_second(void **state)
+{
+	enum { COUNT = 100000 };
+	struct merge_item *own = calloc(COUNT, sizeof(*own)), *peer = calloc(COUNT, sizeof(*peer));
+	char(*names)[24] = calloc(2L * COUNT, sizeof(*names));
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.own = {.uid_next = COUNT + 1, .highest_modseq = COUNT + 1},
+		.peer = {.uid_next = COUNT + 1, .highest_modseq = COUNT + 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct timespec start, end;
+	struct error err;
+
+	assert_non_null(own);
+	assert_non_null(peer);
+	assert_non_null(names);
+	for (uint32_t i = 0; i < COUNT; i++) {
+		snprintf(names[2 * i], 24, "%08x.own", i * 2654435761U);
+		snprintf(names[2 * i + 1], 24, "%08x.peer", i * 2654435761U);
+		own[i] = (struct merge_item){.type = 's', .uid = i + 1, .guid = names[2 * i]};
+		peer[i] = own[i];
+		own[i].flags.modseq = peer[i].flags.modseq = i + 2;
+		/* The second half is different messages under the same UIDs: all of them move. */
+		if (i > COUNT / 2)
+			peer[i].guid = names[2 * i + 1];
+	}
+	input.own.items = own;
+	input.own.item_count = COUNT;
+	input.peer.items = peer;
+	input.peer.item_count = COUNT;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &start);
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+	assert_int_equal(plan.uid_changes, COUNT / 2 - 1);
+	assert_int_equal(plan.appends, COUNT / 2 - 1);
+	print_message("%.0f ms\n", (double)(end.tv_sec - start.tv_sec) * 1e3 +
+					   (double)(end.tv_nsec - start.tv_nsec) / 1e6);
+	/* Generous: sanitizers and a busy machine. Quadratic code takes minutes. */
+	assert_true(end.tv_sec - start.tv_sec < 10);
+	merge_mailbox_plan_free(&plan);
+	free(own);
+	free(peer);
+	free(names);
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		CASE(empty_mailboxes_need_nothing),
+		CASE(a_delivery_is_copied_with_its_modseq),
+		CASE(one_flag_change_costs_one_action),
+		CASE(an_expunge_is_copied_and_the_other_side_writes_nothing),
+		CASE(expunge_wins_over_a_flag_change),
+		CASE(both_deliver_one_uid_and_only_those_move),
+		CASE(lost_state_after_a_conflict_doubles_nothing),
+		CASE(an_expunge_without_guid_removes_nothing_new),
+		CASE(an_empty_side_empties_nobody),
+		CASE(an_older_copy_of_a_mailbox_is_filled_up_again),
+		CASE(modseqs_settle_in_one_session),
+		CASE(a_broken_session_is_finished_by_the_next),
+		CASE(expunge_of_a_half_renumbered_message_counts),
+		CASE(a_copy_of_an_expunged_message_stays),
+		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
+		CASE(uidvalidity_of_the_fuller_side_wins),
+		CASE(a_state_that_does_not_fit_is_thrown_away),
+		CASE(hostile_lists_are_refused),
+		CASE(a_hundred_thousand_messages_merge_in_a_second),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
