@@ -94,6 +94,7 @@ static int append_mail(struct box *box, struct mailbox_txn *txn, const struct me
 	struct mail mail = {
 		.uid = action->uid,
 		.flags = action->flags & MAIL_FLAGS_MASK,
+		.recent = action->uid >= import->plan.first_recent_uid,
 		.modseq = modseq,
 		.guid = action->guid != NULL ? action->guid : "",
 		.keywords = action->keywords,
@@ -105,12 +106,13 @@ static int append_mail(struct box *box, struct mailbox_txn *txn, const struct me
 			      request->pop3_uidl != NULL ? request->pop3_uidl : "", err);
 }
 
-static int copy_mail(struct mailbox_txn *txn, const struct merge_action *action, uint64_t modseq,
-		     struct error *err)
+static int copy_mail(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
+		     uint64_t modseq, struct error *err)
 {
 	struct mail mail = {
 		.uid = action->uid,
 		.flags = action->flags & MAIL_FLAGS_MASK,
+		.recent = action->uid >= box->import.plan.first_recent_uid,
 		.modseq = modseq,
 		.guid = action->guid != NULL ? action->guid : "",
 		.keywords = action->keywords,
@@ -158,7 +160,7 @@ static int apply_action(struct box *box, struct mailbox_txn *txn, const struct m
 		ret = append_mail(box, txn, action, modseq, &err);
 		break;
 	case MERGE_COPY:
-		ret = copy_mail(txn, action, modseq, &err);
+		ret = copy_mail(box, txn, action, modseq, &err);
 		break;
 	case MERGE_SET_FLAGS:
 		ret = set_flags(box, txn, action, modseq, &err);
