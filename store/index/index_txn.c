@@ -273,6 +273,41 @@ int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, st
 	return txn_put(txn, &txn->modseqs, &change, sizeof(change), uid, err);
 }
 
+int index_txn_expunge_cmp(const void *a, const void *b)
+{
+	const struct txn_expunge *x = a, *y = b;
+
+	return x->uid < y->uid ? -1 : x->uid > y->uid;
+}
+
+static bool txn_expunges(const struct index_txn *txn, uint32_t uid)
+{
+	const struct txn_expunge wanted = {.uid = uid};
+	size_t count = TXN_COUNT(txn, expunges, txn_expunge);
+
+	return count > 0 && bsearch(&wanted, txn->expunges.data, count, sizeof(wanted),
+				    index_txn_expunge_cmp) != NULL;
+}
+
+int index_switch_on_modseqs(struct index_txn *txn, struct error *err)
+{
+	struct index_record record;
+	int ret = 0;
+
+	if (txn->index->state.ext_modseq >= 0)
+		return 0;
+	if (txn->expunges.len > 0)
+		qsort(txn->expunges.data, TXN_COUNT(txn, expunges, txn_expunge),
+		      sizeof(struct txn_expunge), index_txn_expunge_cmp);
+	for (uint32_t uid = 1; ret == 0 && index_find_from(txn->index, uid, &record) == 0;
+	     uid = record.uid + 1)
+		if (!txn_expunges(txn, record.uid))
+			ret = index_update_modseq(txn, record.uid, 0, err);
+	for (size_t i = 0; ret == 0 && i < TXN_COUNT(txn, appends, txn_append); i++)
+		ret = index_update_modseq(txn, TXN_LIST(txn, appends, txn_append)[i].uid, 0, err);
+	return ret;
+}
+
 uint64_t index_txn_bumps(const struct index_txn *txn)
 {
 	uint64_t bumps = 0;

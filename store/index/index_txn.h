@@ -48,6 +48,11 @@ int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, 
  * extension on first where it is missing. Values below index_txn_modseq() become that; the result
  * is never lowered. */
 int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err);
+/* Call last. Where the modseq extension is missing: switches it on, and writes down for every
+ * message what is true without it, the highest. Else every reader derives another modseq for the
+ * same message, from the log files it happens to find (reference 3.7), and two nodes never agree.
+ */
+int index_switch_on_modseqs(struct index_txn *txn, struct error *err);
 /* The modseq counter after the change records collected so far, that is without the
  * index_update_modseq() ones: the lowest exact modseq possible. Grows with further calls. */
 uint64_t index_txn_modseq(const struct index_txn *txn);

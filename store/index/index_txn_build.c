@@ -341,13 +341,6 @@ static void build_keywords(struct build *build)
 	}
 }
 
-static int compare_expunges(const void *a, const void *b)
-{
-	const struct txn_expunge *x = a, *y = b;
-
-	return x->uid < y->uid ? -1 : x->uid > y->uid;
-}
-
 static void build_expunges(struct build *build)
 {
 	struct txn_expunge *expunges = TXN_LIST(build->txn, expunges, txn_expunge);
@@ -355,7 +348,7 @@ static void build_expunges(struct build *build)
 
 	if (count == 0)
 		return;
-	qsort(expunges, count, sizeof(*expunges), compare_expunges);
+	qsort(expunges, count, sizeof(*expunges), index_txn_expunge_cmp);
 	record_begin(build, LOG_EXPUNGE_GUID);
 	for (size_t i = 0; i < count; i++) {
 		if (i > 0 && expunges[i].uid == expunges[i - 1].uid)

@@ -68,6 +68,8 @@ struct index_txn {
 
 /* index_txn.c */
 uint64_t index_txn_bumps(const struct index_txn *txn);
+/* Of two struct txn_expunge, by uid: for qsort() and bsearch(). */
+int index_txn_expunge_cmp(const void *a, const void *b);
 
 /* index_txn_build.c: appends the whole transaction, BOUNDARY and all, as it goes into the log.
  * Nothing to write: nothing is appended. Sorts the lists. */

@@ -309,6 +309,8 @@ static int look(struct catch_up *up, struct maildir_txn *txn, bool *need_r, stru
 	up->wanted_count = 0;
 	if (rc == 0 && !txn)
 		rc = maildir_index_is_behind(up->md, need_r, err);
+	if (rc == 0 && !txn && maildir_lacks_modseqs(up->md))
+		*need_r = true;
 	for (size_t i = 0; rc == 0 && i < up->count && (txn || !*need_r); i++)
 		rc = look_at_item(up, i, txn, need_r, err);
 	if (rc == 0 && txn && up->wanted_count)

@@ -653,7 +653,9 @@ int maildir_txn_commit(struct maildir_txn *txn, struct error *err)
 	if (txn->date_count &&
 	    index_cache_set_save_dates(txn->index_txn, txn->dates, txn->date_count, &ignored) < 0)
 		log_warning("%s: saved dates are not kept: %s", md->path, ignored.text);
-	rc = index_commit(&txn->index_txn, txn->sync, err);
+	rc = index_switch_on_modseqs(txn->index_txn, err);
+	if (rc == 0)
+		rc = index_commit(&txn->index_txn, txn->sync, err);
 	if (rc < 0)
 		return rc;
 	MAILDIR_STEP("index");

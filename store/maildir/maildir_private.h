@@ -268,6 +268,8 @@ int maildir_name_differs(struct maildir *md, const struct index_record *record,
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err);
 /* Whether the uidlist has lines that the index has not seen. */
 int maildir_index_is_behind(const struct maildir *md, bool *behind_r, struct error *err);
+/* There are messages without a MODSEQ of their own: maildir_txn_commit() gives them one. */
+bool maildir_lacks_modseqs(const struct maildir *md);
 
 int maildir_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
 int maildir_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,

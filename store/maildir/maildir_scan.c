@@ -326,6 +326,7 @@ int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_
 		rc = run(&scan, missing_r);
 	if (rc == 0 && wants_compaction(&scan))
 		scan.txn->rewrite = true;
+	scan.changed |= maildir_lacks_modseqs(md);
 	if (rc == 0)
 		rc = maildir_txn_commit(scan.txn, err);
 	maildir_txn_free(scan.txn);
@@ -350,7 +351,8 @@ int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	if (rc == 0 && !behind)
 		rc = run(&scan, missing_r);
 	scan_free(&scan);
-	if (rc < 0 || (!behind && !scan.need && !wants_compaction(&scan)))
+	if (rc < 0 ||
+	    (!behind && !scan.need && !wants_compaction(&scan) && !maildir_lacks_modseqs(md)))
 		return rc;
 	rc = dotlock_wait(md->control_fd, md->control_path, UIDLIST_NAME,
 			  DOTLOCK_TIMEOUT_MS_DEFAULT, &waited, err);

@@ -117,6 +117,14 @@ int maildir_index_is_behind(const struct maildir *md, bool *behind_r, struct err
 	return rc < 0 ? rc : 0;
 }
 
+bool maildir_lacks_modseqs(const struct maildir *md)
+{
+	struct index_status status;
+
+	index_status(md->index, &status);
+	return !status.has_modseqs && status.messages > 0;
+}
+
 static int begin_index(struct maildir_txn *txn, struct error *err)
 {
 	struct maildir *md = txn->md;

@@ -199,12 +199,13 @@ class Node:
         name, domain = user.split("@")
         return f"{self.backing if backing else self.mount}/{domain}/{name}"
 
-    def imap(self, user, login=True):
+    def imap(self, user, login=True, select=True):
         with self.network.on(self.host):
             client = imaplib.IMAP4(self.address, 143, timeout=30)
         if login:
             client.login(user, "x")
-            client.select()
+            if select:
+                client.select()
         return client
 
     def pop3(self, user):

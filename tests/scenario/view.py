@@ -51,7 +51,7 @@ def mails(client, folder):
 
 def account(node, user):
     """Everything: {folder: (numbers, mails)}, subscriptions."""
-    client = node.imap(user)
+    client = node.imap(user, select=False)
     try:
         client.enable("CONDSTORE")
         return ({folder: mails(client, folder) for folder in folders(client)}, subscriptions(client))
