@@ -45,8 +45,8 @@ int index_update_keyword(struct index_txn *txn, uint32_t uid, const char *name, 
 /* guid NULL: not known (a wrong one must never be given). */
 int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 /* Exact modseq of a message touched here; uid 0 raises only HIGHESTMODSEQ. Switches the modseq
- * extension on first where it is missing. Values below index_txn_modseq() become that; the result
- * is never lowered. */
+ * extension on first where it is missing. A value not above HIGHESTMODSEQ as it was before the
+ * transaction becomes index_txn_modseq(): nobody would see the change. */
 int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err);
 /* Call last. Where the modseq extension is missing: switches it on, and writes down for every
  * message what is true without it, the highest. Else every reader derives another modseq for the

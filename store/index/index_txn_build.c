@@ -110,11 +110,12 @@ static void put_intro(struct build *build, const char *name, const struct index_
 	record_end(build);
 }
 
+static const struct index_ext_def modseq_def = {
+	.name = "modseq", .hdr_size = 16, .record_size = 8, .record_align = 8};
+
 /* Messages can only be given a modseq of their own once the extension is there. */
 static void build_modseq_switch_on(struct build *build)
 {
-	static const struct index_ext_def def = {
-		.name = "modseq", .hdr_size = 16, .record_size = 8, .record_align = 8};
 	const struct txn_modseq *modseqs = TXN_LIST(build->txn, modseqs, txn_modseq);
 	uint8_t hdr[16] = {0};
 	bool needed = false;
@@ -123,7 +124,7 @@ static void build_modseq_switch_on(struct build *build)
 		needed = needed || modseqs[i].uid != 0;
 	if (!needed || build->txn->index->state.ext_modseq >= 0)
 		return;
-	put_intro(build, def.name, &def, 0);
+	put_intro(build, modseq_def.name, &modseq_def, 0);
 	index_put64(hdr, build->modseq);
 	record_begin(build, LOG_EXT_HDR_UPDATE);
 	put16(build, 0);
@@ -370,34 +371,78 @@ static int compare_modseqs(const void *a, const void *b)
 	return x->modseq > y->modseq ? -1 : x->modseq < y->modseq;
 }
 
+/* Sorts by uid; of two wishes for one message the higher one stays. Returns how many are left. */
+static size_t merge_modseqs(struct txn_modseq *modseqs, size_t count)
+{
+	size_t kept = 0;
+
+	qsort(modseqs, count, sizeof(*modseqs), compare_modseqs);
+	for (size_t i = 0; i < count; i++)
+		if (i == 0 || modseqs[i].uid != modseqs[i - 1].uid)
+			modseqs[kept++] = modseqs[i];
+	return kept;
+}
+
+static void put64(struct build *build, uint64_t value)
+{
+	put32(build, (uint32_t)value);
+	put32(build, (uint32_t)(value >> 32));
+}
+
+/*
+ * The change records count: a message appended with two keywords is at +3, while the one it is a
+ * replica of may be at +1. A MODSEQ_UPDATE can't lower it, the extension's own data can. Nobody has
+ * seen the value in between: the transaction is one, and all of it is above what was the highest.
+ */
+static void build_lowered_modseqs(struct build *build, const struct txn_modseq *modseqs,
+				  size_t count, uint64_t highest_before, uint64_t lowest)
+{
+	bool open = false;
+
+	for (size_t i = 0; i < count; i++) {
+		if (modseqs[i].uid == 0 || modseqs[i].modseq <= highest_before ||
+		    modseqs[i].modseq >= lowest)
+			continue;
+		if (!open) {
+			put_intro(build, modseq_def.name, &modseq_def, 0);
+			record_begin(build, LOG_EXT_REC_UPDATE);
+		}
+		open = true;
+		put32(build, modseqs[i].uid);
+		put64(build, modseqs[i].modseq);
+	}
+	if (open)
+		record_end(build);
+}
+
 static void build_modseqs(struct build *build)
 {
 	struct txn_modseq *modseqs = TXN_LIST(build->txn, modseqs, txn_modseq);
 	size_t count = TXN_COUNT(build->txn, modseqs, txn_modseq);
+	const uint64_t before = build->txn->index->state.counter.modseq;
 	const uint64_t lowest = build->modseq;
 	bool open = false;
 
 	if (count == 0)
 		return;
-	qsort(modseqs, count, sizeof(*modseqs), compare_modseqs);
+	count = merge_modseqs(modseqs, count);
 	for (size_t i = 0; i < count; i++) {
 		uint64_t modseq = modseqs[i].modseq > lowest ? modseqs[i].modseq : lowest;
+		bool lowered = modseqs[i].modseq > before && modseqs[i].modseq < lowest;
 
-		if (i > 0 && modseqs[i].uid == modseqs[i - 1].uid)
-			continue; /* the first one is the highest */
-		if (modseqs[i].uid == 0 && modseq == lowest)
+		if (modseqs[i].uid == 0 ? modseq == lowest : lowered)
 			continue;
 		if (!open)
 			record_begin(build, LOG_MODSEQ_UPDATE);
 		open = true;
 		put32(build, modseqs[i].uid);
-		put32(build, (uint32_t)modseq);
-		put32(build, (uint32_t)(modseq >> 32));
+		put64(build, modseq);
 		if (modseq > build->modseq)
 			build->modseq = modseq;
 	}
 	if (open)
 		record_end(build);
+	build_lowered_modseqs(build, modseqs, count, before, lowest);
 }
 
 static uint32_t today_midnight(void)

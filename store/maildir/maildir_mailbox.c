@@ -52,6 +52,24 @@ void (*maildir_test_step)(const char *step);
 
 /* ---- open and close ---- */
 
+/*
+ * Below UIDNEXT there is nothing but what the index lists: a replica relies on it. While Dovecot
+ * saves, the uidlist already has a line that the index gets a moment later, and the UID of that
+ * line is not below UIDNEXT yet.
+ */
+static uint32_t settled_uid_next(const struct maildir *md, uint32_t index_next_uid)
+{
+	uint32_t next_uid = uidlist_header(md->uidlist)->next_uid;
+	struct error ignored;
+	bool behind;
+
+	if (next_uid <= index_next_uid)
+		return index_next_uid;
+	if (maildir_index_is_behind(md, &behind, &ignored) < 0 || behind)
+		return index_next_uid;
+	return next_uid;
+}
+
 void maildir_update_status(struct maildir *md)
 {
 	const struct uidlist_header *header = uidlist_header(md->uidlist);
@@ -61,7 +79,7 @@ void maildir_update_status(struct maildir *md)
 	md->box.status = (struct mailbox_status){
 		.guid = header->guid,
 		.uid_validity = header->uid_validity,
-		.uid_next = header->next_uid > status.next_uid ? header->next_uid : status.next_uid,
+		.uid_next = settled_uid_next(md, status.next_uid),
 		.messages = status.messages,
 		.first_recent_uid = status.first_recent_uid,
 		.highest_modseq = status.highest_modseq,

@@ -148,6 +148,8 @@ static int begin_index(struct maildir_txn *txn, struct error *err)
 		return error_set(err, -ESTALE, "%s: uidlist or index were made anew", md->path);
 	maildir_update_status(md);
 	txn->next_uid = md->box.status.uid_next;
+	if (uidlist_header(md->uidlist)->next_uid > txn->next_uid)
+		txn->next_uid = uidlist_header(md->uidlist)->next_uid;
 	return 0;
 }
 

@@ -117,6 +117,16 @@ def eventually(what, check, timeout=20.0, every=0.02):
         time.sleep(every)
 
 
+class ImapClient(imaplib.IMAP4):
+    """One that never goes on after a NO: what a test asked for has happened."""
+
+    def _command_complete(self, name, tag):
+        typ, data = super()._command_complete(name, tag)
+        if typ not in ("OK", "BYE"):
+            raise self.error(f"{name}: {typ} {data}")
+        return typ, data
+
+
 class Node:
     def __init__(self, network, host, location="maildir:~/Maildir", settings=""):
         self.network, self.host = network, host
@@ -201,7 +211,7 @@ class Node:
 
     def imap(self, user, login=True, select=True):
         with self.network.on(self.host):
-            client = imaplib.IMAP4(self.address, 143, timeout=30)
+            client = ImapClient(self.address, 143, timeout=30)
         if login:
             client.login(user, "x")
             if select:
