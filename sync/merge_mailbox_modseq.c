@@ -1,12 +1,11 @@
 /*
  * MERGE_DSYNCFS: MODSEQs that both sides can reach and that hide no change from a client.
  *
- * A log's counter rises by one a record, and a message cannot get a MODSEQ below the counter after
- * the record that changed it. So each side's number of records is bounded from what both know, and:
+ * A message that is changed can get any MODSEQ above what was HIGHESTMODSEQ before. A log's counter
+ * rises by one a record, so each side's number of records is bounded from what both know, and:
  *
- * Only one side changed (and no UID did): its MODSEQs are copied; those that the other side's
- * counter would already have passed are raised to what it can reach, on both sides.
- * Both changed: every changed message, the local ones too, gets one MODSEQ above both
+ * Only one side changed (and no UID did), all of it above the other's HIGHESTMODSEQ: its MODSEQs
+ * are copied. Else every changed message, the local ones too, gets one MODSEQ above both
  * HIGHESTMODSEQs and all records of both sides.
  *
  * Why no client misses anything: a side that takes a change gives it a MODSEQ above its own
@@ -193,18 +192,32 @@ static uint64_t known_modseq(const struct merged *m)
 	return modseq;
 }
 
+static bool can_be_copied(const struct merge_work *work, const uint64_t highest[2],
+			  const struct records records[2], const bool acts[2])
+{
+	if ((acts[0] && acts[1]) || records[0].uid_change || records[1].uid_change)
+		return false;
+	for (size_t i = 0; i < work->merged_count; i++) {
+		const struct merged *m = &work->merged[i];
+
+		for (int side = 0; side < 2; side++) {
+			if (!m->gone && side_acts(m, side) && known_modseq(m) <= highest[side])
+				return false;
+		}
+	}
+	return true;
+}
+
 static void set_modseqs(struct merge_work *work, const uint64_t highest[2],
 			const struct records records[2], const bool acts[2])
 {
-	const bool both = (acts[0] && acts[1]) || records[0].uid_change || records[1].uid_change;
+	const bool copied = can_be_copied(work, highest, records, acts);
 	const uint64_t base = max64(highest[0], highest[1]);
 	struct merge_mailbox_plan *plan = work->plan;
 	uint64_t final = base, floor = 0, last = 0;
 
-	if (both)
+	if (!copied)
 		floor = base + max64(records[0].count, records[1].count);
-	else if (acts[0] || acts[1])
-		floor = acts[0] ? highest[0] + records[0].count : highest[1] + records[1].count;
 	for (size_t i = 0; i < work->merged_count; i++) {
 		struct merged *m = &work->merged[i];
 
@@ -217,10 +230,8 @@ static void set_modseqs(struct merge_work *work, const uint64_t highest[2],
 	}
 	final = max64(final, last);
 	for (int side = 0; side < 2; side++) {
-		uint64_t before = highest[side];
+		uint64_t before = highest[side] + records[side].count;
 
-		if (records[side].count > 0)
-			before = max64(before, floor);
 		/* Conservative: the last one need not be written on this side. */
 		if (records[side].expunge)
 			before = max64(before, last) + 1;

@@ -262,15 +262,26 @@ int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, 
 	return txn_put(txn, &txn->expunges, &expunge, sizeof(expunge), uid, err);
 }
 
-int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err)
+static int put_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, bool exact,
+		      struct error *err)
 {
-	struct txn_modseq change = {.uid = uid, .modseq = modseq};
+	struct txn_modseq change = {.uid = uid, .exact = exact, .modseq = modseq};
 
 	if (modseq > INT64_MAX)
 		return txn_fail(txn, -EINVAL, err, "a modseq beyond 63 bits", uid);
 	if (uid != 0 && !txn_has_message(txn, uid))
 		return 0;
 	return txn_put(txn, &txn->modseqs, &change, sizeof(change), uid, err);
+}
+
+int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err)
+{
+	return put_modseq(txn, uid, modseq, false, err);
+}
+
+int index_correct_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err)
+{
+	return put_modseq(txn, uid, modseq, true, err);
 }
 
 int index_txn_expunge_cmp(const void *a, const void *b)

@@ -48,6 +48,8 @@ int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, 
  * extension on first where it is missing. A value not above HIGHESTMODSEQ as it was before the
  * transaction becomes index_txn_modseq(): nobody would see the change. */
 int index_update_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err);
+/* The modseq of a message that the transaction does not change: any value, also a lower one. */
+int index_correct_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, struct error *err);
 /* Call last. Where the modseq extension is missing: switches it on, and writes down for every
  * message what is true without it, the highest. Else every reader derives another modseq for the
  * same message, from the log files it happens to find (reference 3.7), and two nodes never agree.

@@ -394,14 +394,19 @@ static void put64(struct build *build, uint64_t value)
  * replica of may be at +1. A MODSEQ_UPDATE can't lower it, the extension's own data can. Nobody has
  * seen the value in between: the transaction is one, and all of it is above what was the highest.
  */
+static bool is_lowered(const struct build *build, const struct txn_modseq *wish, uint64_t lowest)
+{
+	return wish->uid != 0 && wish->modseq < lowest &&
+	       (wish->exact || wish->modseq > build->txn->index->state.counter.modseq);
+}
+
 static void build_lowered_modseqs(struct build *build, const struct txn_modseq *modseqs,
-				  size_t count, uint64_t highest_before, uint64_t lowest)
+				  size_t count, uint64_t lowest)
 {
 	bool open = false;
 
 	for (size_t i = 0; i < count; i++) {
-		if (modseqs[i].uid == 0 || modseqs[i].modseq <= highest_before ||
-		    modseqs[i].modseq >= lowest)
+		if (!is_lowered(build, &modseqs[i], lowest))
 			continue;
 		if (!open) {
 			put_intro(build, modseq_def.name, &modseq_def, 0);
@@ -419,7 +424,6 @@ static void build_modseqs(struct build *build)
 {
 	struct txn_modseq *modseqs = TXN_LIST(build->txn, modseqs, txn_modseq);
 	size_t count = TXN_COUNT(build->txn, modseqs, txn_modseq);
-	const uint64_t before = build->txn->index->state.counter.modseq;
 	const uint64_t lowest = build->modseq;
 	bool open = false;
 
@@ -428,9 +432,8 @@ static void build_modseqs(struct build *build)
 	count = merge_modseqs(modseqs, count);
 	for (size_t i = 0; i < count; i++) {
 		uint64_t modseq = modseqs[i].modseq > lowest ? modseqs[i].modseq : lowest;
-		bool lowered = modseqs[i].modseq > before && modseqs[i].modseq < lowest;
 
-		if (modseqs[i].uid == 0 ? modseq == lowest : lowered)
+		if (modseqs[i].uid == 0 ? modseq == lowest : is_lowered(build, &modseqs[i], lowest))
 			continue;
 		if (!open)
 			record_begin(build, LOG_MODSEQ_UPDATE);
@@ -442,7 +445,7 @@ static void build_modseqs(struct build *build)
 	}
 	if (open)
 		record_end(build);
-	build_lowered_modseqs(build, modseqs, count, before, lowest);
+	build_lowered_modseqs(build, modseqs, count, lowest);
 }
 
 static uint32_t today_midnight(void)

@@ -39,6 +39,7 @@ struct txn_expunge {
 
 struct txn_modseq {
 	uint32_t uid;
+	bool exact; /* whatever HIGHESTMODSEQ is */
 	uint64_t modseq;
 };
 

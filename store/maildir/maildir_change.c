@@ -136,6 +136,17 @@ static bool state_has(const struct maildir_state *state, const char *name)
 	return false;
 }
 
+static bool same_state(const struct maildir_state *a, const struct maildir_state *b)
+{
+	if (a->flags != b->flags || a->keyword_count != b->keyword_count)
+		return false;
+	for (unsigned i = 0; i < a->keyword_count; i++) {
+		if (!state_has(b, a->keywords[i]))
+			return false;
+	}
+	return true;
+}
+
 /* The last operation of this transaction that made the message or changed its state. */
 static struct maildir_op *find_op(struct maildir_txn *txn, uint32_t uid)
 {
@@ -415,7 +426,9 @@ int maildir_set_flags(struct mailbox_txn *base, uint32_t uid, uint8_t flags,
 	if (rc == 0 && dirty)
 		rc = index_update_flags(txn->index_txn, uid, 0, INDEX_FLAG_DIRTY, err);
 	if (rc == 0 && modseq)
-		rc = index_update_modseq(txn->index_txn, uid, modseq, err);
+		rc = last || !same_state(&from, &to)
+			     ? index_update_modseq(txn->index_txn, uid, modseq, err)
+			     : index_correct_modseq(txn->index_txn, uid, modseq, err);
 	if (rc == 0) {
 		bool name_changes = dirty || from.flags != to.flags || from.letters != to.letters;
 

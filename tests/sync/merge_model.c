@@ -441,6 +441,7 @@ static void apply_new_records(struct model_box *box, struct model_box *peer,
 static void apply_plan(struct model *model, struct model_box *box, struct model_box *peer,
 		       const struct merge_mailbox_plan *plan)
 {
+	const uint64_t before = box->highest_modseq;
 	bool new_first = plan->uid_changes == 0 && model_random(model, 2) == 0;
 
 	if (plan->adopt_uid_validity)
@@ -459,7 +460,7 @@ static void apply_plan(struct model *model, struct model_box *box, struct model_
 		if (action->modseq == 0)
 			continue;
 		assert_non_null(mail);
-		if (mail->modseq < action->modseq)
+		if (action->modseq > before || mail->modseq < action->modseq)
 			mail->modseq = action->modseq;
 		raise_modseq(box, action->modseq);
 	}
