@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LOCK_WAIT_MS 60000
 
@@ -84,4 +85,22 @@ void list_unlock(const struct mail_user *user, int *fd)
 	if (path)
 		unlink(path);
 	file_close(fd);
+}
+
+bool list_lock_is_held(const struct mail_user *user)
+{
+	AUTO_FREE char *path = lock_path(user);
+
+	return !path || access(path, F_OK) == 0 || errno != ENOENT;
+}
+
+int list_lock_wait(const struct mail_user *user, struct error *err)
+{
+	int fd = -1, rc;
+
+	if (!list_lock_is_held(user))
+		return 0;
+	rc = list_lock(user, &fd, err);
+	list_unlock(user, &fd);
+	return rc;
 }

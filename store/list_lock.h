@@ -5,6 +5,7 @@
 #ifndef DSYNCFS_LIST_LOCK_H
 #define DSYNCFS_LIST_LOCK_H
 
+#include <stdbool.h>
 #include "store/base/error.h"
 
 struct mail_user;
@@ -13,5 +14,12 @@ struct mail_user;
  * exist). The lock is the descriptor in *fd_r; list_unlock() releases it and sets it to -1. */
 int list_lock(const struct mail_user *user, int *fd_r, struct error *err);
 void list_unlock(const struct mail_user *user, int *fd);
+
+/* Whether somebody holds the lock, or is about to take or release it. */
+bool list_lock_is_held(const struct mail_user *user);
+
+/* Returns when nobody is in the middle of creating, renaming or deleting a mailbox. Not while the
+ * lock is held by the caller. Errors as list_lock(). */
+int list_lock_wait(const struct mail_user *user, struct error *err);
 
 #endif

@@ -10,6 +10,7 @@
 #include <string.h>
 #include "store/base/log.h"
 #include "store/index/index_changes.h"
+#include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox_name.h"
 #include "store/uidvalidity.h"
@@ -38,6 +39,11 @@ static int allocate_uid_validity(void *ctx, uint32_t *uid_validity_r, struct err
 	return uidvalidity_allocate(ctx, uid_validity_r, err);
 }
 
+static int wait_for_creator(void *ctx, struct error *err)
+{
+	return list_lock_wait(ctx, err);
+}
+
 /* Calls fn with the place of a mailbox. */
 struct place_call {
 	const struct mailbox_format *format;
@@ -64,6 +70,7 @@ static int place_get(const struct mail_user *user, const char *name, struct plac
 		.control = call->paths.control,
 		.index = call->paths.index,
 		.uid_validity = allocate_uid_validity,
+		.wait_for_creator = wait_for_creator,
 		.ctx = (void *)user,
 	};
 	return 0;

@@ -104,8 +104,9 @@ void mailbox_spool_discard(struct mail_spool **spool);
  * A change of the mailbox. mailbox_begin() takes the locks in their order and refreshes; the status
  * after it is what the change is based on. Then any of the calls below, then commit (durable when
  * it returns: bodies, directories, uidlist, log) or abort. No wire traffic while one is open. A
- * modseq of 0 means "the next one". A wished modseq that is not above HIGHESTMODSEQ becomes the next one; only
- * mailbox_set_flags() that changes neither flag nor keyword takes any, also a lower one.
+ * modseq of 0 means "the next one". A wished modseq that is not above HIGHESTMODSEQ becomes the
+ * next one; only mailbox_set_flags() that changes neither flag nor keyword takes any, also a lower
+ * one.
  */
 struct mailbox_txn;
 int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);

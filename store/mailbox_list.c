@@ -8,6 +8,7 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/list_moment.h"
 #include "store/mail_user.h"
 #include "store/mailbox.h"
 #include "store/mailbox_log.h"
@@ -26,7 +27,8 @@
 /* More than this is no user's: the list of a store that somebody made to exhaust us. */
 #define NODES_MAX 200000
 /* Levels of LAYOUT=fs that are looked into. */
-#define DEPTH_MAX 64
+#define DEPTH_MAX  64
+#define READ_TRIES 20
 
 struct reader {
 	const struct mail_user *user;
@@ -469,28 +471,51 @@ static int separate_guids(struct reader *r)
 	return rc;
 }
 
+static int read_once(struct reader *r)
+{
+	struct mailbox_tree *tree = r->tree;
+	int rc;
+
+	*tree = (struct mailbox_tree){.separator = r->user->separator};
+	r->room = 0;
+	r->incomplete = false;
+	rc = read_directories(r);
+	if (rc == 0) {
+		qsort(tree->nodes, tree->node_count, sizeof *tree->nodes, node_cmp);
+		rc = separate_guids(r);
+	}
+	if (rc == 0)
+		rc = read_subscriptions(r);
+	if (rc == 0)
+		rc = read_log(r);
+	if (rc < 0)
+		mailbox_tree_free(tree);
+	return rc;
+}
+
 int mailbox_list_read(const struct mail_user *user, struct mailbox_tree *tree_r, bool *incomplete_r,
 		      struct error *err)
 {
 	struct error own;
 	struct reader r = {.user = user, .tree = tree_r, .err = err ? err : &own};
-	int rc;
 
-	*tree_r = (struct mailbox_tree){.separator = user->separator};
 	*incomplete_r = false;
-	rc = read_directories(&r);
-	if (rc == 0) {
-		qsort(tree_r->nodes, tree_r->node_count, sizeof *tree_r->nodes, node_cmp);
-		rc = separate_guids(&r);
-	}
-	if (rc == 0)
-		rc = read_subscriptions(&r);
-	if (rc == 0)
-		rc = read_log(&r);
-	*incomplete_r = r.incomplete;
-	if (rc < 0)
+	for (int i = 0; i < READ_TRIES; i++) {
+		struct list_moment moment;
+		int rc = list_moment_wait(user, &moment, r.err);
+
+		if (rc == 0)
+			rc = read_once(&r);
+		if (rc < 0)
+			return rc;
+		if (list_moment_lasts(user, &moment)) {
+			*incomplete_r = r.incomplete;
+			return 0;
+		}
 		mailbox_tree_free(tree_r);
-	return rc;
+	}
+	return error_set(r.err, -EAGAIN, "user=%s: the list of mailboxes changes all the time",
+			 user->name);
 }
 
 void mailbox_tree_free(struct mailbox_tree *tree)

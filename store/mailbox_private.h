@@ -37,6 +37,9 @@ struct mailbox_place {
 	const char *mail, *control, *index; /* absolute directories */
 	/* A UIDVALIDITY for a mailbox that has none. */
 	int (*uid_validity)(void *ctx, uint32_t *uid_validity_r, struct error *err);
+	/* Called before a mailbox gets the files that make it one: Dovecot, which may just be
+	 * creating it, takes it for an older one of that name when it finds them. */
+	int (*wait_for_creator)(void *ctx, struct error *err);
 	void *ctx;
 };
 

@@ -104,6 +104,7 @@ static int open_files(struct maildir *md, struct error *err)
 int maildir_open(const struct mailbox_place *place, struct mailbox **box_r, struct error *err)
 {
 	struct maildir *md;
+	bool waited = false;
 	int rc = maildir_open_dirs(place, &md, err);
 
 	if (rc < 0)
@@ -117,6 +118,13 @@ int maildir_open(const struct mailbox_place *place, struct mailbox **box_r, stru
 		}
 		if (rc < 0 || !maildir_needs_setup(md))
 			break;
+		if (!waited) {
+			waited = true;
+			rc = place->wait_for_creator(place->ctx, err);
+			if (rc < 0)
+				break;
+			continue;
+		}
 		rc = maildir_setup(md, place, err);
 		if (rc < 0)
 			break;

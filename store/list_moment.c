@@ -1,0 +1,88 @@
+/* See list_moment.h. */
+#include "store/list_moment.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "store/base/file.h"
+#include "store/list_lock.h"
+#include "store/mail_user.h"
+
+#define RECORD_WAIT_NS INT64_C(1000000000)
+#define PAUSE_NS       2000000
+
+/* Zeros when the file is not there. */
+static int stat_in(const char *dir, const char *name, struct stat *st_r)
+{
+	AUTO_FREE char *path = NULL;
+
+	memset(st_r, 0, sizeof *st_r);
+	if (asprintf(&path, "%s/%s", dir, name) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	return stat(path, st_r) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+static int look(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
+{
+	const struct mail_location *location = &user->location;
+	int rc = stat_in(location->index, "dovecot.mailbox.log", &moment_r->log);
+
+	if (rc == 0)
+		rc = stat_in(location->control, "subscriptions", &moment_r->subscriptions);
+	if (rc < 0)
+		return error_errno(err, rc, "user=%s: mailbox log and subscriptions", user->name);
+	return 0;
+}
+
+static int64_t nanoseconds(const struct timespec *ts)
+{
+	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
+}
+
+/* The subscriptions were changed just now, and nothing says how. */
+static bool record_is_to_come(const struct list_moment *moment)
+{
+	int64_t changed = nanoseconds(&moment->subscriptions.st_mtim);
+	struct timespec now;
+
+	if (changed <= nanoseconds(&moment->log.st_mtim))
+		return false;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return nanoseconds(&now) - changed < RECORD_WAIT_NS && nanoseconds(&now) >= changed;
+}
+
+int list_moment_wait(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
+{
+	const struct timespec pause = {0, PAUSE_NS};
+	int rc;
+
+	for (;;) {
+		rc = list_lock_wait(user, err);
+		if (rc == 0)
+			rc = look(user, moment_r, err);
+		if (rc < 0 || !record_is_to_come(moment_r))
+			return rc;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static bool same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
+	       nanoseconds(&a->st_mtim) == nanoseconds(&b->st_mtim);
+}
+
+bool list_moment_lasts(const struct mail_user *user, const struct list_moment *moment)
+{
+	struct list_moment now;
+	struct error ignored;
+
+	return !list_lock_is_held(user) && look(user, &now, &ignored) == 0 &&
+	       same_file(&moment->log, &now.log) &&
+	       same_file(&moment->subscriptions, &now.subscriptions);
+}
