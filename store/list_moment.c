@@ -10,9 +10,11 @@
 #include "store/base/file.h"
 #include "store/list_lock.h"
 #include "store/mail_user.h"
+#include "store/mailbox_name.h"
 
 #define RECORD_WAIT_NS INT64_C(1000000000)
 #define PAUSE_NS       2000000
+#define UNTOLD_NS      INT64_C(2000000000)
 
 /* Zeros when the file is not there. */
 static int stat_in(const char *dir, const char *name, struct stat *st_r)
@@ -44,16 +46,20 @@ static int64_t nanoseconds(const struct timespec *ts)
 	return (int64_t)ts->tv_sec * 1000000000 + ts->tv_nsec;
 }
 
+static bool is_within(int64_t time, int64_t duration)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return nanoseconds(&now) >= time && nanoseconds(&now) - time < duration;
+}
+
 /* The subscriptions were changed just now, and nothing says how. */
 static bool record_is_to_come(const struct list_moment *moment)
 {
 	int64_t changed = nanoseconds(&moment->subscriptions.st_mtim);
-	struct timespec now;
 
-	if (changed <= nanoseconds(&moment->log.st_mtim))
-		return false;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return nanoseconds(&now) - changed < RECORD_WAIT_NS && nanoseconds(&now) >= changed;
+	return changed > nanoseconds(&moment->log.st_mtim) && is_within(changed, RECORD_WAIT_NS);
 }
 
 int list_moment_wait(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
@@ -85,4 +91,47 @@ bool list_moment_lasts(const struct mail_user *user, const struct list_moment *m
 	return !list_lock_is_held(user) && look(user, &now, &ignored) == 0 &&
 	       same_file(&moment->log, &now.log) &&
 	       same_file(&moment->subscriptions, &now.subscriptions);
+}
+
+/* The directory that it lay in, or what is left of that one's path, was changed. */
+bool list_removed_just_now(const struct mail_user *user, const char *name)
+{
+	struct mailbox_paths paths;
+	bool just_now = false;
+	char *slash;
+
+	if (mailbox_paths_get(&user->location, name, &paths) < 0)
+		return false;
+	while ((slash = strrchr(paths.mail, '/')) != NULL && slash > paths.mail) {
+		struct stat st;
+
+		*slash = '\0';
+		if (stat(paths.mail, &st) == 0) {
+			just_now = is_within(nanoseconds(&st.st_mtim), UNTOLD_NS);
+			break;
+		}
+	}
+	mailbox_paths_free(&paths);
+	return just_now;
+}
+
+/* A rename changes the directory's ctime and nothing else of it. */
+bool list_renamed_just_now(const struct mail_user *user, const char *name)
+{
+	struct mailbox_paths paths;
+	struct list_moment moment;
+	struct error ignored;
+	struct stat st;
+	int64_t changed;
+	int rc;
+
+	if (mailbox_paths_get(&user->location, name, &paths) < 0)
+		return false;
+	rc = stat(paths.mail, &st);
+	mailbox_paths_free(&paths);
+	if (rc < 0 || look(user, &moment, &ignored) < 0)
+		return false;
+	changed = nanoseconds(&st.st_ctim);
+	return changed > nanoseconds(&st.st_mtim) && changed > nanoseconds(&moment.log.st_mtim) &&
+	       is_within(changed, UNTOLD_NS);
 }

@@ -26,4 +26,10 @@ int list_moment_wait(const struct mail_user *user, struct list_moment *moment_r,
 /* Whether nothing was changed and nobody has begun to: what was read since is of one piece. */
 bool list_moment_lasts(const struct mail_user *user, const struct list_moment *moment);
 
+/* Programs that are not a mail server take a mailbox's directory away, or rename it, and write no
+ * mailbox log. Whether that may have happened within the last two seconds: then the mount's word of
+ * it is still to come, and the list does not mean what it says. */
+bool list_removed_just_now(const struct mail_user *user, const char *name);
+bool list_renamed_just_now(const struct mail_user *user, const char *name);
+
 #endif

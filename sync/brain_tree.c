@@ -13,6 +13,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/tabescape.h"
+#include "store/list_moment.h"
 #include "sync/brain_private.h"
 #include "sync/merge_tree.h"
 
@@ -350,6 +351,23 @@ static int adopt_guid(struct brain *brain, const struct merge_tree_action *actio
 	return ret;
 }
 
+/* Who watches the store knows a directory by the mailbox that it was. */
+static void tell_place(const struct brain *brain, const char *name, const struct guid *guid)
+{
+	if (brain->host->mailbox_placed != NULL && !guid_is_empty(guid))
+		brain->host->mailbox_placed(brain->host->ctx, name, guid);
+}
+
+static void tell_places(const struct brain *brain)
+{
+	for (size_t i = 0; i < brain->tree.node_count; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (node->exists)
+			tell_place(brain, node->name, &node->guid);
+	}
+}
+
 static int apply_action(struct brain *brain, const struct merge_tree_action *action,
 			struct error *err)
 {
@@ -358,6 +376,11 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 
 	switch (action->kind) {
 	case MERGE_TREE_CREATE:
+		/* One that we had, and a program that writes no mailbox log took away a moment ago:
+		 * what the mount saw of it is on its way to us. */
+		if (brain_saved_state(brain, &action->guid) != NULL &&
+		    list_removed_just_now(user, action->name))
+			return error_set(err, -ESTALE, "it was removed here just now");
 		return mailbox_list_create(user, action->name, &action->guid, action->uid_validity,
 					   err);
 	case MERGE_TREE_DELETE:
@@ -366,6 +389,10 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid);
 		return ret;
 	case MERGE_TREE_RENAME:
+		if (list_renamed_just_now(user, action->name))
+			return error_set(err, -ESTALE, "it was renamed here just now");
+		/* Before anybody can remove it under its new name. */
+		tell_place(brain, action->new_name, &action->guid);
 		return mailbox_list_rename(user, action->name, action->new_name, err);
 	case MERGE_TREE_ADOPT_GUID:
 		return adopt_guid(brain, action, err);
@@ -477,8 +504,11 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan);
-	if (plan.action_count > 0)
+	if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);
+		if (ret == 0)
+			tell_places(brain);
+	}
 	merge_tree_plan_free(&plan);
 	return ret;
 }

@@ -135,24 +135,42 @@ int replicator_start_job(struct replicator *r, struct queue_user *user, int peer
 	return 0;
 }
 
+static void note_place(struct replicator *r, const char *user, const char *dir,
+		       const struct guid *guid)
+{
+	struct error err = {0};
+	struct guid known;
+
+	if (peer_journal_get_mailbox(r->journal, user, dir, &known, NULL) == 0 &&
+	    guid_equal(&known, guid))
+		return;
+	if (peer_journal_put_mailbox(r->journal, user, dir, guid, &err) < 0)
+		log_error("%s", err.text);
+	replicator_dirty(r);
+}
+
+void replicator_note_place(struct replicator *r, const struct queue_user *user,
+			   struct worker_reader *reader)
+{
+	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
+	struct guid guid;
+
+	worker_get_guid(reader, &guid);
+	if (worker_get_end(reader) == 0)
+		note_place(r, user->name, dir, &guid);
+}
+
 static void on_box(struct job *job, struct worker_reader *reader)
 {
 	struct replicator *r = job->task.replicator;
 	const char *user = job->user->name;
 	struct queue_clock clock = replicator_clock();
 	struct worker_box box;
-	struct error err = {0};
-	struct guid known;
 
 	if (worker_get_box(reader, &box) < 0)
 		return;
-	if (box.dir[0] != '\0' &&
-	    (peer_journal_get_mailbox(r->journal, user, box.dir, &known, NULL) < 0 ||
-	     !guid_equal(&known, &box.guid))) {
-		if (peer_journal_put_mailbox(r->journal, user, box.dir, &box.guid, &err) < 0)
-			log_error("%s", err.text);
-		replicator_dirty(r);
-	}
+	if (box.dir[0] != '\0')
+		note_place(r, user, box.dir, &box.guid);
 	for (unsigned i = 0; i < r->queue.peer_count; i++)
 		queue_box_seen(job->user, i, &box,
 			       state_list_find(r, &job->states[i], user, r->peers[i].id, &box.guid),
@@ -380,6 +398,8 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		replicator_save_state(r, job->user, r->peers[job->peer].id, reader);
 	} else if (job->holds_slot && reader->type == WORKER_FORGET) {
 		replicator_forget_state(r, job->user, r->peers[job->peer].id, reader);
+	} else if (job->holds_slot && reader->type == WORKER_PLACED) {
+		replicator_note_place(r, job->user, reader);
 	} else if (job->went && reader->type == WORKER_PROGRESS) {
 		return;
 	} else {

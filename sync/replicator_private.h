@@ -181,6 +181,9 @@ void replicator_send_states(struct replicator *r, struct worker *worker, const c
 			    const char *peer_id, bool busy);
 void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			   struct worker_reader *reader);
+/* The reader is behind WORKER_PLACED. */
+void replicator_note_place(struct replicator *r, const struct queue_user *user,
+			   struct worker_reader *reader);
 void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			     struct worker_reader *reader);
 

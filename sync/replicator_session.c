@@ -391,6 +391,11 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 			break;
 		replicator_save_state(r, session->user, session->peer.id, reader);
 		return;
+	case WORKER_PLACED:
+		if (!session->holds_slot)
+			break;
+		replicator_note_place(r, session->user, reader);
+		return;
 	case WORKER_FORGET:
 		if (!session->holds_slot)
 			break;

@@ -7,11 +7,12 @@
 #include <string.h>
 #include <time.h>
 
-#define FIND_MS		60000
-#define LIST_MS		600000
-#define LIST_RETRY_MS	30000
-#define NOUSER_FAILURES 3 /* then its events are let go: there is nothing they could be put into   \
-			   */
+#define FIND_MS	      60000
+#define LIST_MS	      600000
+#define LIST_RETRY_MS 30000
+#define NOUSER_FAILURES                                                                            \
+	3 /* then its events are let go: there is nothing they could be put into                   \
+	   */
 
 /* ---- standing ---- */
 

@@ -97,8 +97,7 @@ static int group_add(struct catch_up *c, const struct mail_event *event)
 	return 0;
 }
 
-/* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
-static char *dir_of(const struct worker_process *w, const char *name)
+char *worker_dir_of(const struct worker_process *w, const char *name)
 {
 	size_t home = strlen(w->user->home);
 	struct mailbox_paths paths;
@@ -119,7 +118,7 @@ static char *dir_of(const struct worker_process *w, const char *name)
 static void report_box(struct worker_process *w, const struct mailbox *box)
 {
 	const struct mailbox_status *status = mailbox_status(box);
-	AUTO_FREE char *dir = dir_of(w, mailbox_name(box));
+	AUTO_FREE char *dir = worker_dir_of(w, mailbox_name(box));
 	struct worker_box message = {
 		.dir = dir ? dir : "",
 		.name = mailbox_name(box),

@@ -66,6 +66,8 @@ struct worker_events {
 	struct worker_event *list;
 	size_t count, size;
 };
+/* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
+char *worker_dir_of(const struct worker_process *w, const char *name);
 /* Takes the events into the mailboxes, reports BOX and BOX_GONE. result_r->reason points into err.
  */
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,

@@ -53,6 +53,7 @@ enum worker_message_type {
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
+	WORKER_PLACED,
 	WORKER_CAUGHT_UP,
 	WORKER_CONNECTED,
 	WORKER_BEGIN,

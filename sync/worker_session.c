@@ -107,6 +107,19 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 	worker_reply(w);
 }
 
+static void host_mailbox_placed(void *ctx, const char *mailbox, const struct guid *guid)
+{
+	struct worker_process *w = ctx;
+	AUTO_FREE char *dir = worker_dir_of(w, mailbox);
+
+	if (!dir || strlen(dir) > WORKER_NAME_MAX)
+		return;
+	worker_put_begin(&w->out, WORKER_PLACED);
+	worker_put_str(&w->out, dir);
+	worker_put_guid(&w->out, guid);
+	worker_reply(w);
+}
+
 static struct sync_host host_of(struct worker_process *w)
 {
 	return (struct sync_host){
@@ -114,6 +127,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.begin = host_begin,
 		.save = host_save,
 		.forget = host_forget,
+		.mailbox_placed = host_mailbox_placed,
 		.mailbox_done = host_mailbox_done,
 	};
 }

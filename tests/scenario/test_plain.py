@@ -19,6 +19,18 @@ def same(pair, folder=""):
     eventually(f"maildir{folder} is the same on both", check)
 
 
+def remove_folder(path):
+    """As "rm -r" does it, which somebody repeats when the folder's index was just written to."""
+    for _ in range(20):
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError:
+            if not os.path.exists(path):
+                return
+    raise AssertionError(f"{path} cannot be removed")
+
+
 def main():
     need()
     with Pair(dovecot=False) as pair:
@@ -53,7 +65,7 @@ def main():
         eventually("folder renamed on b", lambda: plain.files(root_b + "/.Archive") == {moved: "S"})
         eventually("old name gone on b", lambda: not os.path.exists(root_b + "/.Work"))
 
-        shutil.rmtree(root_b + "/.Archive")
+        remove_folder(root_b + "/.Archive")
         eventually("folder gone on a", lambda: not os.path.exists(root_a + "/.Archive"))
         same(pair)
     print("ok")

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include "store/list_moment.h"
 #include "tests/sync/fake_store.h"
 
 struct body {
@@ -1004,4 +1005,19 @@ int mailbox_name_storable(const struct mail_user *user, const char *name, char a
 	(void)alt_char;
 	*name_r = strdup(name);
 	return *name_r != NULL ? 0 : -ENOMEM;
+}
+
+/* Nobody but the test changes a list here. */
+bool list_removed_just_now(const struct mail_user *user, const char *name)
+{
+	(void)user;
+	(void)name;
+	return false;
+}
+
+bool list_renamed_just_now(const struct mail_user *user, const char *name)
+{
+	(void)user;
+	(void)name;
+	return false;
 }
