@@ -89,7 +89,8 @@ static int parse_driver(const char *driver, struct mail_location *location, stru
 		}
 	}
 	return error_set(err, -EINVAL,
-			 "mail_location %.32s: is not maildir:, mdbox: or sdbox:", driver);
+			 "mail_location: %.32s: is not supported; maildir:, mdbox: and sdbox: are",
+			 driver);
 }
 
 static int parse_layout(const char *value, struct mail_location *location, struct error *err)
