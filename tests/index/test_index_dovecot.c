@@ -32,11 +32,14 @@ static const char *const system_flags[] = {"\\Answered", "\\Flagged", "\\Deleted
 
 /* ---- doveadm ---- */
 
+/* What it says on stderr goes to where check_log() looks. */
 static char *doveadm(const struct dovecot *dovecot, const char *args)
 {
 	return shell_output("cd '%s' && HOME='%s/home' USER=alice setpriv --reuid=" UID
-			    " --regid=" UID " --clear-groups doveadm -c '%s/dovecot.conf' %s",
-			    dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir, args);
+			    " --regid=" UID " --clear-groups doveadm 2>> '%s/log' "
+			    "-c '%s/dovecot.conf' %s",
+			    dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir,
+			    dovecot->fx->dir, args);
 }
 
 static void doveadm_do(const struct dovecot *dovecot, const char *args)
@@ -420,7 +423,14 @@ static void run(const struct fixture *fx, bool mdbox)
 	must(index_rotate(dovecot.index, 1000, &err), &err);
 	doveadm_do(&dovecot, "flags remove '\\Flagged' mailbox INBOX all");
 	check_same(&dovecot, "second rotation");
-	doveadm_do(&dovecot, "force-resync INBOX");
+	if (mdbox) {
+		/* Asked for it, Dovecot rebuilds an mdbox in any case, warns that it does, and
+		 * begins the index afresh. */
+		doveadm_do(&dovecot, "force-resync INBOX 2>/dev/null");
+		assert_int_equal(index_refresh(dovecot.index, &err), -ESTALE);
+	} else {
+		doveadm_do(&dovecot, "force-resync INBOX");
+	}
 	check_same(&dovecot, "nothing to repair");
 	if (mdbox)
 		doveadm_do(&dovecot, "purge");
