@@ -111,6 +111,8 @@ int maildir_find_files(struct maildir *md, struct maildir_wanted *wanted, size_t
 		       struct error *err);
 /* The guesses alone: fills in the path if one is right. */
 bool maildir_guess_file(struct maildir *md, struct maildir_wanted *wanted);
+/* Tries every set of system flags, with the keywords that are known and without. */
+bool maildir_probe_file(struct maildir *md, struct maildir_wanted *wanted);
 /* The pass alone, for those without a path. */
 int maildir_search_files(struct maildir *md, struct maildir_wanted *wanted, size_t count,
 			 struct error *err);
