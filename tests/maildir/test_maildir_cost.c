@@ -174,6 +174,13 @@ static void expunge(struct place *place)
 	must(mailbox_commit(&txn, NULL, &err), &err);
 }
 
+/* Not so much that the log is rotated. */
+static void prepare_a_long_log(struct place *place)
+{
+	for (int i = 0; i < 4 * 4096 / ROUNDS; i++)
+		set_flags(place);
+}
+
 static void prepare_changes(struct place *place)
 {
 	place->since = mailbox_status(place->box)->highest_modseq;
@@ -212,6 +219,9 @@ static const struct {
 	{"set flags", prepare_nothing, set_flags},
 	{"expunge", prepare_nothing, expunge},
 	{"changes since a MODSEQ", prepare_changes, ask_for_changes},
+	{"flags in a long log", prepare_a_long_log, set_flags},
+	{"changes in a long log", prepare_changes, ask_for_changes},
+	{"open with a long log", prepare_nothing, open_and_close},
 };
 #define CHANGES (sizeof changes / sizeof changes[0])
 
@@ -274,10 +284,74 @@ static void test_costs_do_not_grow_with_the_mailbox(void **state)
 	assert_false(grown);
 }
 
+/* CPU time of one of count messages that are changed together. */
+static int64_t bulk_ns(struct place *place, unsigned count, uint8_t flags)
+{
+	int64_t start = cpu_us();
+	struct mailbox_txn *txn;
+	struct error err = {0};
+
+	must(mailbox_begin(place->box, &txn, &err), &err);
+	for (uint32_t uid = 1; uid <= count; uid++)
+		must(mailbox_set_flags(txn, uid, flags, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	return (cpu_us() - start) * 1000 / count;
+}
+
+static int64_t append_ns(struct place *place, unsigned count)
+{
+	struct mail_spool **spools = calloc(count, sizeof(*spools));
+	struct new_mail mail = {.body = BODY, .flags = MAIL_SEEN};
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	uint32_t uid;
+	int64_t start;
+
+	assert_non_null(spools);
+	for (unsigned i = 0; i < count; i++)
+		spools[i] = spool_mail(place->box, &mail);
+	must(mailbox_begin(place->box, &txn, &err), &err);
+	start = cpu_us();
+	uid = mailbox_status(place->box)->uid_next;
+	for (unsigned i = 0; i < count; i++) {
+		snprintf(place->name, sizeof place->name, "bulk.%u", place->made++);
+		mail.guid = place->name;
+		txn_append(txn, spools[i], &mail, uid + i);
+	}
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	start = cpu_us() - start;
+	free(spools);
+	return start * 1000 / count;
+}
+
+static void test_many_changes_cost_as_many_times_one(void **state)
+{
+	struct place place = {.mails = LARGE};
+	int64_t few, many;
+	void *fx;
+
+	assert_int_equal(fixture_setup(&fx), 0);
+	place.fx = fx;
+	fill(&place);
+	few = bulk_ns(&place, 1000, MAIL_FLAGGED);
+	many = bulk_ns(&place, LARGE, MAIL_ANSWERED);
+	print_message("flags of one of 1000: %lld ns, of %d: %lld ns\n", (long long)few, LARGE,
+		      (long long)many);
+	assert_true(many < FACTOR * few + 10000);
+	few = append_ns(&place, 100);
+	many = append_ns(&place, 5000);
+	print_message("append of one of 100: %lld ns, of 5000: %lld ns\n", (long long)few,
+		      (long long)many);
+	assert_true(many < FACTOR * few + 20000);
+	mailbox_close(&place.box);
+	fixture_teardown(&fx);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_costs_do_not_grow_with_the_mailbox),
+		cmocka_unit_test(test_many_changes_cost_as_many_times_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
