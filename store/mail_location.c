@@ -89,7 +89,8 @@ static int parse_driver(const char *driver, struct mail_location *location, stru
 		}
 	}
 	return error_set(err, -EINVAL,
-			 "mail_location %.32s: is not maildir:, mdbox: or sdbox:", driver);
+			 "mail_location: %.32s: is not supported; maildir:, mdbox: and sdbox: are",
+			 driver);
 }
 
 static int parse_layout(const char *value, struct mail_location *location, struct error *err)
@@ -193,7 +194,7 @@ static int parse(const char *text, const char *home, struct mail_location *locat
 	while (rc == 0 && next_part(&text, &part)) {
 		if (part.failed)
 			rc = error_set(err, -EINVAL, "mail_location: option too long");
-		else if (part.len)
+		else if (part.data && part.len)
 			rc = parse_option(part.data, home, location, err);
 	}
 	if (rc == 0 && fill_defaults(location) < 0)

@@ -83,7 +83,7 @@ struct mail_body;
 struct mail_body_info {
 	int64_t received; /* INTERNALDATE, UTC seconds */
 	int64_t saved;
-	const char *pop3_uidl; /* "" if none */
+	const char *pop3_uidl; /* "" if none; valid until the body is closed */
 	uint32_t pop3_order;   /* 0 = none */
 };
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,

@@ -4,7 +4,7 @@
  *
  *   settings_file.c           syntax
  *   settings_draft.c          what each line means: into the draft, into the notice, or an error
- *   settings_dovecot_names.c  the names that Dovecot knows
+ *   settings_dovecot_names.c  the names that Dovecot knows, most of them in settings_dovecot_list.c
  *   settings_value.c          text to numbers, times, peers
  *   settings.c                draft to settings: defaults, checks between settings
  *   settings_print.c          settings to text
@@ -72,6 +72,9 @@ enum settings_dovecot_name {
 	SETTINGS_DOVECOT_23, /* Dovecot 2.3 knows it (2.4 may, too) */
 	SETTINGS_DOVECOT_24, /* only 2.4 knows it */
 };
+/* What doveconf -a shows, sorted; made by tools/dovecot_setting_names. */
+extern const char *const settings_dovecot_list[];
+extern const size_t settings_dovecot_list_count;
 /* path: types of the blocks and the name, "service/inet_listener/port". */
 enum settings_dovecot_name settings_dovecot_find(const char *path);
 /* Calls each() for every name. */

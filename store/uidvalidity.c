@@ -7,6 +7,7 @@
 #include "store/uidvalidity.h"
 
 #include "store/base/file.h"
+#include "store/base/owned_file.h"
 #include "store/mail_user.h"
 
 #include <dirent.h>
@@ -67,8 +68,7 @@ static bool read_main(int dirfd, uint32_t *value_r)
 static void write_main(int dirfd, uint32_t value)
 {
 	char text[16];
-	AUTO_CLOSE int fd = openat(dirfd, COUNTER_NAME,
-				   O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+	AUTO_CLOSE int fd = owned_file_create(dirfd, COUNTER_NAME, O_WRONLY | O_TRUNC);
 
 	if (fd < 0)
 		return;
@@ -112,15 +112,15 @@ static int scan(int dirfd, uint32_t *value_r)
 
 static int create_counter_file(int dirfd, uint32_t value)
 {
+	AUTO_CLOSE int fd = -1;
 	char name[32];
-	int fd;
 
 	counter_file_name(value, name);
-	fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
+	fd = owned_file_create(dirfd, name, O_RDWR | O_EXCL);
 	if (fd < 0)
-		return -errno;
-	close(fd);
-	return 0;
+		return fd;
+	/* As Dovecot's: nobody is to write into it. */
+	return fchmod(fd, 0444) < 0 && errno != EPERM ? -errno : 0;
 }
 
 static int open_root(const struct mail_user *user, int *dirfd_r, struct error *err)

@@ -41,6 +41,9 @@ size_t tabunescape(char *data, size_t len)
 			case '0':
 				c = '\0';
 				break;
+			case '1':
+				c = '\001';
+				break;
 			case 't':
 				c = '\t';
 				break;

@@ -475,6 +475,9 @@ int index_apply_record(void *ctx, const struct index_log_record *record, struct 
 		return index_log_damaged(&index->log, record->offset, err,
 					 "data of an extension (kind %#x) without an introduction",
 					 record->kind);
+	if (record->offset == record->transaction ||
+	    record->offset == record->transaction + LOG_BOUNDARY_SIZE)
+		index_state_pass(state, index->log.file_seq, record->transaction);
 	/* Without the extension every message shows the counter, so it has to be right while the
 	 * record is applied. */
 	state->counter.modseq = record->modseq;

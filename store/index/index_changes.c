@@ -314,6 +314,20 @@ static int walk_from_position(struct walk *walk, const struct index_position *ne
 	return ret;
 }
 
+/* From where the view passed by on its way to its position. -ESTALE without a text: it came by only
+ * later, or never. */
+static int walk_from_mark(struct walk *walk, struct error *err)
+{
+	const struct index *index = walk->index;
+	struct index_log_counter counter = {.counting = true};
+	uint64_t offset;
+
+	if (!index_state_mark(&index->state, index->log.file_seq, walk->since, &offset,
+			      &counter.modseq))
+		return -ESTALE;
+	return walk_log(walk, &index->log, offset, index->state.offset, counter, err);
+}
+
 static int walk_all(struct walk *walk, const struct index_log *older, bool *complete_r,
 		    struct error *err)
 {
@@ -371,6 +385,8 @@ static int walk_logs(struct walk *walk, const struct index_position *near, bool 
 		return ret;
 	*complete_r = true;
 	ret = walk_from_position(walk, near, &older, err);
+	if (ret == -ESTALE)
+		ret = walk_from_mark(walk, err);
 	if (ret == -ESTALE || ret == -EUCLEAN) {
 		walk->events.len = 0;
 		ret = walk_all(walk, &older, complete_r, err);

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "store/base/owned_file.h"
 #include "store/index/index_private.h"
 
 #define SNAPSHOT_LOG_BYTES (128U << 10)
@@ -20,42 +21,12 @@
 #define NEWLOCK_WAIT_MS	   10000
 #define NEWLOCK_POLL_MS	   20
 
-/* Owner, group and permission bits as the directory's, as far as we may. */
-static int file_own(int dirfd, int fd)
-{
-	struct stat dir, st;
-	mode_t mode;
-
-	if (fstat(dirfd, &dir) < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	if ((st.st_uid != dir.st_uid || st.st_gid != dir.st_gid) &&
-	    fchown(fd, dir.st_uid, dir.st_gid) < 0 &&
-	    (errno != EPERM ||
-	     (st.st_gid != dir.st_gid && fchown(fd, (uid_t)-1, dir.st_gid) < 0 && errno != EPERM)))
-		return -errno;
-	mode = dir.st_mode & 0666;
-	if ((st.st_mode & 0777) != mode && fchmod(fd, mode) < 0)
-		return -errno;
-	return 0;
-}
-
 int index_file_create(int dirfd, const char *name, int *fd_r)
 {
-	int fd, ret;
+	int fd = owned_file_create(dirfd, name, O_RDWR | O_APPEND | O_EXCL);
 
-	*fd_r = -1;
-	fd = openat(dirfd, name, O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-		    0600);
-	if (fd < 0)
-		return -errno;
-	ret = file_own(dirfd, fd);
-	if (ret < 0) {
-		close(fd);
-		unlinkat(dirfd, name, 0);
-		return ret;
-	}
-	*fd_r = fd;
-	return 0;
+	*fd_r = fd < 0 ? -1 : fd;
+	return fd < 0 ? fd : 0;
 }
 
 /* Waits for another maker, and takes over from one that died. */

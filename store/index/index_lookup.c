@@ -122,7 +122,7 @@ static int compare_names(const void *a, const void *b)
 unsigned index_record_keywords(const struct index *index, const struct index_record *record,
 			       const char **names, unsigned max)
 {
-	unsigned count = 0;
+	unsigned count = 0, filled;
 
 	for (unsigned byte = 0; byte < record->keywords_size; byte++) {
 		for (unsigned bit = 0; record->keywords[byte] >> bit != 0; bit++) {
@@ -135,8 +135,9 @@ unsigned index_record_keywords(const struct index *index, const struct index_rec
 			count++;
 		}
 	}
-	if (count > 1)
-		qsort(names, count < max ? count : max, sizeof(*names), compare_names);
+	filled = count < max ? count : max;
+	if (filled > 1)
+		qsort(names, filled, sizeof(*names), compare_names);
 	return count;
 }
 

@@ -23,6 +23,19 @@ struct index_extension {
 	uint32_t overlay_offset, overlay_capacity;
 };
 
+/* Where transactions of the log begin, and the counter there: so that the changes since a modseq
+ * can be read from near where they are. Some kilobytes apart; twice as far each time the room is
+ * full. */
+#define INDEX_MARKS_MAX 64
+struct index_marks {
+	uint32_t file_seq; /* of the log; of another one they mean nothing */
+	unsigned count;
+	uint32_t distance;
+	struct {
+		uint64_t offset, modseq;
+	} mark[INDEX_MARKS_MAX];
+};
+
 /* What the log position means; lost and built anew when the files were replaced. */
 struct index_state {
 	struct index_snapshot snapshot;
@@ -47,6 +60,7 @@ struct index_state {
 	uint64_t tail;		 /* everything before is carried out on the mail files */
 	uint64_t pending_offset; /* last internal request in this log; 0: none */
 	uint64_t replayed;	 /* bytes of log since the snapshot */
+	struct index_marks marks;
 	bool deleted;
 };
 
@@ -97,6 +111,12 @@ int index_state_touch_range(struct index_state *state, uint32_t first, uint32_t 
 			    index_state_touch_fn *fn, const void *ctx);
 uint64_t index_state_modseq(const struct index_state *state, const uint8_t *snapshot_record,
 			    const uint8_t *overlay_record);
+
+/* index_state.c: the last mark whose modseq is not above the given one. False: there is none. */
+bool index_state_mark(const struct index_state *state, uint32_t file_seq, uint64_t modseq,
+		      uint64_t *offset_r, uint64_t *modseq_r);
+/* Before the first record of a transaction is applied. */
+void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t offset);
 
 /* index_apply.c: what one log record does to the state. An index_log_fn with a struct index. */
 int index_apply_record(void *ctx, const struct index_log_record *record, struct error *err);

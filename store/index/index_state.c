@@ -420,3 +420,50 @@ uint64_t index_state_modseq(const struct index_state *state, const uint8_t *snap
 		modseq = index_get64(data);
 	return modseq != 0 ? modseq : state->modseq_floor;
 }
+
+/* ---- marks ---- */
+
+#define MARK_DISTANCE 4096
+
+static void thin_out_marks(struct index_marks *marks)
+{
+	for (unsigned i = 0; i < INDEX_MARKS_MAX / 2; i++)
+		marks->mark[i] = marks->mark[2 * i];
+	marks->count = INDEX_MARKS_MAX / 2;
+	marks->distance *= 2;
+}
+
+void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t offset)
+{
+	struct index_marks *marks = &state->marks;
+
+	/* A log that does not count yet has no modseqs to be found by. */
+	if (!state->counter.counting)
+		return;
+	if (marks->file_seq != file_seq) {
+		marks->file_seq = file_seq;
+		marks->count = 0;
+		marks->distance = MARK_DISTANCE;
+	}
+	if (marks->count > 0 && offset < marks->mark[marks->count - 1].offset + marks->distance)
+		return;
+	if (marks->count == INDEX_MARKS_MAX)
+		thin_out_marks(marks);
+	marks->mark[marks->count].offset = offset;
+	marks->mark[marks->count++].modseq = state->counter.modseq;
+}
+
+bool index_state_mark(const struct index_state *state, uint32_t file_seq, uint64_t modseq,
+		      uint64_t *offset_r, uint64_t *modseq_r)
+{
+	const struct index_marks *marks = &state->marks;
+	unsigned count = marks->file_seq == file_seq ? marks->count : 0;
+
+	while (count > 0 && marks->mark[count - 1].modseq > modseq)
+		count--;
+	if (count == 0)
+		return false;
+	*offset_r = marks->mark[count - 1].offset;
+	*modseq_r = marks->mark[count - 1].modseq;
+	return true;
+}

@@ -477,11 +477,12 @@ static void build_day_stamp(struct build *build)
 	shift = (today - stamp + DAY_SECONDS / 2) / DAY_SECONDS;
 	if (shift > HDR_DAYS || stamp == 0)
 		shift = HDR_DAYS;
+	/* As Dovecot does, days without mail repeat what came before them. */
 	for (uint32_t day = 0; day < HDR_DAYS; day++) {
-		uint32_t uid = day == 0 ? first_uid : 0;
+		uint32_t from = day > shift ? day - shift : 0;
+		uint32_t uid = day == 0 ? first_uid
+					: index_get32(hdr + HDR_DAY_FIRST_UID + (size_t)from * 4);
 
-		if (day >= shift)
-			uid = index_get32(hdr + HDR_DAY_FIRST_UID + (size_t)(day - shift) * 4);
 		index_put32(days + (size_t)day * 4, uid);
 	}
 	put_header32(build, HDR_DAY_STAMP, today);

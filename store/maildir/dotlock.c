@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
-#include "store/maildir/owned_file.h"
+#include "store/base/owned_file.h"
 
 #define LOCAL_STALE_S 2
 #define TOUCH_S	      10

@@ -24,13 +24,15 @@
 #include "store/maildir/name_table.h"
 
 #define ROUNDS_MAX 5
+/* To read so many names of a directory costs about as much as to try all names of one file. */
+#define MESSAGES_PER_PROBE 4096
 
 /* What the events say about one base name. */
 struct item {
 	const char *base;
 	size_t base_len;
 	const char *present; /* the last name that was seen to appear; NULL: none */
-	bool removed;	     /* and that one, or the file altogether, was seen to go */
+	const char *removed; /* the name under which it was seen to go since; NULL: it was not */
 	uint32_t uid;	     /* of the uidlist; 0: not in it */
 	bool settled;	     /* under the lock; no further look */
 };
@@ -47,6 +49,8 @@ struct catch_up {
 	struct maildir_wanted *wanted;
 	size_t *wanted_item;
 	size_t wanted_count;
+	bool wanted_pass; /* of one of them nothing is known but that it is not where it should be
+			   */
 };
 
 /* ---- events to items ---- */
@@ -75,14 +79,14 @@ static void see_present(struct item *item, const char *file)
 	if (!item)
 		return;
 	item->present = file;
-	item->removed = false;
+	item->removed = NULL;
 }
 
 static void see_removed(struct item *item, const char *file)
 {
 	/* A file that got a second name and lost the first is still there. */
 	if (item && (!item->present || strcmp(item->present, file) == 0))
-		item->removed = true;
+		item->removed = file;
 }
 
 static void see_event(struct catch_up *up, struct name_table *table, const struct mail_event *event)
@@ -137,7 +141,7 @@ static int group_events(struct catch_up *up, const struct mail_event *events, si
 
 static int look_up_uids(struct catch_up *up, struct error *err)
 {
-	const struct uidlist *list = up->md->uidlist;
+	struct uidlist *list = up->md->uidlist;
 	bool same = up->generation == uidlist_generation(list);
 	size_t from = same ? up->searched : 0, count = 0;
 	AUTO_FREE struct uidlist_query *queries = NULL;
@@ -203,6 +207,21 @@ static int is_where_expected(struct maildir *md, const struct index_record *reco
 	return rc;
 }
 
+/* Whether the file went under the name that it had last: the one that was seen to appear, or the
+ * one that the index knows. */
+static int went_under_its_name(struct catch_up *up, const struct item *item,
+			       const struct index_record *record, bool *went_r, struct error *err)
+{
+	struct maildir_name name;
+	bool differs = true;
+	int rc = 0;
+
+	if (!item->present && maildir_name_parse(item->removed, &name))
+		rc = maildir_name_differs(up->md, record, &name, &differs, err);
+	*went_r = item->present || (!differs && !(record->flags & INDEX_FLAG_DIRTY));
+	return rc;
+}
+
 /* A message of the index. need_r: something has to be written, or looked at under the lock. */
 static int look_at_message(struct catch_up *up, size_t i, const struct index_record *record,
 			   struct maildir_txn *txn, bool *need_r, struct error *err)
@@ -211,7 +230,7 @@ static int look_at_message(struct catch_up *up, size_t i, const struct index_rec
 	struct item *item = &up->items[i];
 	struct maildir_wanted wanted;
 	struct maildir_name name;
-	bool expected = false, changed;
+	bool expected = false, changed, went;
 	int rc;
 
 	if (!item->removed && item->present) {
@@ -240,7 +259,11 @@ static int look_at_message(struct catch_up *up, size_t i, const struct index_rec
 	rc = is_where_expected(md, record, &wanted, &expected, err);
 	if (rc < 0 || expected)
 		return rc;
+	rc = went_under_its_name(up, item, record, &went, err);
+	if (rc < 0)
+		return rc;
 	*need_r = true;
+	up->wanted_pass = up->wanted_pass || !went;
 	up->wanted[up->wanted_count] = wanted;
 	up->wanted_item[up->wanted_count++] = i;
 	return 0;
@@ -277,11 +300,27 @@ static int look_at_item(struct catch_up *up, size_t i, struct maildir_txn *txn, 
 	return maildir_txn_adopt(txn, &name, item->uid, err);
 }
 
-/* Under the lock: files that are not where they should be. */
+/*
+ * Under the lock: files that are not where they should be. Those that were seen to go under the
+ * name they had are gone, unless somebody gives flags by link and unlink and the link is not told
+ * here: to try the names that this may have given is cheaper than a pass through a large directory.
+ */
+static int find_wanted(struct catch_up *up, struct error *err)
+{
+	struct maildir *md = up->md;
+	size_t worth = md->box.status.messages / MESSAGES_PER_PROBE;
+
+	if (up->wanted_pass || up->wanted_count > worth)
+		return maildir_search_files(md, up->wanted, up->wanted_count, err);
+	for (size_t k = 0; k < up->wanted_count; k++)
+		maildir_probe_file(md, &up->wanted[k]);
+	return 0;
+}
+
 static int settle_wanted(struct catch_up *up, struct maildir_txn *txn, struct error *err)
 {
 	struct maildir *md = up->md;
-	int rc = maildir_search_files(md, up->wanted, up->wanted_count, err);
+	int rc = find_wanted(up, err);
 
 	for (size_t k = 0; rc == 0 && k < up->wanted_count; k++) {
 		struct item *item = &up->items[up->wanted_item[k]];
@@ -307,6 +346,7 @@ static int look(struct catch_up *up, struct maildir_txn *txn, bool *need_r, stru
 
 	*need_r = false;
 	up->wanted_count = 0;
+	up->wanted_pass = false;
 	if (rc == 0 && !txn)
 		rc = maildir_index_is_behind(up->md, need_r, err);
 	if (rc == 0 && !txn && maildir_lacks_modseqs(up->md))

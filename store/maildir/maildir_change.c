@@ -147,18 +147,6 @@ static bool same_state(const struct maildir_state *a, const struct maildir_state
 	return true;
 }
 
-/* The last operation of this transaction that made the message or changed its state. */
-static struct maildir_op *find_op(struct maildir_txn *txn, uint32_t uid)
-{
-	for (size_t i = txn->op_count; i > 0; i--) {
-		struct maildir_op *op = &txn->ops[i - 1];
-
-		if (op->uid == uid && op->kind != MAILDIR_OP_RESTORE)
-			return op;
-	}
-	return NULL;
-}
-
 static int state_of_record(struct maildir_txn *txn, const struct index_record *record,
 			   struct maildir_state *state_r, struct error *err)
 {
@@ -178,7 +166,7 @@ static int current_state(struct maildir_txn *txn, uint32_t uid, struct maildir_o
 			 struct index_record *record_r, struct maildir_state *state_r,
 			 struct error *err)
 {
-	struct maildir_op *op = find_op(txn, uid);
+	struct maildir_op *op = maildir_txn_find_op(txn, uid);
 	struct keyword_set set;
 
 	*op_r = op;

@@ -233,6 +233,24 @@ bool maildir_guess_file(struct maildir *md, struct maildir_wanted *wanted)
 	return !new_first && try_new && try_path(md, wanted, "new", plain);
 }
 
+bool maildir_probe_file(struct maildir *md, struct maildir_wanted *wanted)
+{
+	uint32_t letters[] = {wanted->letters, 0};
+	char name[NAME_MAX + 1];
+
+	if (maildir_guess_file(md, wanted))
+		return true;
+	for (unsigned with = 0; with < (wanted->letters ? 2 : 1); with++) {
+		for (unsigned flags = 0; flags <= MAIL_FLAGS_MASK; flags++) {
+			if (maildir_name_build(wanted->base, wanted->base_len, (uint8_t)flags,
+					       letters[with], NULL, name) == 0 &&
+			    try_path(md, wanted, "cur", name))
+				return true;
+		}
+	}
+	return false;
+}
+
 int maildir_find_files(struct maildir *md, struct maildir_wanted *wanted, size_t count,
 		       struct error *err)
 {

@@ -11,7 +11,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
-#include "store/maildir/owned_file.h"
+#include "store/base/owned_file.h"
 
 #define KEYWORDS_SIZE_MAX  (64 * 1024)
 #define KEYWORDS_LOCK_NAME MAILDIR_KEYWORDS_NAME ".lock"

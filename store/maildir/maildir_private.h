@@ -111,6 +111,8 @@ int maildir_find_files(struct maildir *md, struct maildir_wanted *wanted, size_t
 		       struct error *err);
 /* The guesses alone: fills in the path if one is right. */
 bool maildir_guess_file(struct maildir *md, struct maildir_wanted *wanted);
+/* Tries every set of system flags, with the keywords that are known and without. */
+bool maildir_probe_file(struct maildir *md, struct maildir_wanted *wanted);
 /* The pass alone, for those without a path. */
 int maildir_search_files(struct maildir *md, struct maildir_wanted *wanted, size_t count,
 			 struct error *err);
@@ -202,6 +204,7 @@ struct maildir_txn {
 	bool sync;  /* messages are added or removed */
 	struct maildir_op *ops;
 	size_t op_count, op_room;
+	uint32_t *op_slots;    /* by UID: the last operation of one, counted from 1 */
 	uint32_t next_uid;     /* the least that the next new message may have */
 	uint32_t uid_validity; /* new one, or 0 */
 	struct guid guid;      /* new one, or empty */
@@ -230,6 +233,8 @@ void maildir_txn_free(
 	struct maildir_txn *txn); /* releases the locks; what was not done is discarded */
 struct maildir_op *maildir_txn_add_op(struct maildir_txn *txn, enum maildir_op_kind kind,
 				      uint32_t uid, struct error *err);
+/* The last operation that made the message with this UID or changed its state; NULL: none. */
+struct maildir_op *maildir_txn_find_op(struct maildir_txn *txn, uint32_t uid);
 /* The uidlist is rewritten, without this line. */
 int maildir_txn_drop_line(struct maildir_txn *txn, uint32_t uid, struct error *err);
 /* Checks that a new message may have this UID, and counts on. */

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
-#include "store/maildir/owned_file.h"
+#include "store/base/owned_file.h"
 
 #define CREATE_TRIES 5
 

@@ -73,6 +73,7 @@ static void unmap_file(struct uidlist *list)
 {
 	if (list->map)
 		munmap((void *)list->map, list->map_size);
+	uidlist_names_free(list);
 	list->map = NULL;
 	list->map_size = list->size = list->body = list->end = 0;
 	file_close(&list->fd);

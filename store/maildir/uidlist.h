@@ -83,7 +83,7 @@ struct uidlist_query {
 };
 /* from: an offset of before (uidlist_size() then) behind which to look, while the generation is the
  * same; 0: everywhere. */
-int uidlist_find_bases(const struct uidlist *list, size_t from, struct uidlist_query *queries,
+int uidlist_find_bases(struct uidlist *list, size_t from, struct uidlist_query *queries,
 		       size_t count, struct error *err);
 
 /* Iterates upwards from the first record with uid >= first_uid: uidlist_seek() sets the position,

@@ -2,7 +2,8 @@
  * Base names to UIDs: one pass over the lines from the end, since what one looks for is mostly new.
  *
  * The lines are not sorted by name, so a name that is not there costs a look at all of them: about
- * a millisecond for a hundred thousand. That is why all names of a catch-up share one pass.
+ * a millisecond for a hundred thousand. That is why all names of a catch-up share one pass, and why
+ * there is a table for lists that stay open (uidlist_names.c).
  */
 #include "store/maildir/uidlist_private.h"
 
@@ -71,7 +72,7 @@ static int find_many(struct backward *back, struct name_table *table, struct err
 	return 0;
 }
 
-int uidlist_find_bases(const struct uidlist *list, size_t from, struct uidlist_query *queries,
+int uidlist_find_bases(struct uidlist *list, size_t from, struct uidlist_query *queries,
 		       size_t count, struct error *err)
 {
 	struct backward back = {.list = list, .begin = list->body, .end = list->end};
@@ -84,6 +85,15 @@ int uidlist_find_bases(const struct uidlist *list, size_t from, struct uidlist_q
 		queries[i].uid = 0;
 	if (count == 0)
 		return 0;
+	/* Of what was added since there is little. */
+	if (back.begin == list->body && uidlist_names_ready(list, err)) {
+		for (size_t i = 0; i < count; i++) {
+			rc = uidlist_names_find(list, &queries[i], err);
+			if (rc < 0)
+				return rc;
+		}
+		return 0;
+	}
 	if (count == 1)
 		return find_one(&back, queries, err);
 	rc = name_table_init(&table, count);

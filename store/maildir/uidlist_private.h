@@ -19,7 +19,15 @@ struct uidlist {
 	ino_t ino;
 	struct uidlist_header header;
 	char header_tail[UIDLIST_FIELDS_MAX]; /* the header's other keys: " Pvalue Xvalue" */
+	struct uidlist_names *names;	      /* uidlist_names.c; NULL: not made */
+	unsigned passes;		      /* over the whole list, for want of it */
 };
+
+/* Whether names can be looked up in the table; makes it when it is worth it. */
+bool uidlist_names_ready(struct uidlist *list, struct error *err);
+/* As uidlist_find_bases(), for one. */
+int uidlist_names_find(const struct uidlist *list, struct uidlist_query *query, struct error *err);
+void uidlist_names_free(struct uidlist *list);
 
 /* The line [start, start + len) without its LF. 0 or -EUCLEAN. */
 int uidlist_parse_line(unsigned version, const char *start, size_t len,

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "store/base/file.h"
-#include "store/maildir/owned_file.h"
+#include "store/base/owned_file.h"
 
 #define WRITE_CHUNK ((size_t)256 * 1024)
 

@@ -249,6 +249,39 @@ static void changes_over_rotations_without_modseqs(void **state)
 	run_history(*state, 4, false, true);
 }
 
+/* The log is long, so it is read from near the modseq: what that gives is what its start gives. */
+static void changes_in_a_long_log(void **state)
+{
+	struct index_position start;
+	struct index *index;
+	struct error err = {0};
+
+	make_index(*state, 1, 1);
+	index = open_index(*state);
+	index_position(index, &start);
+	for (uint32_t uid = 1; uid <= 100; uid++)
+		append_uid(index, uid, 0);
+	for (uint32_t i = 0; i < 16000; i++)
+		set_flags(index, 1 + i % 97, i / 97 % 2 ? 0 : 1, i / 97 % 2 ? 1 : 0);
+	assert_true(log_offset(index) > 64 * 4096);
+	for (uint64_t since = 1; since <= highest(index); since += 131) {
+		struct index_changes near, all;
+
+		must(index_changes(index, since, NULL, &near, &err), &err);
+		must(index_changes(index, since, &start, &all, &err), &err);
+		assert_true(near.complete && all.complete);
+		assert_int_equal(near.count, all.count);
+		for (size_t i = 0; i < all.count; i++) {
+			assert_int_equal(near.change[i].uid, all.change[i].uid);
+			assert_int_equal(near.change[i].modseq, all.change[i].modseq);
+			assert_int_equal(near.change[i].add_flags, all.change[i].add_flags);
+		}
+		index_changes_free(&near);
+		index_changes_free(&all);
+	}
+	index_close(&index);
+}
+
 static void expunges_come_with_their_guid(void **state)
 {
 	struct fixture *fx = *state;
@@ -299,6 +332,7 @@ int main(void)
 		TEST(changes_with_exact_modseqs),
 		TEST(changes_over_rotations),
 		TEST(changes_over_rotations_without_modseqs),
+		TEST(changes_in_a_long_log),
 		TEST(expunges_come_with_their_guid),
 	};
 

@@ -32,11 +32,14 @@ static const char *const system_flags[] = {"\\Answered", "\\Flagged", "\\Deleted
 
 /* ---- doveadm ---- */
 
+/* What it says on stderr goes to where check_log() looks. */
 static char *doveadm(const struct dovecot *dovecot, const char *args)
 {
 	return shell_output("cd '%s' && HOME='%s/home' USER=alice setpriv --reuid=" UID
-			    " --regid=" UID " --clear-groups doveadm -c '%s/dovecot.conf' %s",
-			    dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir, args);
+			    " --regid=" UID " --clear-groups doveadm 2>> '%s/log' "
+			    "-c '%s/dovecot.conf' %s",
+			    dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir,
+			    args);
 }
 
 static void doveadm_do(const struct dovecot *dovecot, const char *args)
@@ -420,7 +423,14 @@ static void run(const struct fixture *fx, bool mdbox)
 	must(index_rotate(dovecot.index, 1000, &err), &err);
 	doveadm_do(&dovecot, "flags remove '\\Flagged' mailbox INBOX all");
 	check_same(&dovecot, "second rotation");
-	doveadm_do(&dovecot, "force-resync INBOX");
+	if (mdbox) {
+		/* Asked for it, Dovecot rebuilds an mdbox in any case, warns that it does, and
+		 * begins the index afresh. */
+		doveadm_do(&dovecot, "force-resync INBOX 2>/dev/null");
+		assert_int_equal(index_refresh(dovecot.index, &err), -ESTALE);
+	} else {
+		doveadm_do(&dovecot, "force-resync INBOX");
+	}
 	check_same(&dovecot, "nothing to repair");
 	if (mdbox)
 		doveadm_do(&dovecot, "purge");
@@ -484,6 +494,106 @@ static void changes_are_those_of_dovecot(void **state)
 	teardown_dovecot(&dovecot);
 }
 
+/* A history without modseqs, of which a part may lie in a log that was rotated away. */
+static void make_history(const struct dovecot *dovecot, unsigned rotations)
+{
+	static const char rotate[] = "-o mail_index_log_rotate_min_size=1 "
+				     "-o mail_index_log_rotate_min_age=0s "
+				     "-o mail_index_log_rotate_max_size=100 ";
+
+	for (unsigned round = 0; round <= rotations; round++) {
+		char args[512];
+
+		snprintf(args, sizeof(args), "%sflags add '\\Seen' mailbox INBOX uid %u",
+			 round > 0 ? rotate : "", 1 + round % 2);
+		doveadm_do(dovecot, args);
+		save_mail(dovecot, "more");
+		snprintf(args, sizeof(args), "flags add 'Custom' mailbox INBOX uid %u", 3 + round);
+		doveadm_do(dovecot, args);
+	}
+	doveadm_do(dovecot, "expunge mailbox INBOX uid 3");
+}
+
+/* Whoever asks for modseqs first: the messages of before have the same for both. */
+static void modseqs_are_switched_on(void **state, bool mdbox, unsigned rotations, bool by_us)
+{
+	struct dovecot dovecot;
+	struct index_status status;
+
+	setup_dovecot(&dovecot, *state, mdbox);
+	make_history(&dovecot, rotations);
+	open_box(&dovecot);
+	index_status(dovecot.index, &status);
+	assert_false(status.has_modseqs);
+	if (by_us)
+		append_message(&dovecot, status.next_uid + 3, status.highest_modseq + 10);
+	check_same(&dovecot, by_us ? "switched on by us" : "switched on by Dovecot");
+	change_messages(&dovecot);
+	check_same(&dovecot, "and on");
+	teardown_dovecot(&dovecot);
+}
+
+#define SWITCH_ON(name, mdbox, rotations, by_us)                                                   \
+	static void name(void **state)                                                             \
+	{                                                                                          \
+		modseqs_are_switched_on(state, mdbox, rotations, by_us);                           \
+	}
+SWITCH_ON(modseqs_by_us_in_a_young_log, true, 0, true)
+SWITCH_ON(modseqs_by_dovecot_in_a_young_log, true, 0, false)
+SWITCH_ON(modseqs_by_us_after_a_rotation, true, 1, true)
+SWITCH_ON(modseqs_by_dovecot_after_a_rotation, true, 1, false)
+SWITCH_ON(modseqs_by_us_after_two_rotations, true, 2, true)
+SWITCH_ON(modseqs_by_dovecot_after_two_rotations, true, 2, false)
+SWITCH_ON(modseqs_by_us_in_maildir, false, 2, true)
+SWITCH_ON(modseqs_by_dovecot_in_maildir, false, 2, false)
+
+/* The first uids of the last days are those that Dovecot would have written. */
+static void the_days_first_uids_are_as_dovecots(void **state)
+{
+	static const unsigned ages[] = {0, 1, 2, 5, 8, 30};
+	struct dovecot dovecot;
+	uint8_t theirs[4 + HDR_DAYS * 4], first_stamp[4], nothing[4] = {0};
+
+	setup_dovecot(&dovecot, *state, true);
+	open_box(&dovecot);
+	memcpy(first_stamp, index_header(dovecot.index) + HDR_DAY_STAMP, 4);
+	assert_memory_not_equal(first_stamp, nothing, 4);
+	for (size_t i = 0; i < sizeof(ages) / sizeof(ages[0]); i++) {
+		uint32_t first = 1000 * (uint32_t)(i + 1);
+		uint8_t days[4 + HDR_DAYS * 4];
+		struct index_txn *txn = begin(dovecot.index);
+		struct error err = {0};
+
+		/* A mailbox that was last appended to some days ago, with 8 days before it. */
+		index_put32(days, index_get32(first_stamp) - ages[i] * 86400);
+		for (uint32_t day = 0; day < HDR_DAYS; day++)
+			index_put32(days + 4 + (size_t)day * 4, first - day);
+		must(index_set_next_uid(txn, first + 1, &err), &err);
+		must(index_set_header(txn, HDR_DAY_STAMP, days, sizeof(days), &err), &err);
+		commit(&txn);
+		save_mail(&dovecot, "today");
+		must(index_refresh(dovecot.index, &err), &err);
+		memcpy(theirs, index_header(dovecot.index) + HDR_DAY_STAMP, sizeof(theirs));
+		/* The same once more, by us. */
+		txn = begin(dovecot.index);
+		must(index_set_header(txn, HDR_DAY_STAMP, days, sizeof(days), &err), &err);
+		commit(&txn);
+		append_message(&dovecot, first + 10, 0);
+		for (size_t field = 0; field < sizeof(theirs); field += 4) {
+			uint32_t uid = index_get32(theirs + field);
+
+			/* Ours is another message. */
+			if (uid == first + 1)
+				uid = first + 10;
+			assert_int_equal(
+				index_get32(index_header(dovecot.index) + HDR_DAY_STAMP + field),
+				uid);
+		}
+	}
+	check_log(&dovecot);
+	teardown_dovecot(&dovecot);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -492,6 +602,15 @@ int main(void)
 		TEST(beside_dovecot_maildir),
 		TEST(beside_dovecot_mdbox),
 		TEST(changes_are_those_of_dovecot),
+		TEST(the_days_first_uids_are_as_dovecots),
+		TEST(modseqs_by_us_in_a_young_log),
+		TEST(modseqs_by_dovecot_in_a_young_log),
+		TEST(modseqs_by_us_after_a_rotation),
+		TEST(modseqs_by_dovecot_after_a_rotation),
+		TEST(modseqs_by_us_after_two_rotations),
+		TEST(modseqs_by_dovecot_after_two_rotations),
+		TEST(modseqs_by_us_in_maildir),
+		TEST(modseqs_by_dovecot_in_maildir),
 	};
 
 	if (geteuid() != 0 || system("command -v doveadm >/dev/null && " // NOLINT(cert-env33-c)

@@ -293,10 +293,16 @@ char *body_of(struct mailbox *box, uint32_t uid, struct mail_body_info *info_r)
 	struct mail_body_info info;
 	struct mail_body *body;
 	struct error err = {0};
+	static char pop3_uidl[256];
 	char part[777];
 	ssize_t n;
 
-	must(mailbox_body_open(box, uid, &body, info_r ? info_r : &info, &err), &err);
+	must(mailbox_body_open(box, uid, &body, &info, &err), &err);
+	if (info_r) {
+		snprintf(pop3_uidl, sizeof pop3_uidl, "%s", info.pop3_uidl);
+		*info_r = info;
+		info_r->pop3_uidl = pop3_uidl;
+	}
 	while ((n = mailbox_body_read(body, part, sizeof part, &err)) > 0)
 		buf_append(&text, part, (size_t)n);
 	must((int)n, &err);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "store/base/buf.h"
+#include "store/base/file.h"
 #include "store/maildir/uidlist.h"
 #include "store/maildir/uidlist_private.h"
 
@@ -143,6 +144,64 @@ static void test_a_hundred_thousand_lines(void **state)
 	close(dir.fd);
 }
 
+static bool keep_odd(void *ctx, const struct uidlist_record *record)
+{
+	return record->uid % 2 == 1;
+}
+
+static uint32_t find_name(struct uidlist *list, const char *name)
+{
+	struct uidlist_query query = {.base = name, .base_len = strlen(name)};
+	struct error err = {0};
+
+	must(uidlist_find_bases(list, 0, &query, 1, &err), &err);
+	return query.uid;
+}
+
+/* A list that is asked often gets a table of its names, which goes along with the file. */
+static void test_many_searches_find_what_one_finds(void **state)
+{
+	struct list_dir dir = make_list(state, "3 V5 N1 G" GUID_HEX "\n1 :a\n2 :twice\n");
+	struct uidlist *list = open_list(&dir);
+	struct uidlist_query late = {.base = "a", .base_len = 1};
+	struct error err = {0};
+	char name[32];
+
+	for (int i = 0; i < 10; i++) {
+		assert_int_equal(find_name(list, "a"), 1);
+		assert_int_equal(find_name(list, "twice"), 2);
+		assert_int_equal(find_name(list, "none"), 0);
+	}
+	for (uint32_t uid = 3; uid < 9000; uid += 3) {
+		AUTO_BUF struct buf lines = BUF_INIT(1000);
+
+		snprintf(name, sizeof name, "name.%u", uid);
+		must(uidlist_format_line(&lines, uid, "", 0, name, strlen(name)), NULL);
+		if (uid == 300)
+			must(uidlist_format_line(&lines, uid + 1, "", 0, "twice", 5), NULL);
+		must(uidlist_append(list, &lines, &err), &err);
+		assert_int_equal(find_name(list, name), uid);
+		assert_int_equal(find_name(list, "twice"), uid < 300 ? 2 : 301);
+		assert_int_equal(find_name(list, "none"), 0);
+	}
+	for (uint32_t uid = 3; uid < 9000; uid += 3) {
+		snprintf(name, sizeof name, "name.%u", uid);
+		assert_int_equal(find_name(list, name), uid);
+	}
+	/* Only behind an offset. */
+	must(uidlist_find_bases(list, uidlist_size(list) - 5, &late, 1, &err), &err);
+	assert_int_equal(late.uid, 0);
+	must(uidlist_rewrite(list, uidlist_header(list), keep_odd, NULL, NULL, &err), &err);
+	for (int i = 0; i < 10; i++) {
+		assert_int_equal(find_name(list, "a"), 1);
+		assert_int_equal(find_name(list, "twice"), 301);
+		assert_int_equal(find_name(list, "name.6"), 0);
+		assert_int_equal(find_name(list, "name.9"), 9);
+	}
+	uidlist_close(&list);
+	close(dir.fd);
+}
+
 static void test_append_is_seen_by_an_open_reader(void **state)
 {
 	struct list_dir dir = make_list(state, "3 V5 N4 G" GUID_HEX "\n1 :a\n");
@@ -195,11 +254,6 @@ static void test_a_torn_last_line_is_not_seen_and_overwritten(void **state)
 	buf_free(&lines);
 	uidlist_close(&list);
 	close(dir.fd);
-}
-
-static bool keep_odd(void *ctx, const struct uidlist_record *record)
-{
-	return record->uid % 2 == 1;
 }
 
 static void test_rewrite_keeps_unknown_keys_and_fields(void **state)
@@ -357,6 +411,7 @@ int main(void)
 		UNIT(test_header_and_last_line_give_the_next_uid),
 		UNIT(test_records_are_found_by_uid_and_by_base),
 		UNIT(test_a_hundred_thousand_lines),
+		UNIT(test_many_searches_find_what_one_finds),
 		UNIT(test_append_is_seen_by_an_open_reader),
 		UNIT(test_a_torn_last_line_is_not_seen_and_overwritten),
 		UNIT(test_rewrite_keeps_unknown_keys_and_fields),

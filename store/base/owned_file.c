@@ -1,5 +1,5 @@
 /* New files with the owner, group and mode of their directory. See owned_file.h. */
-#include "store/maildir/owned_file.h"
+#include "store/base/owned_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,5 +31,7 @@ int owned_file_create(int dirfd, const char *name, int flags)
 failed:
 	code = -errno;
 	close(fd);
+	if (flags & O_EXCL)
+		unlinkat(dirfd, name, 0);
 	return code;
 }

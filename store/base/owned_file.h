@@ -2,8 +2,8 @@
  * New files that Dovecot can open: with the owner, group and permission bits of the directory they
  * are made in.
  */
-#ifndef DSYNCFS_MAILDIR_OWNED_FILE_H
-#define DSYNCFS_MAILDIR_OWNED_FILE_H
+#ifndef DSYNCFS_BASE_OWNED_FILE_H
+#define DSYNCFS_BASE_OWNED_FILE_H
 
 /* Opens name below dirfd with O_CREAT and flags, never through a symbolic link. Permissions are the
  * directory's & 0666; owner and group follow the directory as far as we may. Returns the descriptor
