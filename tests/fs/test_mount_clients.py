@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from mount_fixture import Mount, as_user, deliver, make_maildir, run_tests, write_file
+from mount_fixture import Mount, as_user, deliver, eventually, make_maildir, run_tests, write_file
 
 
 class Parent:
@@ -280,6 +280,42 @@ def removed_while_open():
         assert content(path) == b"new"
 
 
+def nameless_and_not_opened():
+    """What is known by an O_PATH descriptor only, or is a working directory, outlives its name as on a local filesystem."""
+    with Mount() as mount:
+        path, folder = mount.mount + "/m", mount.mount + "/a/b"
+        write_file(path, b"old")
+        removed = os.open(path, os.O_PATH)
+        os.unlink(path)
+        write_file(path, b"old")
+        write_file(path + ".new", b"new")
+        replaced = os.open(path, os.O_PATH)
+        os.rename(path + ".new", path)
+        for fd in (removed, replaced):
+            assert os.fstat(fd).st_nlink == 0
+            assert content(f"/proc/self/fd/{fd}") == b"old"
+            os.close(fd)
+        os.makedirs(folder)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.chdir(folder)
+        os.rmdir(folder)
+        try:
+            assert os.stat(".").st_nlink == 0 and os.listdir(".") == [] == os.listdir(directory)
+            refused(errno.ENOENT, lambda: os.mkdir("x"))
+            refused(errno.ENOENT, lambda: write_file("x"))
+            refused(errno.ENOENT, lambda: os.stat("x"))
+            assert os.listdir("..") == []
+        finally:
+            os.chdir("/")
+            os.close(directory)
+        # Nothing is held for longer than it is known.
+        for n in range(300):
+            write_file(f"{mount.mount}/{n}")
+            os.unlink(f"{mount.mount}/{n}")
+        descriptors = f"/proc/{mount.process.pid}/fd"
+        eventually("descriptors are let go of", lambda: len(os.listdir(descriptors)) < 64)
+
+
 def filesystem_figures():
     with Mount() as mount:
         ours, theirs = os.statvfs(mount.mount), os.statvfs(mount.backing)
@@ -373,6 +409,7 @@ if __name__ == "__main__":
         shared_mappings,
         replaced_while_open,
         removed_while_open,
+        nameless_and_not_opened,
         filesystem_figures,
         large_folder_read_while_it_changes,
         removed_while_read,
