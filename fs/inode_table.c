@@ -1,92 +1,13 @@
-/* The inode table: slots in a memfd, found by file handle, and the LRU of directory descriptors.
- * See inode_table.h. */
-#include "fs/inode_table.h"
+/* The inode table: slots in a memfd, found by file handle. See inode_table.h. */
+#include "fs/inode_private.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#define TABLE_MAGIC	  0x64736673696e6f31ULL
-#define SLOTS_MAX	  (1U << 26)
-#define SLOTS_MIN	  (1U << 20)
-#define HANDLE_INLINE_MAX 48   /* ext4 8, XFS 12 to 16, btrfs up to 40 */
-#define HANDLE_NONE	  (-1) /* the key is (device, number), and fd holds the inode */
-#define DIR_FDS_MIN	  64   /* more than all threads together hold */
-#define BUCKETS_MIN	  4096
-
-enum slot_flag {
-	SLOT_DIR = 1,
-	SLOT_PRIVS = 2,	 /* may have suid or sgid */
-	SLOT_COPIED = 4, /* not to be passed through */
-};
-
-struct slot {
-	uint64_t lookups; /* 0: free */
-	struct place *place;
-	uint32_t generation;
-	uint32_t next; /* in its bucket, or in the free list */
-	uint32_t hash;
-	uint32_t dir_ref; /* its entry in the LRU; 0: none */
-	int32_t fd;	  /* -1, or a descriptor that stays (the root, HANDLE_NONE) */
-	int32_t handle_type;
-	int32_t backing_id; /* pass-through; 0: none */
-	uint32_t backing_opens;
-	uint8_t handle_len;
-	uint8_t kind; /* enum place_file */
-	uint8_t flags;
-	uint8_t spare;
-	unsigned char handle[HANDLE_INLINE_MAX];
-};
-static_assert(sizeof(struct slot) <= 112, "a million inodes must stay cheap");
-
-/* In the memory of slot 0, which is no inode. */
-struct table_header {
-	uint64_t magic;
-	uint32_t slot_bytes;
-	uint32_t used; /* slots ever used, slot 0 included */
-	uint32_t free; /* first free slot; 0: none */
-	uint32_t count;
-};
-static_assert(sizeof(struct table_header) <= sizeof(struct slot), "the header has one slot's room");
-
-struct dir_fd {
-	uint64_t nodeid; /* 0: free, or forgotten while in use */
-	int fd;
-	unsigned refs;
-	unsigned prev, next; /* entry 0 is the ring's head: next is the latest used */
-};
-
-struct inode_table {
-	pthread_mutex_t lock;
-	struct slot *slots;
-	struct table_header *header;
-	size_t slots_max;
-	int memfd;
-	int root_fd;
-	int root_mount_id;
-	dev_t root_dev;
-	bool has_handles;
-	uint32_t *buckets;
-	uint32_t bucket_mask;
-	struct dir_fd *dirs;
-	unsigned dirs_max; /* entries 1 to dirs_max */
-	unsigned dirs_used;
-	unsigned dirs_free; /* list by next; 0: none */
-};
-
-/* What an inode is known by. */
-struct inode_key {
-	int32_t type;
-	uint8_t len;
-	int fd; /* HANDLE_NONE: the descriptor that would hold the inode, else -1 */
-	unsigned char bytes[HANDLE_INLINE_MAX];
-};
 
 /* The handle's bytes follow its struct. */
 union handle_buf {
@@ -223,10 +144,7 @@ void inode_table_free(struct inode_table **table, struct places *places)
 
 	if (!t)
 		return;
-	for (unsigned i = 1; t->dirs && i <= t->dirs_used; i++) {
-		if (t->dirs[i].fd > 0)
-			close(t->dirs[i].fd);
-	}
+	inode_dirs_close(t);
 	for (uint32_t i = INODE_ROOT; t->header && i < t->header->used; i++) {
 		struct slot *slot = &t->slots[i];
 
@@ -253,7 +171,7 @@ bool inode_table_has_handles(const struct inode_table *table)
 	return table->has_handles;
 }
 
-static struct slot *slot_of(struct inode_table *table, uint64_t nodeid)
+struct slot *inode_slot_of(struct inode_table *table, uint64_t nodeid)
 {
 	if (nodeid < INODE_ROOT || nodeid >= table->header->used || !table->slots[nodeid].lookups)
 		return NULL;
@@ -443,62 +361,7 @@ uint64_t inode_peek(struct inode_table *table, int dir_fd, const char *name)
 	return nodeid;
 }
 
-/* ---- the LRU of directory descriptors ---- */
-
-static void dir_unlink(struct inode_table *table, unsigned ref)
-{
-	struct dir_fd *entry = &table->dirs[ref];
-
-	table->dirs[entry->prev].next = entry->next;
-	table->dirs[entry->next].prev = entry->prev;
-}
-
-static void dir_push_front(struct inode_table *table, unsigned ref)
-{
-	struct dir_fd *head = &table->dirs[0], *entry = &table->dirs[ref];
-
-	entry->prev = 0;
-	entry->next = head->next;
-	table->dirs[head->next].prev = ref;
-	head->next = ref;
-}
-
-/* Takes the entry out of the ring and closes its descriptor. */
-static void dir_release(struct inode_table *table, unsigned ref)
-{
-	struct dir_fd *entry = &table->dirs[ref];
-
-	dir_unlink(table, ref);
-	close(entry->fd);
-	entry->fd = 0;
-	entry->nodeid = 0;
-	entry->next = table->dirs_free;
-	table->dirs_free = ref;
-}
-
-/* An unused entry; the least recently used one is closed for it. 0: all are in use. */
-static unsigned dir_take(struct inode_table *table)
-{
-	unsigned ref;
-
-	if (!table->dirs_free && table->dirs_used < table->dirs_max)
-		return ++table->dirs_used;
-	if (!table->dirs_free) {
-		ref = table->dirs[0].prev;
-		while (ref && table->dirs[ref].refs)
-			ref = table->dirs[ref].prev;
-		if (!ref)
-			return 0;
-		if (table->dirs[ref].nodeid)
-			table->slots[table->dirs[ref].nodeid].dir_ref = 0;
-		dir_release(table, ref);
-	}
-	ref = table->dirs_free;
-	table->dirs_free = table->dirs[ref].next;
-	return ref;
-}
-
-static int open_handle(struct inode_table *table, const struct slot *slot, int flags)
+int inode_open_handle(struct inode_table *table, const struct slot *slot, int flags)
 {
 	union handle_buf buf;
 	int fd;
@@ -510,73 +373,17 @@ static int open_handle(struct inode_table *table, const struct slot *slot, int f
 	return fd < 0 ? -errno : fd;
 }
 
-int inode_dir_get(struct inode_table *table, uint64_t nodeid, unsigned *ref_r)
-{
-	struct slot *slot, copy;
-	unsigned ref;
-	int fd;
-
-	*ref_r = 0;
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (!slot || slot->fd >= 0) {
-		fd = slot ? slot->fd : -ESTALE;
-		goto out;
-	}
-	if (!slot->dir_ref) {
-		copy = *slot;
-		pthread_mutex_unlock(&table->lock);
-		fd = open_handle(table, &copy, O_PATH | O_DIRECTORY);
-		if (fd < 0)
-			return fd;
-		pthread_mutex_lock(&table->lock);
-		if (slot->dir_ref) {
-			close(fd); /* another thread was as fast */
-		} else {
-			ref = dir_take(table);
-			if (!ref) {
-				close(fd);
-				fd = -EMFILE;
-				goto out;
-			}
-			table->dirs[ref] = (struct dir_fd){.nodeid = nodeid, .fd = fd};
-			dir_push_front(table, ref);
-			slot->dir_ref = ref;
-		}
-	}
-	ref = slot->dir_ref;
-	table->dirs[ref].refs++;
-	if (table->dirs[0].next != ref) {
-		dir_unlink(table, ref);
-		dir_push_front(table, ref);
-	}
-	*ref_r = ref;
-	fd = table->dirs[ref].fd;
-out:
-	pthread_mutex_unlock(&table->lock);
-	return fd;
-}
-
-void inode_dir_put(struct inode_table *table, unsigned ref)
-{
-	if (!ref)
-		return;
-	pthread_mutex_lock(&table->lock);
-	if (--table->dirs[ref].refs == 0 && table->dirs[ref].nodeid == 0)
-		dir_release(table, ref);
-	pthread_mutex_unlock(&table->lock);
-}
-
 struct place *inode_forget(struct inode_table *table, uint64_t nodeid, uint64_t count)
 {
 	struct place *place = NULL;
 	struct slot *slot;
 	uint32_t *link;
+	int fd = -1;
 
 	if (nodeid == INODE_ROOT)
 		return NULL;
 	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
+	slot = inode_slot_of(table, nodeid);
 	if (!slot || slot->lookups > count) {
 		if (slot)
 			slot->lookups -= count;
@@ -586,14 +393,8 @@ struct place *inode_forget(struct inode_table *table, uint64_t nodeid, uint64_t 
 	while (*link != nodeid)
 		link = &table->slots[*link].next;
 	*link = slot->next;
-	if (slot->dir_ref) {
-		table->dirs[slot->dir_ref].nodeid = 0;
-		if (table->dirs[slot->dir_ref].refs == 0)
-			dir_release(table, slot->dir_ref);
-		slot->dir_ref = 0;
-	}
-	if (slot->fd >= 0)
-		close(slot->fd);
+	inode_dirs_drop(table, slot);
+	fd = slot->fd;
 	place = slot->place;
 	slot->place = NULL;
 	slot->fd = -1;
@@ -603,6 +404,9 @@ struct place *inode_forget(struct inode_table *table, uint64_t nodeid, uint64_t 
 	table->header->count--;
 out:
 	pthread_mutex_unlock(&table->lock);
+	/* Without the lock: this may be what frees the blocks of a removed file. */
+	if (fd >= 0)
+		close(fd);
 	return place;
 }
 
@@ -613,14 +417,14 @@ int inode_open(struct inode_table *table, uint64_t nodeid, int flags)
 	int fd;
 
 	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
+	slot = inode_slot_of(table, nodeid);
 	if (slot)
 		copy = *slot;
 	pthread_mutex_unlock(&table->lock);
 	if (!slot)
 		return -ESTALE;
 	if (copy.fd < 0)
-		return open_handle(table, &copy, flags & ~O_NOFOLLOW);
+		return inode_open_handle(table, &copy, flags & ~O_NOFOLLOW);
 	if (flags & O_PATH) {
 		fd = fcntl(copy.fd, F_DUPFD_CLOEXEC, 0);
 	} else {
@@ -630,156 +434,24 @@ int inode_open(struct inode_table *table, uint64_t nodeid, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/* ---- what a slot says about its inode ---- */
-
-struct place *inode_place(struct inode_table *table, uint64_t nodeid)
+void inode_keep(struct inode_table *table, int *fd)
 {
+	struct inode_key key;
 	struct slot *slot;
-	struct place *place;
+	struct stat st;
+	uint32_t i;
 
+	/* Another name still leads there. */
+	if (fstat(*fd, &st) < 0 || (st.st_nlink && !S_ISDIR(st.st_mode)))
+		return;
+	if (!table->has_handles || read_handle(table, *fd, "", &key) < 0)
+		return;
 	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	place = slot ? slot->place : NULL;
-	pthread_mutex_unlock(&table->lock);
-	return place;
-}
-
-bool inode_set_place(struct inode_table *table, uint64_t nodeid, struct place *place,
-		     enum place_file kind)
-{
-	struct slot *slot;
-	bool set;
-
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	set = slot && !slot->place;
-	if (set) {
-		slot->place = place;
-		slot->kind = (uint8_t)kind;
+	i = find_locked(table, &key, key_hash(&key));
+	slot = i ? &table->slots[i] : NULL;
+	if (slot && slot->fd < 0) {
+		slot->fd = *fd;
+		*fd = -1;
 	}
-	pthread_mutex_unlock(&table->lock);
-	return set;
-}
-
-struct place *inode_replace_place(struct inode_table *table, uint64_t nodeid, struct place *place,
-				  enum place_file kind)
-{
-	struct place *old = place;
-	struct slot *slot;
-
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (slot) {
-		old = slot->place;
-		slot->place = place;
-		slot->kind = (uint8_t)kind;
-	}
-	pthread_mutex_unlock(&table->lock);
-	return old;
-}
-
-struct place *inode_watch_get(struct inode_table *table, struct places *places, uint64_t nodeid,
-			      enum place_file *kind_r)
-{
-	struct place *place = NULL;
-	struct slot *slot;
-
-	*kind_r = PLACE_FILE_OTHER;
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (slot && !(slot->flags & SLOT_DIR) && slot->place) {
-		place = slot->place;
-		*kind_r = (enum place_file)slot->kind;
-		place_ref(places, place);
-	}
-	pthread_mutex_unlock(&table->lock);
-	return place;
-}
-
-enum place_file inode_kind(struct inode_table *table, uint64_t nodeid)
-{
-	struct slot *slot = slot_of(table, nodeid);
-
-	return slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
-}
-
-bool inode_is_dir(struct inode_table *table, uint64_t nodeid)
-{
-	struct slot *slot = slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_DIR);
-}
-
-bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid)
-{
-	struct slot *slot = slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_PRIVS);
-}
-
-void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
-{
-	struct slot *slot;
-
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (slot && (mode & (S_ISUID | S_ISGID)))
-		slot->flags |= SLOT_PRIVS;
-	else if (slot)
-		slot->flags &= (uint8_t)~SLOT_PRIVS;
-	pthread_mutex_unlock(&table->lock);
-}
-
-int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing_fn *make,
-		       void *ctx)
-{
-	struct slot *slot;
-	int id = 0;
-
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (!slot || (slot->flags & SLOT_COPIED))
-		goto out;
-	if (slot->backing_id == 0) {
-		/* Once some opener has it copied, it stays so: both at a time are refused. */
-		id = slot->flags & SLOT_PRIVS ? 0 : make(ctx);
-		if (id <= 0) {
-			slot->flags |= SLOT_COPIED;
-			id = 0;
-			goto out;
-		}
-		slot->backing_id = id;
-	}
-	id = slot->backing_id;
-	slot->backing_opens++;
-out:
-	pthread_mutex_unlock(&table->lock);
-	return id;
-}
-
-int inode_backing_release(struct inode_table *table, uint64_t nodeid)
-{
-	struct slot *slot;
-	int id = 0;
-
-	pthread_mutex_lock(&table->lock);
-	slot = slot_of(table, nodeid);
-	if (slot && slot->backing_opens && --slot->backing_opens == 0) {
-		id = slot->backing_id;
-		slot->backing_id = 0;
-	}
-	pthread_mutex_unlock(&table->lock);
-	return id;
-}
-
-void inode_table_stats(struct inode_table *table, struct inode_table_stats *stats_r)
-{
-	pthread_mutex_lock(&table->lock);
-	stats_r->inodes = table->header->count;
-	stats_r->slots = table->header->used - 1;
-	stats_r->dir_fds = 0;
-	for (unsigned ref = table->dirs[0].next; ref; ref = table->dirs[ref].next)
-		stats_r->dir_fds++;
-	stats_r->slot_bytes = sizeof(struct slot);
 	pthread_mutex_unlock(&table->lock);
 }

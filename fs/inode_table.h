@@ -62,6 +62,11 @@ void inode_dir_put(struct inode_table *table, unsigned ref);
 /* A new descriptor of any inode; flags as open(2). Negative errno. */
 int inode_open(struct inode_table *table, uint64_t nodeid, int flags);
 
+/* fd: an O_PATH descriptor of an inode that has just lost a name. If it was the last one and the
+ * kernel still knows the inode (somebody has it open, or is in it), the table takes the descriptor
+ * over, and *fd is -1: nothing else keeps it until it is forgotten. */
+void inode_keep(struct inode_table *table, int *fd);
+
 /* The slot's place: of a directory its own, of a watched file its directory's. */
 struct place *inode_place(struct inode_table *table, uint64_t nodeid);
 /* Sets it unless there is one already (then false: the caller keeps its reference). */

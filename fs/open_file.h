@@ -24,10 +24,12 @@ struct open_file {
 	bool used;
 
 	/* A message made by open(2) directly in cur/ or new/: it is delivered when it is closed. */
-	struct place *place; /* its directory, with a reference; NULL: none such */
+	struct place *place;   /* its directory, with a reference; NULL: none such */
+	struct dirty_box *box; /* its mailbox, which stays dirty until then */
 	char *name;
 	uint32_t origin;
-	bool told; /* a close was told already */
+	pid_t creator;
+	bool told; /* the close was told already */
 
 	/* Pass-through: the backing id, and the inode whose openers share it. */
 	int backing_id;

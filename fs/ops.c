@@ -2,6 +2,7 @@
 #include "fs/ops.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <time.h>
 #include "fs/credentials.h"
@@ -54,6 +55,11 @@ int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 void fs_dir_put(const struct dir_hold *hold)
 {
 	inode_dir_put(hold->inodes, hold->ref);
+}
+
+int fs_hold_name(const struct dir_hold *dir, const char *name)
+{
+	return openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
 /* The kind of `name` if it is one whose inode has to remember it, as seen in its directory. */

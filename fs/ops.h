@@ -62,6 +62,9 @@ struct dir_hold {
 #define AUTO_DIR_HOLD __attribute__((cleanup(fs_dir_put)))
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r);
 void fs_dir_put(const struct dir_hold *hold);
+/* A descriptor of what `name` is, for inode_keep() when the name is gone; -1: there is no such
+ * name. */
+int fs_hold_name(const struct dir_hold *dir, const char *name);
 
 /* Looks name up in the directory for the kernel: counts the lookup, and gives directories and
  * watched files their places. */

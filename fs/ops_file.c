@@ -35,6 +35,14 @@ static struct open_file *finish_open(fuse_req_t req, fuse_ino_t ino, int fd,
 	return file;
 }
 
+static void forget_delivery(struct fs *fs, struct open_file *file)
+{
+	dirty_leave(fs->observer.dirty, file->box);
+	file->box = NULL;
+	place_unref(fs->places, file->place);
+	file->place = NULL;
+}
+
 static void drop_open(fuse_req_t req, struct fs *fs, uint64_t fh)
 {
 	struct open_file *file = open_file_get(fs->files, fh);
@@ -42,14 +50,13 @@ static void drop_open(fuse_req_t req, struct fs *fs, uint64_t fh)
 	if (!file)
 		return;
 	passthrough_release(req, fs, file);
-	place_unref(fs->places, file->place);
-	file->place = NULL;
+	forget_delivery(fs, file);
 	open_files_remove(fs->files, fh);
 }
 
 /* A message made in cur/ or new/ itself is delivered when it is closed: the kernel shall tell. */
-static void expect_delivery(struct fs *fs, struct open_file *file, const struct observed *op,
-			    struct fuse_file_info *fi)
+static void expect_delivery(struct fs *fs, struct open_file *file, struct observed *op,
+			    pid_t creator, struct fuse_file_info *fi)
 {
 	if (op->names[0].kind != PLACE_FILE_MESSAGE)
 		return;
@@ -58,6 +65,9 @@ static void expect_delivery(struct fs *fs, struct open_file *file, const struct 
 		return;
 	file->place = op->names[0].dir;
 	file->origin = op->origin;
+	file->creator = creator;
+	file->box = op->names[0].box;
+	op->names[0].box = NULL;
 	place_ref(fs->places, file->place);
 	fi->noflush = 0;
 }
@@ -108,7 +118,7 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		observe_end(&op);
 		return -ENOMEM;
 	}
-	expect_delivery(fs, file, &op, fi);
+	expect_delivery(fs, file, &op, fuse_req_ctx(req)->pid, fi);
 	observe_end(&op);
 	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {
 		drop_open(req, fs, fi->fh);
@@ -222,13 +232,15 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		fuse_reply_buf(req, buf, (size_t)n);
 }
 
-/* Somebody closed a descriptor of the file: the last one, or one of several. */
+/* Somebody closed a descriptor of the file. A child that its creator forks closes an inherited one
+ * while the mail is still being written, so only the creator's own close says that it is done;
+ * where another thread or process does the last one, the release tells. */
 void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
 	struct open_file *file = open_file_get(fs->files, fi->fh);
 
-	if (file && file->place) {
+	if (file && file->place && !file->told && fuse_req_ctx(req)->pid == file->creator) {
 		tell_delivery(fs, file);
 		file->told = true;
 	}
@@ -257,8 +269,7 @@ static void close_delivery(void *ctx, struct open_file *file)
 	observe_name(&op, file->place, file->name);
 	observe_uncertain(&op);
 	observe_end(&op);
-	place_unref(fs->places, file->place);
-	file->place = NULL;
+	forget_delivery(fs, file);
 }
 
 void fs_close_deliveries(struct fs *fs)

@@ -140,6 +140,16 @@ void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name
 	do_link(&(struct fs_again){.req = req, .parent = parent, .other = ino, .name = name});
 }
 
+static int remove_name(struct fs *fs, const struct name_op *n, const char *name, int flags)
+{
+	AUTO_CLOSE int fd = fs_hold_name(&n->dir, name);
+	int rc = unlinkat(n->dir.fd, name, flags) < 0 ? -errno : 0;
+
+	if (rc == 0 && fd >= 0)
+		inode_keep(fs->inodes, &fd);
+	return rc;
+}
+
 static void do_unlink(const struct fs_again *args)
 {
 	struct name_op n;
@@ -148,7 +158,7 @@ static void do_unlink(const struct fs_again *args)
 	if (rc == 0) {
 		if (!name_op_dirty(&n, do_unlink, args))
 			return;
-		rc = unlinkat(n.dir.fd, args->name, 0) < 0 ? -errno : 0;
+		rc = remove_name(fs_of(args->req), &n, args->name, 0);
 	}
 	if (rc == 0)
 		observe_unlinked(&n.op);
@@ -167,7 +177,7 @@ void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	int rc = name_op_begin(req, parent, name, &n);
 
 	if (rc == 0)
-		rc = unlinkat(n.dir.fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
+		rc = remove_name(fs_of(req), &n, name, AT_REMOVEDIR);
 	if (rc == 0)
 		observe_dir_removed(&n.op);
 	name_op_end(&n);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include "store/base/file.h"
 
 struct rename_op {
 	struct fs *fs;
@@ -135,6 +136,7 @@ static void exchanged(struct rename_op *r)
 
 static int do_rename(struct rename_op *r, unsigned flags)
 {
+	AUTO_CLOSE int target = flags ? -1 : fs_hold_name(&r->to, r->new_name);
 	bool replaced = false, noop = false;
 	int rc;
 
@@ -144,6 +146,8 @@ static int do_rename(struct rename_op *r, unsigned flags)
 		rc = rename_plain(r, flags);
 	if (rc < 0 || noop)
 		return rc;
+	if (target >= 0)
+		inode_keep(r->fs->inodes, &target);
 	if (flags & RENAME_EXCHANGE)
 		exchanged(r);
 	else

@@ -179,9 +179,12 @@ def make_maildir(path, uid=None):
 
 def write_file(path, data=b"Subject: x\n\nx\n"):
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(fd, data)
-    os.fsync(fd)
-    os.close(fd)
+    try:
+        while data:
+            data = data[os.write(fd, data):]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def deliver(box, name, data=b"Subject: x\n\nx\n"):

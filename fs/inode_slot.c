@@ -1,0 +1,157 @@
+/* What a slot of the inode table says about its inode: place, kind, suid bits, pass-through. See
+ * inode_table.h. */
+#include "fs/inode_private.h"
+
+#include <sys/stat.h>
+
+struct place *inode_place(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+	struct place *place;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	place = slot ? slot->place : NULL;
+	pthread_mutex_unlock(&table->lock);
+	return place;
+}
+
+bool inode_set_place(struct inode_table *table, uint64_t nodeid, struct place *place,
+		     enum place_file kind)
+{
+	struct slot *slot;
+	bool set;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	set = slot && !slot->place;
+	if (set) {
+		slot->place = place;
+		slot->kind = (uint8_t)kind;
+	}
+	pthread_mutex_unlock(&table->lock);
+	return set;
+}
+
+struct place *inode_replace_place(struct inode_table *table, uint64_t nodeid, struct place *place,
+				  enum place_file kind)
+{
+	struct place *old = place;
+	struct slot *slot;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot) {
+		old = slot->place;
+		slot->place = place;
+		slot->kind = (uint8_t)kind;
+	}
+	pthread_mutex_unlock(&table->lock);
+	return old;
+}
+
+struct place *inode_watch_get(struct inode_table *table, struct places *places, uint64_t nodeid,
+			      enum place_file *kind_r)
+{
+	struct place *place = NULL;
+	struct slot *slot;
+
+	*kind_r = PLACE_FILE_OTHER;
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot && !(slot->flags & SLOT_DIR) && slot->place) {
+		place = slot->place;
+		*kind_r = (enum place_file)slot->kind;
+		place_ref(places, place);
+	}
+	pthread_mutex_unlock(&table->lock);
+	return place;
+}
+
+enum place_file inode_kind(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot = inode_slot_of(table, nodeid);
+
+	return slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
+}
+
+bool inode_is_dir(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot = inode_slot_of(table, nodeid);
+
+	return slot && (slot->flags & SLOT_DIR);
+}
+
+bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot = inode_slot_of(table, nodeid);
+
+	return slot && (slot->flags & SLOT_PRIVS);
+}
+
+void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
+{
+	struct slot *slot;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot && (mode & (S_ISUID | S_ISGID)))
+		slot->flags |= SLOT_PRIVS;
+	else if (slot)
+		slot->flags &= (uint8_t)~SLOT_PRIVS;
+	pthread_mutex_unlock(&table->lock);
+}
+
+int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing_fn *make,
+		       void *ctx)
+{
+	struct slot *slot;
+	int id = 0;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (!slot || (slot->flags & SLOT_COPIED))
+		goto out;
+	if (slot->backing_id == 0) {
+		/* Once some opener has it copied, it stays so: both at a time are refused. */
+		id = slot->flags & SLOT_PRIVS ? 0 : make(ctx);
+		if (id <= 0) {
+			slot->flags |= SLOT_COPIED;
+			id = 0;
+			goto out;
+		}
+		slot->backing_id = id;
+	}
+	id = slot->backing_id;
+	slot->backing_opens++;
+out:
+	pthread_mutex_unlock(&table->lock);
+	return id;
+}
+
+int inode_backing_release(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+	int id = 0;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot && slot->backing_opens && --slot->backing_opens == 0) {
+		id = slot->backing_id;
+		slot->backing_id = 0;
+	}
+	pthread_mutex_unlock(&table->lock);
+	return id;
+}
+
+void inode_table_stats(struct inode_table *table, struct inode_table_stats *stats_r)
+{
+	pthread_mutex_lock(&table->lock);
+	stats_r->inodes = table->header->count;
+	stats_r->slots = table->header->used - 1;
+	stats_r->dir_fds = 0;
+	for (unsigned ref = table->dirs[0].next; ref; ref = table->dirs[ref].next)
+		stats_r->dir_fds++;
+	stats_r->slot_bytes = sizeof(struct slot);
+	pthread_mutex_unlock(&table->lock);
+}
