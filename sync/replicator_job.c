@@ -320,6 +320,8 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 	unsigned peer = (unsigned)job->peer;
 
 	if (done->outcome == SYNC_FAILED) {
+		if (done->failure == WORKER_FAILURE_SESSION || done->failure == WORKER_FAILURE_STORE)
+			worker_retire(job->task.worker);
 		on_failure(job, done, &clock);
 		return;
 	}

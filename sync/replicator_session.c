@@ -349,6 +349,8 @@ static void on_done(struct session *session, const struct worker_done *done)
 	if (done->failure == WORKER_FAILURE_STALE)
 		session->user->uid_known = false;
 	if (done->outcome == SYNC_FAILED)
+		worker_retire(session->task.worker);
+	if (done->outcome == SYNC_FAILED)
 		log_warning("session of a peer failed: %s user=%s peer=%s", done->reason,
 			    session->name, address);
 	else if (done->outcome != SYNC_BUSY)

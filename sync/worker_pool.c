@@ -34,6 +34,7 @@ struct worker {
 	struct worker_key key;
 	pid_t pid;
 	int socket_fd;
+	bool retired;
 	unsigned settings_version;
 	void *owner; /* NULL: idle, or dying */
 	char *user;
@@ -441,9 +442,15 @@ void worker_release(struct worker **worker)
 		return;
 	w->owner = NULL;
 	w->pool->busy[w->key.kind]--;
-	if (w->settings_version != w->pool->settings_version)
+	if (w->retired || w->settings_version != w->pool->settings_version)
 		end_worker(w);
 	event_add(w->timer, &(struct timeval){.tv_sec = IDLE_SECS});
+}
+
+void worker_retire(struct worker *worker)
+{
+	if (worker)
+		worker->retired = true;
 }
 
 void worker_kill(struct worker **worker)

@@ -4,8 +4,10 @@
  */
 #include "store/maildir/maildir_private.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,12 +18,63 @@
 #include "store/base/owned_file.h"
 
 #define CREATE_TRIES 5
+#define SPOOL_PREFIX "dsyncfs." /* then our pid, and a name as a delivery has it */
+
+/* A zombie writes no more, and may stay for long where its parent died too. */
+static bool is_running(long pid)
+{
+	char path[64], stat[512];
+	const char *name_end;
+	ssize_t n;
+	AUTO_CLOSE int fd = -1;
+
+	snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno != ENOENT;
+	n = read(fd, stat, sizeof stat - 1);
+	if (n < 0)
+		return errno != ESRCH;
+	stat[n] = '\0';
+	name_end = strrchr(stat, ')');
+	return !name_end || strncmp(name_end, ") Z", 3) != 0;
+}
+
+static bool is_left_over(const char *name)
+{
+	char *end;
+	long pid;
+
+	if (strncmp(name, SPOOL_PREFIX, strlen(SPOOL_PREFIX)) != 0)
+		return false;
+	pid = strtol(name + strlen(SPOOL_PREFIX), &end, 10);
+	return *end == '.' && pid > 0 && pid <= INT_MAX && !is_running(pid);
+}
+
+/* Removes what a process that was killed left in tmp/. Dovecot does it after 36 hours, but there
+ * need not be a Dovecot. */
+static void sweep(const struct maildir *md, int tmp_fd)
+{
+	int fd = openat(tmp_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		file_close(&fd);
+		return;
+	}
+	while ((entry = readdir(dir)) != NULL) {
+		if (is_left_over(entry->d_name) && unlinkat(tmp_fd, entry->d_name, 0) == 0)
+			log_debug("%s/tmp: removed %s, which was left over", md->path,
+				  entry->d_name);
+	}
+}
 
 static int create_tmp(struct maildir_spool *spool, struct error *err)
 {
 	struct maildir *md = spool->md;
 	AUTO_CLOSE int tmp_fd = openat(md->dirfd, "tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	char name[NAME_MAX + 1];
+	char unique[NAME_MAX + 1], name[NAME_MAX + 1];
 
 	if (tmp_fd < 0 && errno == ENOENT) {
 		int rc = maildir_make_subdirs(md, err);
@@ -32,8 +85,12 @@ static int create_tmp(struct maildir_spool *spool, struct error *err)
 	}
 	if (tmp_fd < 0)
 		return error_errno(err, -errno, "%s/tmp", md->path);
+	if (!md->swept)
+		sweep(md, tmp_fd);
+	md->swept = true;
 	for (int i = 0; i < CREATE_TRIES; i++) {
-		maildir_name_generate(name);
+		maildir_name_generate(unique);
+		snprintf(name, sizeof name, SPOOL_PREFIX "%ld.%.200s", (long)getpid(), unique);
 		spool->fd = owned_file_create(tmp_fd, name, O_RDWR | O_EXCL);
 		if (spool->fd != -EEXIST)
 			break;
