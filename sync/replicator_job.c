@@ -233,6 +233,7 @@ static void on_caught_up(struct job *job, struct worker_reader *reader)
 			queue_want(user, i, SYNC_PRIORITY_HIGH, false, true, clock.now);
 	}
 	if (result.failed) {
+		worker_retire(job->task.worker);
 		if (user->store_failures == 0)
 			log_error("mail cannot be taken in: %s user=%s mailboxes=%u", result.reason,
 				  user->name, result.failed);
@@ -320,7 +321,8 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 	unsigned peer = (unsigned)job->peer;
 
 	if (done->outcome == SYNC_FAILED) {
-		if (done->failure == WORKER_FAILURE_SESSION || done->failure == WORKER_FAILURE_STORE)
+		if (done->failure == WORKER_FAILURE_SESSION ||
+		    done->failure == WORKER_FAILURE_STORE)
 			worker_retire(job->task.worker);
 		on_failure(job, done, &clock);
 		return;

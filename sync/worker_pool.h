@@ -54,7 +54,8 @@ int worker_pool_set_settings(struct worker_pool *pool, const struct settings *se
 int worker_pool_take(struct worker_pool *pool, const struct worker_key *key, const char *user,
 		     void *owner, struct worker **worker_r, struct error *err);
 void worker_release(struct worker **worker);
-/* Once it is released it ends: what it has open may be worthless, as after a restart of the mount. */
+/* Once it is released it ends: what it has open may be worthless, as after a restart of the mount.
+ */
 void worker_retire(struct worker *worker);
 /* Kills it; its owner is not told. */
 void worker_kill(struct worker **worker);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/base/process.h"
 
 #define LOCAL_STALE_S 2
 #define TOUCH_S	      10
@@ -151,7 +151,7 @@ static int holder_is_gone(int dirfd, const char *name)
 	/* Ours, but not in the table of held locks: a leftover of a process that had our pid. */
 	if (pid == getpid())
 		return 1;
-	return kill((pid_t)pid, 0) < 0 && errno == ESRCH ? 1 : 0;
+	return process_is_alive((pid_t)pid) ? 0 : 1;
 }
 
 /* Another process of this one's pid cannot hold it, but another thread may. */

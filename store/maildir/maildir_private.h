@@ -38,7 +38,7 @@ struct maildir {
 	struct maildir_keywords keywords; /* see maildir_need_keywords() */
 	bool keywords_fresh;
 	struct maildir_spool *spools; /* open ones */
-	bool swept; /* tmp/ was looked through for what others left */
+	bool swept;		      /* tmp/ was looked through for what others left */
 	/* what the last struct mail points to */
 	struct buf guid_text;
 	const char **keyword_names;

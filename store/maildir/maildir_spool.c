@@ -15,30 +15,11 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/process.h"
 #include "store/base/owned_file.h"
 
 #define CREATE_TRIES 5
 #define SPOOL_PREFIX "dsyncfs." /* then our pid, and a name as a delivery has it */
-
-/* A zombie writes no more, and may stay for long where its parent died too. */
-static bool is_running(long pid)
-{
-	char path[64], stat[512];
-	const char *name_end;
-	ssize_t n;
-	AUTO_CLOSE int fd = -1;
-
-	snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return errno != ENOENT;
-	n = read(fd, stat, sizeof stat - 1);
-	if (n < 0)
-		return errno != ESRCH;
-	stat[n] = '\0';
-	name_end = strrchr(stat, ')');
-	return !name_end || strncmp(name_end, ") Z", 3) != 0;
-}
 
 static bool is_left_over(const char *name)
 {
@@ -48,7 +29,7 @@ static bool is_left_over(const char *name)
 	if (strncmp(name, SPOOL_PREFIX, strlen(SPOOL_PREFIX)) != 0)
 		return false;
 	pid = strtol(name + strlen(SPOOL_PREFIX), &end, 10);
-	return *end == '.' && pid > 0 && pid <= INT_MAX && !is_running(pid);
+	return *end == '.' && pid > 0 && pid <= INT_MAX && !process_is_alive((pid_t)pid);
 }
 
 /* Removes what a process that was killed left in tmp/. Dovecot does it after 36 hours, but there

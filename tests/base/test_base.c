@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "store/base/buf.h"
@@ -19,6 +20,7 @@
 #include "store/base/error.h"
 #include "store/base/file.h"
 #include "store/base/guid.h"
+#include "store/base/process.h"
 #include "store/base/tabescape.h"
 
 static void error_says_what_and_why(void **state)
@@ -237,6 +239,24 @@ static void safe_names_are_single_components(void **state)
 	assert_false(file_name_is_safe(name));
 }
 
+static void a_zombie_is_not_alive(void **state)
+{
+	siginfo_t info;
+	pid_t pid;
+
+	(void)state;
+	assert_true(process_is_alive(getpid()));
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		_exit(0);
+	/* Waits for its end, and leaves it a zombie. */
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_false(process_is_alive(pid));
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_false(process_is_alive(pid));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +267,7 @@ int main(void)
 		cmocka_unit_test(guid_of_names_and_messages),
 		cmocka_unit_test(secrets_are_compared_whole),
 		cmocka_unit_test(tabescape_round_trip),
+		cmocka_unit_test(a_zombie_is_not_alive),
 		cmocka_unit_test(tabunescape_is_lenient),
 		cmocka_unit_test(safe_names_are_single_components),
 		cmocka_unit_test_setup_teardown(paths_stay_below_the_directory, place_setup,
