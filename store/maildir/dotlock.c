@@ -17,6 +17,7 @@
 #include "store/base/process.h"
 
 #define LOCAL_STALE_S 2
+#define EMPTY_STALE_S 10 /* its holder died between making and filling it */
 #define TOUCH_S	      10
 #define WAIT_FIRST_US 300
 #define WAIT_MAX_US   20000
@@ -105,6 +106,9 @@ static int create_lock_file(struct dotlock *lock)
 	rc = file_write_all(fd, text, (size_t)len);
 	if (rc == 0 && fstat(fd, &st) < 0)
 		rc = -errno;
+	/* Somebody took the empty file for a dead process's. */
+	if (rc == 0 && st.st_nlink == 0)
+		return -EEXIST;
 	if (rc < 0) {
 		unlinkat(lock->dirfd, lock->name, 0);
 		return rc;
@@ -182,6 +186,8 @@ static bool lock_is_stale(int dirfd, const char *name, const char *file, struct 
 	changed = last_change(lock_st);
 	if (now - changed <= LOCAL_STALE_S)
 		return false;
+	if (lock_st->st_size == 0)
+		return now - changed > EMPTY_STALE_S;
 	gone = holder_is_gone(dirfd, name);
 	if (gone >= 0)
 		return gone == 1;
@@ -203,7 +209,8 @@ static void remove_stale(int dirfd, const char *what, const char *name, const st
 	if (renameat(dirfd, name, dirfd, aside) < 0)
 		return;
 	if (fstatat(dirfd, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    (st.st_ino != judged->st_ino || st.st_dev != judged->st_dev)) {
+	    (st.st_ino != judged->st_ino || st.st_dev != judged->st_dev ||
+	     st.st_size != judged->st_size)) {
 		if (linkat(dirfd, aside, dirfd, name, 0) < 0)
 			log_warning("%s/%s: the lock could not be put back: %s", what, name,
 				    strerror(errno));

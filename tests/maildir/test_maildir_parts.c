@@ -278,6 +278,23 @@ static void test_lock_of_a_living_process_is_never_overridden(void **state)
 	close(fd);
 }
 
+/* kill -9 between making the file and writing the pid into it. */
+static void test_an_empty_lock_is_stale_soon(void **state)
+{
+	struct fixture *fx = *state;
+	struct dotlock *lock;
+	struct error err = {0};
+	int fd = open_dir(fx);
+	char path[400];
+
+	snprintf(path, sizeof path, "%s/dovecot-uidlist.lock", fx->maildir);
+	write_file(path, "", 0);
+	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 3000, &lock, &err), -EAGAIN);
+	must(dotlock_acquire(fd, "box", "dovecot-uidlist", 14000, &lock, &err), &err);
+	dotlock_release(&lock);
+	close(fd);
+}
+
 #define UNIT(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -295,6 +312,7 @@ int main(void)
 		UNIT(test_lock_excludes_and_is_released),
 		UNIT(test_lock_of_a_dead_process_is_overridden),
 		UNIT(test_lock_of_a_living_process_is_never_overridden),
+		UNIT(test_an_empty_lock_is_stale_soon),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
