@@ -153,8 +153,9 @@ static size_t pick_uids(struct walk *walk, uint32_t uids_r[PICKED_MAX])
 static struct keyword_set pick_keywords(struct walk *walk, const char *names[KEYWORDS])
 {
 	struct keyword_set set = {.names = names};
-	unsigned mask = roll(walk, 1U << KEYWORDS) & roll(walk, 1U << KEYWORDS);
+	unsigned mask = roll(walk, 1U << KEYWORDS);
 
+	mask &= roll(walk, 1U << KEYWORDS); /* few of them */
 	for (unsigned i = 0; i < KEYWORDS; i++) {
 		if (mask & 1U << i)
 			names[set.count++] = keyword_names[i];
