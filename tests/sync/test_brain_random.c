@@ -118,13 +118,22 @@ static void change_the_tree(struct history *h, struct fake_account *account)
 	}
 }
 
+/* A client has seen what is there: none of it is recent any more. */
+static void open_in_a_client(struct fake_box *box)
+{
+	box->status.first_recent_uid = box->status.uid_next;
+	box->version++;
+}
+
 static void some_changes(struct history *h, unsigned count, bool tree)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct fake_account *account = h->accounts[pick(h, 2)];
-		uint32_t what = pick(h, 20);
+		uint32_t what = pick(h, 21);
 
-		if (what < 8)
+		if (what == 20)
+			open_in_a_client(pick_box(h, account));
+		else if (what < 8)
 			deliver(h, account);
 		else if (what < 19 || !tree)
 			change_a_message(h, account);
