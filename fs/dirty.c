@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 #include <uthash.h>
+#include "fs/lead.h"
 #include "store/journal/journal.h"
 
 /* More operations than there are threads cannot be in flight. */
@@ -134,6 +135,7 @@ void dirty_wait(struct dirty *dirty, struct dirty_box *box)
 {
 	if (dirty_is_durable(box))
 		return;
+	lead_yield();
 	journal_dirty_wait(dirty->journal, box->ticket);
 	__atomic_store_n(&box->durable, true, __ATOMIC_RELEASE);
 }

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include "fs/credentials.h"
+#include "fs/lead.h"
 #include "fs/passthrough.h"
 
 /* The flags of the backing file. Names are the kernel's business; appending too, which gives us the
@@ -201,6 +203,22 @@ void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		drop_open(req, fs, fi->fh);
 }
 
+static ssize_t read_some(int fd, char *buf, size_t size, off_t off)
+{
+	const struct iovec part = {.iov_base = buf, .iov_len = size};
+	/* What is in memory already, and at the end of the file that is all. */
+	ssize_t n = preadv2(fd, &part, 1, off, RWF_NOWAIT);
+
+	if (n == (ssize_t)size || n == 0)
+		return n;
+	if (n < 0)
+		lead_yield();
+	do {
+		n = pread(fd, buf, size, off);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
 void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	/* Of a serving thread; as large as the largest read it has served. */
@@ -223,11 +241,9 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		buf = larger;
 		buf_size = size;
 	}
-	do {
-		n = pread(file->fd, buf, size, off);
-	} while (n < 0 && errno == EINTR);
+	n = read_some(file->fd, buf, size, off);
 	if (n < 0)
-		fs_reply_err(req, "read", -errno);
+		fs_reply_err(req, "read", (int)n);
 	else
 		fuse_reply_buf(req, buf, (size_t)n);
 }

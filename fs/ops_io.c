@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "fs/credentials.h"
+#include "fs/lead.h"
 
 /* Writes from this size on may have to wait for the disk to take older ones. */
 #define LARGE_WRITE_BYTES (128U * 1024)
@@ -46,6 +47,7 @@ static void start(struct fs *fs, struct io_job *job)
 	struct io_job *queued;
 
 	if (io_pool_enter(fs->pool)) {
+		lead_yield();
 		job->run(job);
 		io_pool_leave(fs->pool);
 		return;

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "fs/credentials.h"
+#include "fs/lead.h"
 #include "store/base/log.h"
 
 #define OPCODE_TMPFILE		51 /* FUSE_TMPFILE, kernel 6.2 */
@@ -30,6 +32,7 @@
 
 struct session {
 	struct fuse_session *fuse;
+	struct lead *lead;
 	int dev_fd;
 	bool stopping;
 	unsigned alive;
@@ -133,6 +136,14 @@ static void allow_wake(void)
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
+static bool has_more(void *arg)
+{
+	const struct session *session = arg;
+	struct pollfd device = {.fd = session->dev_fd, .events = POLLIN};
+
+	return poll(&device, 1, 0) > 0;
+}
+
 static void *serve(void *arg)
 {
 	struct session *session = arg;
@@ -142,16 +153,21 @@ static void *serve(void *arg)
 		log_error("a serving thread cannot have a umask of its own");
 	allow_wake();
 	for (;;) {
-		int n = fuse_session_receive_buf(session->fuse, &buf);
+		int n;
 
+		lead_wait(session->lead, has_more, session);
+		n = fuse_session_receive_buf(session->fuse, &buf);
 		if (n == -EINTR)
 			continue;
 		if (n == -EAGAIN && !__atomic_load_n(&session->stopping, __ATOMIC_ACQUIRE))
 			continue;
 		if (n <= 0)
 			break;
+		lead_begin(session->lead, has_more, session);
 		fuse_session_process_buf(session->fuse, &buf);
+		lead_end(session->lead);
 	}
+	lead_yield();
 	free(buf.mem);
 	if (__atomic_sub_fetch(&session->alive, 1, __ATOMIC_ACQ_REL) == 0)
 		kill(getpid(), SESSION_ENDED_SIGNAL);
@@ -170,6 +186,11 @@ int session_start(struct session *session, unsigned threads, struct error *err)
 		return error_set(err, -ENOMEM, "session: out of memory");
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	session->lead = lead_create();
+	if (!session->lead) {
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+		return error_set(err, -ENOMEM, "session: no memory or no thread");
+	}
 	while (session->threads < threads && rc == 0) {
 		__atomic_add_fetch(&session->alive, 1, __ATOMIC_ACQ_REL);
 		rc = pthread_create(&session->thread[session->threads], NULL, serve, session);
@@ -193,6 +214,8 @@ void session_stop(struct session *session)
 	   signal may come just before the read, so it is sent until they are gone. */
 	__atomic_store_n(&session->stopping, true, __ATOMIC_RELEASE);
 	fcntl(session->dev_fd, F_SETFL, flags | O_NONBLOCK);
+	if (session->lead)
+		lead_stop(session->lead);
 	for (int ms = 0; __atomic_load_n(&session->alive, __ATOMIC_ACQUIRE); ms += STOP_POLL_MS) {
 		/* Clients that never stop asking are not waited for. */
 		if (ms == STOP_WAIT_MS)
@@ -211,6 +234,7 @@ void session_free(struct session **session)
 	if (!*session)
 		return;
 	fuse_session_destroy((*session)->fuse); /* closes dev_fd */
+	lead_free(&(*session)->lead);
 	free((*session)->thread);
 	free(*session);
 	*session = NULL;

@@ -1,10 +1,10 @@
 /*
  * The conversation with the kernel: the threads that serve requests.
  *
- * Every thread reads a request, serves it and answers; all are alike and kept (a thread that ends
- * is made again at the next request). The library parses requests and builds answers; reading and
- * writing the descriptor is ours, which lets us take part in what this library version does not
- * know yet (see session.c).
+ * A thread reads a request, serves it and answers; lead.h says which one reads. All are alike and
+ * kept (a thread that ends would be made again at the next request). The library parses requests
+ * and builds answers; reading and writing the descriptor is ours, which lets us take part in what
+ * this library version does not know yet (see session.c).
  */
 #ifndef DSYNCFS_FS_SESSION_H
 #define DSYNCFS_FS_SESSION_H

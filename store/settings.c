@@ -1,5 +1,6 @@
 /* From a draft to settings: defaults, types, and what settings demand of each other. See settings.h
  * and settings_private.h. */
+#include <assert.h>
 #include "store/settings.h"
 
 #include <arpa/inet.h>
@@ -197,6 +198,7 @@ static int check_home(struct settings_owner *owner, const struct settings_draft 
 	size_t root_len;
 	int rc = 0;
 
+	assert(set->mail_home && set->mail_root);
 	if (!set->mail_home[0]) {
 		AUTO_BUF struct buf home = BUF_INIT(PATH_MAX);
 
@@ -207,9 +209,11 @@ static int check_home(struct settings_owner *owner, const struct settings_draft 
 	rc = keep_path(owner, set->mail_home, &set->mail_home, err);
 	if (rc == 0 && !raw_of(draft, "mail_root")->text)
 		rc = root_from_home(owner, err);
+	if (rc < 0)
+		return refuse(draft, "mail_home", rc, err);
 	root_len = strlen(set->mail_root);
-	if (rc == 0 && (strncmp(set->mail_home, set->mail_root, root_len) != 0 ||
-			set->mail_home[root_len] != '/'))
+	if (strncmp(set->mail_home, set->mail_root, root_len) != 0 ||
+	    set->mail_home[root_len] != '/')
 		rc = error_set(err, -EINVAL, "is not below mail_root (%s)", set->mail_root);
 	if (rc == 0)
 		rc = mail_home_check(set->mail_home + root_len + 1, err);

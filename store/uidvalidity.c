@@ -207,7 +207,7 @@ int uidvalidity_allocate(const struct mail_user *user, uint32_t *uid_validity_r,
 int uidvalidity_raise(const struct mail_user *user, uint32_t uid_validity, struct error *err)
 {
 	AUTO_CLOSE int dirfd = -1;
-	uint32_t value;
+	uint32_t value = 0;
 	int rc;
 
 	if (uid_validity >= UIDVALIDITY_LIMIT)

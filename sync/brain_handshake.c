@@ -166,12 +166,25 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 	return ret < 0 ? ret : stream_flush(brain->stream, err);
 }
 
-/* We are syncing this user ourselves. A dsyncfs slave takes the X as the session's end. */
+/* We are syncing this user ourselves. */
 static int send_busy_close(struct brain *brain, struct error *err)
 {
 	int ret = items_send_close(brain->items, err);
 
 	return ret < 0 ? ret : stream_flush(brain->stream, err);
+}
+
+/* A dsyncfs slave takes the X as the session's end; its N and D are on their way by then. */
+static int end_busy_session(struct brain *brain, struct error *err)
+{
+	struct item item = {.type = ITEM_NODE};
+	int ret = send_busy_close(brain, err);
+
+	if (ret < 0 || brain->type == SYNC_BOXES)
+		return ret;
+	while (ret == 0 && item.type == ITEM_NODE)
+		ret = items_receive_type(brain->items, ITEM_NODE, true, &item, err);
+	return ret < 0 ? ret : items_receive_type(brain->items, ITEM_DELETES, false, &item, err);
 }
 
 static int handshake_with_dsyncfs(struct brain *brain, bool *busy_r, struct error *err)
@@ -192,7 +205,7 @@ static int handshake_with_dsyncfs(struct brain *brain, bool *busy_r, struct erro
 		return 0;
 	ret = ask_host(brain, busy_r, err);
 	if (ret == 0 && *busy_r)
-		ret = send_busy_close(brain, err);
+		ret = end_busy_session(brain, err);
 	return ret;
 }
 

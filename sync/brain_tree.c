@@ -435,7 +435,19 @@ static bool tree_has(const struct mailbox_tree *tree, const struct guid *guid)
 	return false;
 }
 
-/* What is known of mailboxes that neither side has any more. */
+static bool is_deleted(const struct mailbox_tree *tree, const struct guid *guid)
+{
+	for (size_t i = 0; i < tree->deletion_count; i++) {
+		const struct mailbox_deletion *deletion = &tree->deletions[i];
+
+		if (deletion->kind == DELETED_MAILBOX && guid_equal(&deletion->guid, guid))
+			return true;
+	}
+	return false;
+}
+
+/* What is known of mailboxes that neither side has any more, or that the peer deletes now since
+ * they were deleted here. */
 static void forget_gone(struct brain *brain, const struct mailbox_tree *peer)
 {
 	if (brain->tree_incomplete || is_restricted(brain))
@@ -443,7 +455,8 @@ static void forget_gone(struct brain *brain, const struct mailbox_tree *peer)
 	for (size_t i = 0; i < brain->state.count; i++) {
 		const struct guid *guid = &brain->state.boxes[i].guid;
 
-		if (!tree_has(&brain->tree, guid) && !tree_has(peer, guid))
+		if (!tree_has(&brain->tree, guid) &&
+		    (!tree_has(peer, guid) || is_deleted(&brain->tree, guid)))
 			brain->host->forget(brain->host->ctx, &brain->peer, guid);
 	}
 }

@@ -3,8 +3,9 @@
  * merge_mailbox.h asks for. No wire traffic here.
  *
  * The plan was made from the mailbox as it was opened. If somebody has taken UIDs since which the
- * plan gives to messages, nothing more is applied: the next session merges what is there then. The
- * peer knows by our S that it has to come again.
+ * plan gives to messages, or has changed a message to which it gives another UID, nothing more is
+ * applied: the next session merges what is there then. The peer knows by our S that it has to come
+ * again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -34,6 +35,36 @@ static bool uids_were_taken(const struct import *import, uint32_t uid_next)
 	return false;
 }
 
+static bool has_state(const struct mail *now, uint8_t flags, struct keyword_set keywords)
+{
+	return ((now->flags ^ flags) & MAIL_FLAGS_MASK) == 0 &&
+	       keyword_set_equal(now->keywords, keywords);
+}
+
+/* Somebody changed a message that is about to get another UID: the log has the change under the
+ * old one, where the peer will not find the message any more. */
+static bool moved_was_changed(struct box *box)
+{
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+
+	if (plan->uid_changes == 0)
+		return false;
+	for (size_t i = box->import.applied; i < plan->expunge_start; i++) {
+		const struct merge_action *action = &plan->actions[i];
+		struct mail now;
+
+		if (action->kind != MERGE_CHANGE_UID || action->own == NULL)
+			continue;
+		/* Its flags may have been set by an action in an earlier transaction. */
+		if (mailbox_find(box->mailbox, action->source_uid, &now, NULL) < 0 ||
+		    (!has_state(&now, action->own->flags.final,
+				action->own->flags.final_keywords) &&
+		     !has_state(&now, action->flags, action->keywords)))
+			return true;
+	}
+	return false;
+}
+
 /* -EAGAIN: the plan does not fit any more. */
 static int check_plan_fits(struct box *box)
 {
@@ -41,7 +72,7 @@ static int check_plan_fits(struct box *box)
 	const struct mailbox_status *status = mailbox_status(box->mailbox);
 
 	if (!guid_equal(&status->guid, &box->own.mailbox_guid) ||
-	    status->uid_validity != import->expected_uid_validity)
+	    status->uid_validity != import->expected_uid_validity || moved_was_changed(box))
 		return -EAGAIN;
 	if (status->uid_next == import->expected_uid_next)
 		return 0;

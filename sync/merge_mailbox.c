@@ -383,15 +383,36 @@ static int make_actions(struct merge_work *work)
 	return 0;
 }
 
+/* A message that some client has seen as recent is not recent again under a new UID. */
+static uint32_t first_recent_uid(const struct merge_work *work)
+{
+	uint32_t first = 0;
+
+	for (int side = 0; side < 2; side++) {
+		uint32_t here = work->side[side]->first_recent_uid;
+
+		if (here > first)
+			first = here;
+		if (work->in->mode != MERGE_DSYNCFS)
+			continue;
+		for (size_t i = 0; i < work->merged_count; i++) {
+			const struct merged *m = &work->merged[i];
+
+			if (!m->gone && m->uid[side] != 0 && m->uid[side] < here &&
+			    m->uid[side] != m->final_uid && m->final_uid >= first)
+				first = m->final_uid + 1;
+		}
+	}
+	return first < work->next ? first : work->next;
+}
+
 static void set_numbers(struct merge_work *work)
 {
 	const struct merge_side *own = &work->in->own, *peer = &work->in->peer;
 	struct merge_mailbox_plan *plan = work->plan;
-	uint32_t recent;
 
 	plan->uid_next = work->next;
-	recent = peer->first_recent_uid < work->next ? peer->first_recent_uid : work->next;
-	plan->first_recent_uid = own->first_recent_uid > recent ? own->first_recent_uid : recent;
+	plan->first_recent_uid = first_recent_uid(work);
 	plan->adopt_uid_validity =
 		own->uid_validity != peer->uid_validity &&
 		(peer->messages > own->messages ||

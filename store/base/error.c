@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#undef error_set
+#undef error_errno
+
 int error_set(struct error *err, int code, const char *fmt, ...)
 {
 	va_list args;

@@ -169,7 +169,7 @@ static int walk(int dirfd, const char *path, mode_t mkdir_mode, bool make, char 
 int file_open_beneath(int dirfd, const char *path, int flags, mode_t mode)
 {
 	char last[NAME_MAX + 1];
-	int parent, fd;
+	int parent = -1, fd;
 	int rc = walk(dirfd, path, 0, false, last, &parent);
 
 	if (rc < 0)
@@ -183,7 +183,7 @@ int file_open_beneath(int dirfd, const char *path, int flags, mode_t mode)
 int file_mkdirs_beneath(int dirfd, const char *path, mode_t mode)
 {
 	char last[NAME_MAX + 1];
-	int parent;
+	int parent = -1;
 	int rc = walk(dirfd, path, mode, true, last, &parent);
 
 	if (rc < 0)

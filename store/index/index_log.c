@@ -98,7 +98,6 @@ int index_log_open(int dirfd, const char *label, const char *file, bool writable
 			return -ENOENT;
 		return error_errno(err, -errno, "%s: open", log.name);
 	}
-	ret = 0;
 	if (fstat(log.fd, &st) < 0)
 		ret = error_errno(err, -errno, "%s: fstat", log.name);
 	else if (!S_ISREG(st.st_mode))

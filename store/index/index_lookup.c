@@ -1,6 +1,7 @@
 /*
  * Looking messages up in a view: by uid, in order, their keywords and extension data.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ static void record_fill(const struct index *index, const uint8_t *snapshot_recor
 	const uint8_t *record = overlay_record != NULL ? overlay_record : snapshot_record;
 	uint32_t keywords_size;
 
+	assert(record != NULL);
 	record_r->uid = index_get32(record);
 	record_r->flags = record[OVERLAY_FLAGS]; /* at the same place in both */
 	record_r->modseq = index_state_modseq(state, snapshot_record, overlay_record);

@@ -96,7 +96,7 @@ static void table_leave(struct dotlock *lock)
 static int create_lock_file(struct dotlock *lock)
 {
 	char text[HOST_NAME_MAX + 32];
-	struct stat st;
+	struct stat st = {0};
 	int len, rc;
 	AUTO_CLOSE int fd = owned_file_create(lock->dirfd, lock->name, O_WRONLY | O_EXCL);
 

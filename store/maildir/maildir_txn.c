@@ -231,12 +231,13 @@ void maildir_txn_free(struct maildir_txn *txn)
 int maildir_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err)
 {
 	struct maildir *md = maildir_of(box);
-	struct maildir_txn *txn;
+	struct maildir_txn *txn = NULL;
 	bool behind;
 	int rc = maildir_spool_sync_all(md, err);
 
-	if (rc == 0)
-		rc = maildir_txn_begin(md, NULL, &txn, err);
+	if (rc < 0)
+		return rc;
+	rc = maildir_txn_begin(md, NULL, &txn, err);
 	if (rc < 0)
 		return rc;
 	rc = maildir_index_is_behind(md, &behind, err);

@@ -6,6 +6,7 @@
  */
 #include "store/maildir/uidlist_private.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ static int parse_at(const struct uidlist *list, size_t offset, struct uidlist_re
 	const char *start = list->map + offset;
 	const char *lf = memchr(start, '\n', list->end - offset);
 
+	*record_r = (struct uidlist_record){0};
 	/* There is one: list->end is behind an LF. But another process may write into the file. */
 	if (!lf) {
 		*next_r = list->end;
@@ -108,6 +110,7 @@ static int see_size(struct uidlist *list, size_t size, struct error *err)
 		if (rc < 0)
 			return rc;
 	}
+	assert(list->map);
 	list->size = size;
 	if (!list->body) {
 		rc = read_header(list, err);

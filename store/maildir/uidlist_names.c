@@ -42,6 +42,8 @@ static int line_at(const struct uidlist *list, size_t offset, struct uidlist_rec
 	const char *start = list->map + offset;
 	const char *lf = memchr(start, '\n', list->end - offset);
 
+	*record_r = (struct uidlist_record){0};
+	*next_r = list->end;
 	if (!lf ||
 	    uidlist_parse_line(list->header.version, start, (size_t)(lf - start), record_r) < 0)
 		return uidlist_bad_line(list, offset, "a line that cannot be read", err);
@@ -70,7 +72,8 @@ static int find_slot(const struct uidlist *list, const char *base, size_t base_l
 		rc = line_at(list, slot->offset, record_r, &next, err);
 		if (rc < 0)
 			return rc;
-		if (record_r->base_len == base_len && memcmp(record_r->base, base, base_len) == 0)
+		if (record_r->base && record_r->base_len == base_len &&
+		    memcmp(record_r->base, base, base_len) == 0)
 			return 1;
 	}
 }
@@ -97,15 +100,16 @@ static int add_lines(const struct uidlist *list, struct error *err)
 		names->end = list->body;
 	while (names->end < list->end) {
 		struct uidlist_record line, known;
-		struct names_slot *slot;
+		struct names_slot *slot = NULL;
 		size_t next;
 		int rc;
 
 		if (names->count * 2 > names->mask)
 			return 1;
 		rc = line_at(list, names->end, &line, &next, err);
-		if (rc == 0)
-			rc = find_slot(list, line.base, line.base_len, &slot, &known, err);
+		if (rc < 0)
+			return rc;
+		rc = find_slot(list, line.base, line.base_len, &slot, &known, err);
 		if (rc < 0)
 			return rc;
 		/* Of two lines with one name the later counts. */

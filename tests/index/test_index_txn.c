@@ -469,7 +469,7 @@ static void damage_inside_the_log_is_reported(void **state)
 	struct index *index;
 	struct error err = {0};
 	uint64_t offset;
-	char expected[64];
+	char expected[64], path[300];
 
 	make_index(fx, 1, 1);
 	index = open_index(fx);
@@ -480,9 +480,8 @@ static void damage_inside_the_log_is_reported(void **state)
 	snprintf(expected, sizeof(expected), "box/dovecot.index.log: damaged at offset %llu",
 		 (unsigned long long)offset);
 	assert_non_null(strstr(err.text, expected));
-	assert_int_equal(truncate(strcat(strcpy((char[300]){0}, fx->dir), "/dovecot.index.log"),
-				  (off_t)offset),
-			 0);
+	snprintf(path, sizeof(path), "%s/dovecot.index.log", fx->dir);
+	assert_int_equal(truncate(path, (off_t)offset), 0);
 	must(index_refresh(index, &err), &err);
 	assert_described(index, false, "1 00\n");
 	append_bytes(fx, "dovecot.index.log", unknown, sizeof(unknown));

@@ -168,18 +168,15 @@ static void test_killed_writer_loses_nothing_and_reuses_no_seq(void **state)
 
 static int count_dirty(void *ctx, const char *home, const char *dir)
 {
-	char *names = ctx;
+	struct buf *names = ctx;
 
-	strcat(names, home);
-	strcat(names, "/");
-	strcat(names, dir);
-	strcat(names, " ");
-	return 0;
+	return buf_printf(names, "%s/%s ", home, dir);
 }
 
 static void test_dirty_set_outlives_a_kill(void **state)
 {
-	char dir[64], names[256] = "";
+	struct buf names = BUF_INIT(256);
+	char dir[64];
 	struct journal *journal;
 	struct error err = {0};
 	bool clean;
@@ -202,20 +199,21 @@ static void test_dirty_set_outlives_a_kill(void **state)
 	assert_true(WIFSIGNALED(status));
 	journal = open_journal(dir, &clean);
 	assert_false(clean);
-	assert_int_equal(journal_each_dirty(journal, count_dirty, names, &err), 0);
-	assert_null(strstr(names, "h/a "));
-	assert_non_null(strstr(names, "h/b "));
-	assert_non_null(strstr(names, "h/c "));
+	assert_int_equal(journal_each_dirty(journal, count_dirty, &names, &err), 0);
+	assert_null(strstr(buf_str(&names), "h/a "));
+	assert_non_null(strstr(buf_str(&names), "h/b "));
+	assert_non_null(strstr(buf_str(&names), "h/c "));
 	journal_clean(journal, "h", "b");
 	journal_clean(journal, "h", "c");
 	journal_close(&journal);
-	names[0] = '\0';
+	buf_clear(&names);
 	journal = open_journal(dir, &clean);
 	assert_true(clean);
-	assert_int_equal(journal_each_dirty(journal, count_dirty, names, &err), 0);
-	assert_string_equal(names, "");
+	assert_int_equal(journal_each_dirty(journal, count_dirty, &names, &err), 0);
+	assert_string_equal(buf_str(&names), "");
 	journal_close(&journal);
 	state_dir_remove(dir);
+	buf_free(&names);
 }
 
 /* A second process reads while this one writes, woken by datagrams. */

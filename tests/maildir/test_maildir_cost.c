@@ -300,7 +300,7 @@ static int64_t bulk_ns(struct place *place, unsigned count, uint8_t flags)
 
 static int64_t append_ns(struct place *place, unsigned count)
 {
-	struct mail_spool **spools = calloc(count, sizeof(*spools));
+	struct mail_spool **spools = calloc(count, sizeof(struct mail_spool *));
 	struct new_mail mail = {.body = BODY, .flags = MAIL_SEEN};
 	struct mailbox_txn *txn;
 	struct error err = {0};

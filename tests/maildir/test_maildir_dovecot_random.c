@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 
 #define BODY	   "Subject: x\n\nline one\nline two\n"
 #define MAILS	   5000
-#define STEPS	   32
+#define STEPS	   24
 #define PICKED_MAX 40
 
 struct walk {
@@ -153,8 +154,9 @@ static size_t pick_uids(struct walk *walk, uint32_t uids_r[PICKED_MAX])
 static struct keyword_set pick_keywords(struct walk *walk, const char *names[KEYWORDS])
 {
 	struct keyword_set set = {.names = names};
-	unsigned mask = roll(walk, 1U << KEYWORDS) & roll(walk, 1U << KEYWORDS);
+	unsigned mask = roll(walk, 1U << KEYWORDS);
 
+	mask &= roll(walk, 1U << KEYWORDS); /* few of them */
 	for (unsigned i = 0; i < KEYWORDS; i++) {
 		if (mask & 1U << i)
 			names[set.count++] = keyword_names[i];
@@ -178,6 +180,15 @@ static char *uid_set(struct walk *walk)
 
 /* ---- what we do ---- */
 
+/* Under the lock: Dovecot may be at work at the same time. */
+static bool is_there(struct walk *walk, uint32_t uid)
+{
+	struct error ignored;
+	struct mail mail;
+
+	return mailbox_find(walk->box, uid, &mail, &ignored) == 0;
+}
+
 static void we_set_flags(struct walk *walk)
 {
 	struct mailbox_txn *txn;
@@ -191,6 +202,8 @@ static void we_set_flags(struct walk *walk)
 		uint64_t modseq = roll(walk, 2) ? 0 : highest + roll(walk, 50);
 		const char *names[KEYWORDS];
 
+		if (!is_there(walk, uids[i]))
+			continue;
 		must(mailbox_set_flags(txn, uids[i], (uint8_t)roll(walk, 32),
 				       pick_keywords(walk, names), modseq, &err),
 		     &err);
@@ -206,8 +219,10 @@ static void we_expunge(struct walk *walk)
 	size_t count = pick_uids(walk, uids);
 
 	must(mailbox_begin(walk->box, &txn, &err), &err);
-	for (size_t i = 0; i < count; i++)
-		must(mailbox_expunge(txn, uids[i], &err), &err);
+	for (size_t i = 0; i < count; i++) {
+		if (is_there(walk, uids[i]))
+			must(mailbox_expunge(txn, uids[i], &err), &err);
+	}
 	if (roll(walk, 2))
 		must(mailbox_raise(txn, 0, mailbox_status(walk->box)->highest_modseq + 30, 0, &err),
 		     &err);
@@ -254,10 +269,13 @@ static void we_move_and_copy(struct walk *walk)
 	snprintf(guid, sizeof guid, "copy.%u", walk->delivered++);
 	must(mailbox_begin(walk->box, &txn, &err), &err);
 	next = mailbox_status(walk->box)->uid_next;
-	must(mailbox_copy(txn, copied,
-			  &(struct mail){.uid = next, .guid = guid, .flags = MAIL_SEEN}, &err),
-	     &err);
-	must(mailbox_change_uid(txn, moved, next + 3, 0, &err), &err);
+	if (is_there(walk, copied))
+		must(mailbox_copy(txn, copied,
+				  &(struct mail){.uid = next, .guid = guid, .flags = MAIL_SEEN},
+				  &err),
+		     &err);
+	if (is_there(walk, moved))
+		must(mailbox_change_uid(txn, moved, next + 3, 0, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);
 }
 
@@ -449,10 +467,10 @@ static void dovecot_resyncs(struct walk *walk)
 	dovecot_command(walk, "", "force-resync INBOX");
 }
 
-static void dovecot_serves_imap(struct walk *walk)
+static void imap_commands(struct walk *walk, const char *path)
 {
 	AUTO_BUF struct buf commands = BUF_INIT(16384);
-	char path[400], flags[256], *text;
+	char flags[256];
 
 	buf_append_str(&commands, "a SELECT INBOX (CONDSTORE)\r\n");
 	for (int i = 0; i < 3; i++) {
@@ -466,9 +484,16 @@ static void dovecot_serves_imap(struct walk *walk)
 		buf_append_str(&commands, "c UID EXPUNGE 1:300\r\n");
 	buf_printf(&commands, "d APPEND INBOX (\\Seen Custom) {%zu+}\r\n%s\r\ne LOGOUT\r\n",
 		   strlen(BODY), BODY);
-	snprintf(path, sizeof path, "%s/imap.txt", walk->fx->root);
 	write_file(path, commands.data, commands.len);
-	text = doveadm_with(walk->fx, path, "exec imap");
+}
+
+static void dovecot_serves_imap(struct walk *walk)
+{
+	char path[400], *text;
+
+	snprintf(path, sizeof path, "%s/imap.txt", walk->fx->root);
+	imap_commands(walk, path);
+	text = doveadm_with(walk->fx, path, "-D exec imap");
 	assert_non_null(strstr(text, "d OK"));
 	free(text);
 }
@@ -561,11 +586,72 @@ static void test_a_random_walk(void **state)
 	free(walk.uids);
 }
 
+/* Dovecot's sessions one after the other; each ends with a line, "1" if all went well. */
+static FILE *start_sessions(struct walk *walk, unsigned count)
+{
+	struct fixture *fx = walk->fx;
+	char path[400], command[2000];
+	FILE *sessions;
+
+	for (unsigned i = 0; i < count; i++) {
+		snprintf(path, sizeof path, "%s/session.%u", fx->root, i);
+		imap_commands(walk, path);
+	}
+	snprintf(command, sizeof command,
+		 "cd '%s' && for session in '%s'/session.*; do cat $session | "
+		 "setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice TZ=UTC "
+		 "doveadm -c '%s/dovecot.conf' exec imap 2>> '%s/dovecot.log' | grep -c '^d OK'; "
+		 "done",
+		 fx->home, fx->root, MAIL_UID, MAIL_UID, fx->home, fx->root, fx->root);
+	sessions = popen(command, "r"); // NOLINT(cert-env33-c)
+	assert_non_null(sessions);
+	return sessions;
+}
+
+/* Both at the same time: nothing is lost, and afterwards both see the same. */
+static void test_at_once(void **state)
+{
+	static void (*const ours[])(struct walk *) = {we_set_flags, we_expunge, we_append,
+						      we_move_and_copy, we_scan};
+	struct walk walk = {.fx = *state, .seed = from_environment("DSYNCFS_TEST_SEED", 1)};
+	unsigned sessions = from_environment("DSYNCFS_TEST_STEPS", STEPS), served = 0, done = 0;
+	char line[100];
+	FILE *output;
+
+	walk.uids = calloc(4 * MAILS + 20 * (size_t)sessions, sizeof *walk.uids);
+	assert_non_null(walk.uids);
+	fill_mailbox(&walk);
+	must_agree(&walk, 0);
+	walk.step = "at once";
+	output = start_sessions(&walk, sessions);
+	do {
+		struct pollfd waiting = {.fd = fileno(output), .events = POLLIN};
+
+		ours[roll(&walk, 5)](&walk);
+		done++;
+		if (poll(&waiting, 1, 5) == 0)
+			continue;
+		if (!fgets(line, sizeof line, output))
+			break;
+		assert_string_equal(line, "1\n");
+		served++;
+	} while (served < sessions);
+	assert_int_equal(pclose(output), 0);
+	assert_int_equal(served, sessions);
+	print_message("%u changes by us in %u sessions of Dovecot\n", done, served);
+	must_agree(&walk, done);
+	free(doveadm(walk.fx, "force-resync INBOX"));
+	must_agree(&walk, done);
+	mailbox_close(&walk.box);
+	free(walk.uids);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_random_walk, dovecot_setup,
 						fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_at_once, dovecot_setup, fixture_teardown),
 	};
 
 	if (!dovecot_is_there()) {

@@ -310,11 +310,11 @@ static void test_damage_is_told(void **state)
 	static const char *const headers[] = {"",
 					      "garbage\n",
 					      "2 V1 N1\n",
-					      "3 V0 N1 G" GUID_HEX "\n",
-					      "3 V1 G" GUID_HEX "\n",
+					      ("3 V0 N1 G" GUID_HEX "\n"),
+					      ("3 V1 G" GUID_HEX "\n"),
 					      "3 V1 N1 Gxyz\n",
 					      "3 V99999999999 N1\n",
-					      "3 V1 N1 G" GUID_HEX};
+					      ("3 V1 N1 G" GUID_HEX)};
 	static const char *const lines[] = {"0 :a\n", "4294967295 :a\n", "x :a\n", "2\n",
 					    "2 :\n",  "2 :a/b\n",	 "2 a\n",  "2 :.hidden\n"};
 	struct list_dir dir = make_list(state, NULL);

@@ -448,7 +448,7 @@ static void test_random_files(void **state)
 	unsigned seed = 1, accepted = 0;
 
 	for (int round = 0; round < 20000; round++) {
-		char text[2048] = "";
+		AUTO_BUF struct buf text = BUF_INIT(2048);
 		struct settings *set;
 		struct error err = {0};
 		unsigned count;
@@ -457,9 +457,10 @@ static void test_random_files(void **state)
 		count = 1 + (seed >> 16) % 14;
 		for (unsigned i = 0; i < count; i++) {
 			seed = seed * 1103515245 + 12345;
-			strcat(text, pieces[(seed >> 16) % (sizeof pieces / sizeof pieces[0])]);
+			buf_append_str(&text,
+				       pieces[(seed >> 16) % (sizeof pieces / sizeof pieces[0])]);
 		}
-		if (settings_parse(text, strlen(text), "r", SETTINGS_QUIET, &set, &err) == 0) {
+		if (settings_parse(text.data, text.len, "r", SETTINGS_QUIET, &set, &err) == 0) {
 			accepted++;
 			check_reads_back(set);
 			settings_free(&set);

@@ -311,12 +311,14 @@ static const char *boxes_differ(const struct fake_box *a, const struct fake_box 
 
 	if (!guid_equal(&x->guid, &y->guid) || x->uid_validity != y->uid_validity ||
 	    x->messages != y->messages || x->uid_next != y->uid_next ||
+	    x->first_recent_uid != y->first_recent_uid ||
 	    (modseqs && x->highest_modseq != y->highest_modseq)) {
 		snprintf(what, sizeof(what),
-			 "%s: uid_validity %u/%u messages %u/%u uid_next %u/%u modseq %lu/%lu%s",
+			 "%s: uid_validity %u/%u messages %u/%u uid_next %u/%u recent %u/%u modseq "
+			 "%lu/%lu%s",
 			 a->name, x->uid_validity, y->uid_validity, x->messages, y->messages,
-			 x->uid_next, y->uid_next, (unsigned long)x->highest_modseq,
-			 (unsigned long)y->highest_modseq,
+			 x->uid_next, y->uid_next, x->first_recent_uid, y->first_recent_uid,
+			 (unsigned long)x->highest_modseq, (unsigned long)y->highest_modseq,
 			 guid_equal(&x->guid, &y->guid) ? "" : ", other GUID");
 		return what;
 	}
@@ -686,6 +688,21 @@ static void set_keywords(struct fake_keywords *set, struct keyword_set from)
 		keyword_add(set, from.names[i]);
 }
 
+static void raise_first_recent(struct fake_box *box, uint32_t uid)
+{
+	if (box->status.first_recent_uid < uid)
+		box->status.first_recent_uid = uid;
+}
+
+static bool keywords_equal(const struct fake_keywords *a, const struct fake_keywords *b)
+{
+	for (unsigned i = 0; i < a->count; i++) {
+		if (keyword_at(b, a->names[i]) < 0)
+			return false;
+	}
+	return a->count == b->count;
+}
+
 static int append(struct mailbox_txn *txn, struct fake_mail *mail, const struct mail *from,
 		  struct error *err)
 {
@@ -697,6 +714,8 @@ static int append(struct mailbox_txn *txn, struct fake_mail *mail, const struct 
 	mail->uid = from->uid;
 	mail->flags = from->flags;
 	mail->modseq = take_modseq(work, txn->next_modseq, from->modseq);
+	if (!from->recent)
+		raise_first_recent(work, from->uid + 1);
 	set_keywords(&mail->keywords, from->keywords);
 	insert_mail(work, mail);
 	return 0;
@@ -733,8 +752,17 @@ int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 
 	if (mail == NULL)
 		return error_set(err, -ENOENT, "no message %u", uid);
-	uint64_t taken = take_modseq(&txn->work, txn->next_modseq, modseq);
 	set_keywords(&wanted, keywords);
+	/* Nothing but a MODSEQ may also go down; one of a message that is new here may not. */
+	if (mail->flags == flags && keywords_equal(&mail->keywords, &wanted) &&
+	    uid < txn->box->view.status.uid_next) {
+		if (modseq != 0)
+			mail->modseq = modseq;
+		if (txn->work.status.highest_modseq < modseq)
+			txn->work.status.highest_modseq = modseq;
+		return 0;
+	}
+	uint64_t taken = take_modseq(&txn->work, txn->next_modseq, modseq);
 	if (mail->flags != flags)
 		log_flags(&txn->work, mail, flags, taken);
 	for (unsigned i = mail->keywords.count; i-- > 0;) {
@@ -772,6 +800,8 @@ int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, 
 	if (new_uid < txn->work.status.uid_next)
 		return error_set(err, -EEXIST, "uid %u is below uid_next", new_uid);
 	struct fake_mail moved = *mail;
+	if (uid < txn->box->view.status.first_recent_uid)
+		raise_first_recent(&txn->work, new_uid + 1);
 	log_expunge(&txn->work, mail, take_modseq(&txn->work, txn->next_modseq, 0));
 	moved.uid = new_uid;
 	moved.modseq = take_modseq(&txn->work, txn->next_modseq, modseq);

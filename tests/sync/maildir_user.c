@@ -186,9 +186,9 @@ static void dump_box(const struct mail_user *user, const char *name, bool modseq
 
 	must(mailbox_open(user, name, &dump.box, &err), &err, "open");
 	const struct mailbox_status *status = mailbox_status(dump.box);
-	buf_printf(out, "%s guid=%s uid_validity=%u uid_next=%u messages=%u", name,
+	buf_printf(out, "%s guid=%s uid_validity=%u uid_next=%u messages=%u recent=%u", name,
 		   guid_to_hex(&status->guid, hex), status->uid_validity, status->uid_next,
-		   status->messages);
+		   status->messages, status->first_recent_uid);
 	if (modseqs)
 		buf_printf(out, " highest_modseq=%" PRIu64, status->highest_modseq);
 	buf_append_byte(out, '\n');

@@ -28,6 +28,10 @@ struct history {
 	/* Every message ever delivered, and whether somebody expunged it. */
 	char guids[MESSAGES_MAX][64];
 	bool expunged[MESSAGES_MAX];
+	/* A session that broke off gave it another UID on one side. If the state is lost before the
+	 * next one, nothing ties an expunge of the one to the other, and the mail is restored. */
+	bool half_moved[MESSAGES_MAX];
+	bool state_lost;
 	size_t message_count;
 	bool boxes_deleted;
 };
@@ -118,13 +122,22 @@ static void change_the_tree(struct history *h, struct fake_account *account)
 	}
 }
 
+/* A client has seen what is there: none of it is recent any more. */
+static void open_in_a_client(struct fake_box *box)
+{
+	box->status.first_recent_uid = box->status.uid_next;
+	box->version++;
+}
+
 static void some_changes(struct history *h, unsigned count, bool tree)
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct fake_account *account = h->accounts[pick(h, 2)];
-		uint32_t what = pick(h, 20);
+		uint32_t what = pick(h, 21);
 
-		if (what < 8)
+		if (what == 20)
+			open_in_a_client(pick_box(h, account));
+		else if (what < 8)
 			deliver(h, account);
 		else if (what < 19 || !tree)
 			change_a_message(h, account);
@@ -147,6 +160,27 @@ static enum sync_type pick_type(struct history *h)
 	return pick(h, 8) == 0 ? SYNC_FULL : SYNC_CHANGED;
 }
 
+static uint32_t uid_of(const struct fake_account *account, const char *guid)
+{
+	for (size_t i = 0; i < account->box_count; i++) {
+		for (size_t m = 0; m < account->boxes[i].mail_count; m++) {
+			if (strcmp(account->boxes[i].mails[m].guid, guid) == 0)
+				return account->boxes[i].mails[m].uid;
+		}
+	}
+	return 0;
+}
+
+static void note_half_moved(struct history *h)
+{
+	for (size_t i = 0; i < h->message_count; i++) {
+		uint32_t a = uid_of(h->accounts[0], h->guids[i]);
+		uint32_t b = uid_of(h->accounts[1], h->guids[i]);
+
+		h->half_moved[i] |= a != 0 && b != 0 && a != b;
+	}
+}
+
 /* A session that may be cut anywhere, or meet a change in its middle. */
 static void rough_session(struct history *h)
 {
@@ -158,9 +192,12 @@ static void rough_session(struct history *h)
 	run_session_cut(&h->nodes[master], &h->nodes[1 - master], pick_type(h), pick(h, 2) != 0,
 			pick(h, 3) == 0 ? 1000000 : 1 + pick(h, 6000), &results);
 	h->accounts[0]->on_begin = h->accounts[1]->on_begin = NULL;
+	note_half_moved(h);
 	/* Losing the saved state costs work, never mail. */
-	if (pick(h, 12) == 0)
+	if (pick(h, 12) == 0) {
 		h->nodes[pick(h, 2)].state_count = 0;
+		h->state_lost = true;
+	}
 }
 
 static unsigned count_guid(const struct fake_account *account, const char *guid)
@@ -181,10 +218,13 @@ static void expect_nothing_lost(struct history *h, uint32_t seed)
 
 		if (count > 1)
 			fail_msg("seed %u: %s is there %u times", seed, h->guids[i], count);
-		if (h->expunged[i] && count != 0)
+		if (h->expunged[i] && count != 0 && (!h->state_lost || !h->half_moved[i]))
 			fail_msg("seed %u: %s was resurrected", seed, h->guids[i]);
 		if (!h->expunged[i] && count == 0 && !h->boxes_deleted)
 			fail_msg("seed %u: %s is lost", seed, h->guids[i]);
+		/* If it was restored, it is a message again. */
+		if (count != 0)
+			h->expunged[i] = false;
 	}
 }
 
@@ -208,6 +248,8 @@ static void settle(struct history *h, uint32_t seed)
 	    h->accounts[0]->begin_count + h->accounts[1]->begin_count != begins)
 		fail_msg("seed %u: the second session was not idle: %u mailboxes '%s'", seed,
 			 results.master.mailboxes, results.master.reason);
+	h->state_lost = false;
+	memset(h->half_moved, 0, sizeof(h->half_moved));
 }
 
 static void run_history(uint32_t seed, bool tree)
