@@ -86,11 +86,17 @@ def main():
                 return True
 
             eventually(f"{user} is the same on both, nothing lost or back", same, timeout=40)
-        for node in pair.nodes:
-            for user in USERS:
-                # What a delivery left whose mount went away is its own business.
-                left = [n for n in os.listdir(node.home(user) + "/Maildir/tmp") if not n.endswith(".plain")]
-                assert not left, (user, left)
+        def swept():
+            for node in pair.nodes:
+                for user in USERS:
+                    # What a delivery left whose mount went away is its own business.
+                    left = [n for n in os.listdir(node.home(user) + "/Maildir/tmp") if not n.endswith(".plain")]
+                    assert not left, (user, left)
+            return True
+
+        eventually("nothing is left in tmp/", swept, timeout=20)
+        for user in USERS:
+            assert plain.files(pair.a.home(user) + "/Maildir") == plain.files(pair.b.home(user) + "/Maildir"), user
     print("ok")
 
 
