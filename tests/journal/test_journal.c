@@ -486,32 +486,6 @@ static void test_random_damage_never_stops_the_journal(void **state)
 	state_dir_remove(dir);
 }
 
-static void test_commit_is_fast(void **state)
-{
-	char dir[64];
-	struct journal *journal;
-	struct timespec begin, end;
-	bool clean;
-	double ms;
-
-	state_dir_make(dir);
-	journal = open_journal(dir, &clean);
-	barrier(journal);
-	clock_gettime(CLOCK_MONOTONIC, &begin);
-	for (int i = 0; i < 100; i++) {
-		push(journal, MAIL_EVENT_DELIVERED, "h", "box", "m");
-		barrier(journal);
-	}
-	clock_gettime(CLOCK_MONOTONIC, &end);
-	ms = ((double)(end.tv_sec - begin.tv_sec) * 1e3 +
-	      (double)(end.tv_nsec - begin.tv_nsec) / 1e6) /
-	     100;
-	print_message("one commit takes %.3f ms\n", ms);
-	assert_true(ms < 100);
-	journal_close(&journal);
-	state_dir_remove(dir);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -527,7 +501,6 @@ int main(void)
 		cmocka_unit_test(test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays),
 		cmocka_unit_test(test_damaged_environment_is_moved_aside_and_made_anew),
 		cmocka_unit_test(test_random_damage_never_stops_the_journal),
-		cmocka_unit_test(test_commit_is_fast),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
