@@ -70,10 +70,14 @@ class PlainNode(nodes.Node):
 
 
 class Rival:
-    def __init__(self, kind):
+    def __init__(self, kind, start=True):
         self.kind, self.network = kind, Network()
         make = nodes.Node if kind == "dsyncfs" else lambda net, host: PlainNode(net, host, kind == "dovecot")
         self.a, self.b = (make(self.network, host) for host in "ab")
+        if start:
+            self.start()
+
+    def start(self):
         for each in (self.a, self.b):
             each.start_all()
 
