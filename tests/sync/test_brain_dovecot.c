@@ -97,11 +97,28 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* The exit status; what it said is shown when that is neither 0 nor 2. */
+static int doveadm_status(struct fixture *f, const char *command)
+{
+	char line[4096];
+
+	snprintf(line, sizeof(line),
+		 "cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice "
+		 "doveadm -c '%s' %s >>'%s/doveadm.out' 2>&1",
+		 f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->config, command, f->root);
+	int status = system(line); // NOLINT(cert-env33-c): the commands are the tests' own
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (status != 0 && status != 2)
+		shell("cat '%s/doveadm.out' '%s/dovecot.log' >&2", f->root, f->root);
+	return status;
+}
+
 static void doveadm(struct fixture *f, const char *command)
 {
-	shell("cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice "
-	      "doveadm -c '%s' %s >>'%s/doveadm.out' 2>&1",
-	      f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->config, command, f->root);
+	int status = doveadm_status(f, command);
+
+	if (status != 0)
+		fail_msg("doveadm %s: exit status %d", command, status);
 }
 
 static void dovecot_deliver(struct fixture *f, const char *mailbox, const char *body)
@@ -133,9 +150,10 @@ static void expect_equal(struct fixture *f)
 	AUTO_BUF struct buf theirs = BUF_INIT((size_t)16 << 20);
 
 	dump_both(f, false, &ours, &theirs);
-	if (strcmp(buf_str(&ours), buf_str(&theirs)) != 0)
-		fail_msg("the accounts differ:\nours:\n%s\nDovecot's:\n%s", buf_str(&ours),
-			 buf_str(&theirs));
+	if (strcmp(buf_str(&ours), buf_str(&theirs)) == 0)
+		return;
+	fprintf(stderr, "ours:\n%s\nDovecot's:\n%s\n", buf_str(&ours), buf_str(&theirs));
+	fail_msg("the accounts differ");
 }
 
 static void expect_no_complaints(struct fixture *f)
@@ -242,7 +260,10 @@ static void as_master(void **state)
 	dovecot_deliver(f, "Theirs/Sub", "Subject: 7\n\nseven\n");
 	master_until_done(f, SYNC_CHANGED);
 	expect_equal(f);
+	/* Dovecot's dsync moves a subscription with the mailbox: we hear of it in the next session.
+	 */
 	doveadm(f, "mailbox rename Theirs/Sub Theirs/New");
+	master_until_done(f, SYNC_CHANGED);
 	master_until_done(f, SYNC_CHANGED);
 	expect_equal(f);
 	doveadm(f, "mailbox delete Theirs/New");
@@ -274,13 +295,19 @@ static void as_master_both_delivered(void **state)
 
 /* ---- Dovecot is the master ---- */
 
+/* Exit status 2 says "run again": Dovecot 2.3.19 may swap the GUIDs of two mailboxes of one name in
+ * its first run, and misses a mailbox then. */
 static void slave_session(struct fixture *f, const char *options)
 {
 	char command[1500];
+	int status = 2;
 
 	snprintf(command, sizeof(command), "sync %s '%s' --serve '%s' '%s'", options, self, f->ours,
 		 f->state);
-	doveadm(f, command);
+	for (int i = 0; i < 3 && status == 2; i++)
+		status = doveadm_status(f, command);
+	if (status != 0)
+		fail_msg("doveadm %s: exit status %d", command, status);
 }
 
 static void as_slave(void **state)
@@ -351,7 +378,8 @@ int main(int argc, char **argv)
 		TEST(as_slave),
 	};
 
-	if (argc == 4 && strcmp(argv[1], "--serve") == 0)
+	/* Dovecot adds "dsync-server" to the command. */
+	if (argc >= 4 && strcmp(argv[1], "--serve") == 0)
 		return serve(argv[2], argv[3]);
 	if (geteuid() != 0 || access("/usr/bin/doveadm", X_OK) < 0) {
 		printf("skipped: needs root and Dovecot\n");
