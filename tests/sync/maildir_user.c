@@ -23,8 +23,7 @@ void maildir_user_init(struct mail_user *user, const char *home)
 	char path[1024];
 	struct stat st;
 
-	(void)mkdir(home, 0700);
-	if (stat(home, &st) < 0)
+	if (home == NULL || (mkdir(home, 0700) < 0 && errno != EEXIST) || stat(home, &st) < 0)
 		abort();
 	snprintf(path, sizeof(path), "%s/Maildir", home);
 	*user = (struct mail_user){
