@@ -91,7 +91,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	(void)file_remove_tree(AT_FDCWD, f->root);
+	maildir_user_remove_root(f->root);
 	maildir_user_free(&f->user);
 	free(f);
 	return 0;

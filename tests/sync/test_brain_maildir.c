@@ -51,7 +51,7 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	(void)file_remove_tree(AT_FDCWD, f->root);
+	maildir_user_remove_root(f->root);
 	for (int i = 0; i < 2; i++)
 		maildir_user_free(&f->users[i]);
 	free(f);
