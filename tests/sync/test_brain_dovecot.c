@@ -336,6 +336,66 @@ static void as_slave(void **state)
 	expect_no_complaints(f);
 }
 
+static uint32_t count_messages(struct fixture *f)
+{
+	struct mailbox *box;
+	struct error err;
+
+	assert_int_equal(mailbox_open(&f->user, "INBOX", &box, &err), 0);
+	uint32_t count = mailbox_status(box)->messages;
+	mailbox_close(&box);
+	return count;
+}
+
+/* It keeps no state between its runs: it must be told of our expunges, and its own are not undone.
+ */
+static void as_slave_expunges(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 1; i <= 5; i++) {
+		char guid[64];
+
+		snprintf(guid, sizeof(guid), "1795327226.M%uP1.ours", i);
+		maildir_user_deliver(&f->user, "INBOX", guid, "Subject: x\n\ntext\n");
+	}
+	slave_session(f, "");
+	slave_session(f, "");
+	expect_equal(f);
+	maildir_user_expunge(&f->user, "INBOX", maildir_user_uid(&f->user, 1));
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 4);
+	doveadm(f, "expunge mailbox INBOX 1");
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 3);
+	/* Both at once. */
+	maildir_user_expunge(&f->user, "INBOX", maildir_user_uid(&f->user, 0));
+	doveadm(f, "expunge mailbox INBOX 2");
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 1);
+	expect_no_complaints(f);
+}
+
+/* One delivery on each side: all numbers are equal, and Dovecot would skip the mailbox. */
+static void as_slave_both_delivered(void **state)
+{
+	struct fixture *f = *state;
+
+	maildir_user_deliver(&f->user, "INBOX", "1795327226.M1P1.ours", "Subject: 1\n\none\n");
+	for (int i = 0; i < 3; i++)
+		slave_session(f, "");
+	expect_equal(f);
+	maildir_user_deliver(&f->user, "INBOX", "1795327226.M2P1.ours", "Subject: 2\n\ntwo\n");
+	dovecot_deliver(f, "INBOX", "Subject: 3\n\nthree\n");
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 3);
+	expect_no_complaints(f);
+}
+
 static int serve(const char *home, const char *state_file)
 {
 	struct mail_user user;
@@ -373,9 +433,8 @@ int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(as_master),
-		TEST(as_master_both_delivered),
-		TEST(as_slave),
+		TEST(as_master),	 TEST(as_master_both_delivered), TEST(as_slave),
+		TEST(as_slave_expunges), TEST(as_slave_both_delivered),
 	};
 
 	/* Dovecot adds "dsync-server" to the command. */
