@@ -263,8 +263,8 @@ static uint32_t reported_common_uid(const struct box *box)
 		return 0;
 	if (import->stopped)
 		return box->common_uid;
-	if (import->missing_uid != 0 && import->missing_uid <= import->plan.common_uid)
-		return import->missing_uid - 1;
+	if (import->unsettled_uid != 0 && import->unsettled_uid <= import->plan.common_uid)
+		return import->unsettled_uid - 1;
 	return import->plan.common_uid;
 }
 

@@ -154,7 +154,9 @@ struct import {
 	bool stopped;					   /* the plan does not fit any more */
 	bool foreign;					   /* somebody else wrote in between */
 	uint32_t expected_uid_next, expected_uid_validity; /* if nobody else did */
-	uint32_t missing_uid; /* the lowest UID whose body did not come, 0: none */
+	/* The lowest UID that is not as the plan has it: its body did not come, or it got another
+	 * MODSEQ since somebody wrote in between. 0: none. The next session looks from there on. */
+	uint32_t unsettled_uid;
 	unsigned mails_received;
 };
 
@@ -166,6 +168,8 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 /* Takes what is there of the body. */
 int import_receive_body(struct box *box, struct error *err);
 void import_finish_mails(struct box *box);
+/* What the plan has at this UID is not so after this session. */
+void import_mark_unsettled(struct box *box, uint32_t uid);
 /* The message that the plan has at this UID will not be there after this session. */
 void import_mark_missing(struct box *box, uint32_t uid);
 void import_free(struct import *import);

@@ -194,12 +194,17 @@ static size_t find_request(struct import *import, const struct item_mail *mail)
 	return NOT_WANTED;
 }
 
-void import_mark_missing(struct box *box, uint32_t uid)
+void import_mark_unsettled(struct box *box, uint32_t uid)
 {
 	struct import *import = &box->import;
 
-	if (import->missing_uid == 0 || uid < import->missing_uid)
-		import->missing_uid = uid;
+	if (import->unsettled_uid == 0 || uid < import->unsettled_uid)
+		import->unsettled_uid = uid;
+}
+
+void import_mark_missing(struct box *box, uint32_t uid)
+{
+	import_mark_unsettled(box, uid);
 	box_again(box, "a message did not come");
 }
 

@@ -432,6 +432,23 @@ void import_apply_batch(struct box *box)
 	import->spooled_bytes = 0;
 }
 
+/* A MODSEQ that somebody else took meanwhile was not to be had any more. Changes of flags are in
+ * the log and are sent again; a new message is not, if it is counted as common. */
+static void check_modseqs(struct box *box)
+{
+	const struct import *import = &box->import;
+
+	for (size_t i = 0; i < import->applied; i++) {
+		const struct merge_action *action = &import->plan.actions[i];
+		struct mail now;
+
+		if (gives_uid(action) && action->modseq != 0 &&
+		    mailbox_find(box->mailbox, action->uid, &now, NULL) == 0 &&
+		    now.modseq != action->modseq)
+			import_mark_unsettled(box, action->uid);
+	}
+}
+
 void import_apply(struct box *box)
 {
 	struct import *import = &box->import;
@@ -440,5 +457,7 @@ void import_apply(struct box *box)
 		return;
 	if (prepare(box) == 0 && apply_changes(box) == 0)
 		(void)apply_expunges(box);
+	if (import->foreign)
+		check_modseqs(box);
 	box->brain->result->changes_applied += (unsigned)import->applied;
 }

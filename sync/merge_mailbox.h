@@ -9,7 +9,9 @@
  * Promises (MERGE_DSYNCFS): a UID never means two messages; absence is never an expunge; an expunge
  * wins over a concurrent flag change; a message is not doubled when a session died half way;
  * MODSEQs and HIGHESTMODSEQ are equal on both sides afterwards, and no client that knows an earlier
- * MODSEQ misses a change.
+ * MODSEQ misses a change. One thing is restored that was expunged: a message that a broken session
+ * gave another UID on one side only, was expunged under one of the two, and then meets a session
+ * without state (U0 = 0). It looks like one that was moved out and in again.
  * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
  */
 #ifndef DSYNCFS_SYNC_MERGE_MAILBOX_H

@@ -437,6 +437,7 @@ const struct mailbox_status *mailbox_status(const struct mailbox *box)
 
 static void fill_mail(struct mailbox *box, const struct fake_mail *from, struct mail *mail_r)
 {
+	box->account->mails_read++;
 	for (unsigned i = 0; i < from->keywords.count; i++)
 		box->keyword_names[i] = from->keywords.names[i];
 	*mail_r = (struct mail){

@@ -71,6 +71,7 @@ struct fake_account {
 	void (*on_begin)(struct fake_account *account, const char *mailbox);
 	/* Counters. */
 	unsigned begin_count, open_count, rebuild_count;
+	unsigned mails_read; /* records of messages looked at through the mailbox interface */
 };
 
 struct fake_account *fake_account_new(const char *name, int64_t *clock);

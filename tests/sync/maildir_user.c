@@ -1,5 +1,6 @@
 /* See maildir_user.h. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "store/base/digest.h"
+#include "store/base/file.h"
 #include "store/mailbox_list.h"
 #include "tests/sync/maildir_user.h"
 
@@ -23,8 +25,7 @@ void maildir_user_init(struct mail_user *user, const char *home)
 	char path[1024];
 	struct stat st;
 
-	(void)mkdir(home, 0700);
-	if (stat(home, &st) < 0)
+	if (home == NULL || (mkdir(home, 0700) < 0 && errno != EEXIST) || stat(home, &st) < 0)
 		abort();
 	snprintf(path, sizeof(path), "%s/Maildir", home);
 	*user = (struct mail_user){
@@ -47,6 +48,19 @@ void maildir_user_init(struct mail_user *user, const char *home)
 		snprintf(dir, sizeof(dir), "%s%s", path, subdirs[i]);
 		(void)mkdir(dir, 0700);
 	}
+}
+
+void maildir_user_remove_root(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char parent[1024];
+
+	if (slash == NULL)
+		abort();
+	snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
+	AUTO_CLOSE int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || file_remove_tree(fd, slash + 1) < 0)
+		fprintf(stderr, "%s is left behind\n", path);
 }
 
 void maildir_user_free(struct mail_user *user)

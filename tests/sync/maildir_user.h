@@ -9,6 +9,8 @@
 /* home is made; the Maildir is home/Maildir. uid and gid are taken from it. */
 void maildir_user_init(struct mail_user *user, const char *home);
 void maildir_user_free(struct mail_user *user);
+/* Removes the directory (an absolute path) that the homes are in. */
+void maildir_user_remove_root(const char *path);
 
 /* What programs do, through a transaction of its own. They fail the process when they fail. */
 void maildir_user_deliver(const struct mail_user *user, const char *mailbox, const char *guid,

@@ -379,6 +379,84 @@ static void flag_in_between(void **state)
 	expect_quiet(f);
 }
 
+static void answer_second_at_begin(struct fake_account *account, const char *mailbox)
+{
+	account->on_begin = NULL;
+	fake_flags(fake_find_box(account, mailbox), 2, MAIL_ANSWERED, 0);
+}
+
+static void expunge_second_at_begin(struct fake_account *account, const char *mailbox)
+{
+	account->on_begin = NULL;
+	fake_expunge(fake_find_box(account, mailbox), 2);
+}
+
+static void both_deliver_uid_2(struct fixture *f)
+{
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "first\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	fake_deliver(f->a, box_of(f->a, "INBOX"), "from-a", "from a\n");
+	fake_deliver(f->b, box_of(f->b, "INBOX"), "from-b", "from b\n");
+}
+
+/* Both messages get another UID; what happens to one under the old UID is not lost. */
+static void flag_on_a_message_that_moves(void **state)
+{
+	struct fixture *f = *state;
+
+	both_deliver_uid_2(f);
+	f->b->on_begin = answer_second_at_begin;
+	sync_until_equal(f, SYNC_CHANGED);
+	struct fake_box *inbox = box_of(f->a, "INBOX");
+	assert_int_equal(inbox->mail_count, 3);
+	for (size_t i = 0; i < inbox->mail_count; i++)
+		assert_int_equal(inbox->mails[i].flags,
+				 strcmp(inbox->mails[i].guid, "from-b") == 0 ? MAIL_ANSWERED : 0);
+	expect_quiet(f);
+}
+
+static void expunge_of_a_message_that_moves(void **state)
+{
+	struct fixture *f = *state;
+
+	both_deliver_uid_2(f);
+	f->b->on_begin = expunge_second_at_begin;
+	sync_until_equal(f, SYNC_CHANGED);
+	struct fake_box *inbox = box_of(f->a, "INBOX");
+	assert_int_equal(inbox->mail_count, 2);
+	assert_string_equal(inbox->mails[1].guid, "from-a");
+	expect_quiet(f);
+}
+
+/* Its MODSEQ is taken when the new message comes: the numbers agree in the end. */
+static void flag_while_a_message_comes(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "first\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "new\n");
+	f->b->on_begin = flag_at_begin;
+	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->a, "INBOX")->mails[0].flags, MAIL_ANSWERED);
+	expect_quiet(f);
+}
+
+/* A client has seen both messages that have one UID: under new ones they are not recent again. */
+static void what_was_seen_is_not_recent_again(void **state)
+{
+	struct fixture *f = *state;
+
+	both_deliver_uid_2(f);
+	box_of(f->a, "INBOX")->status.first_recent_uid = 3;
+	box_of(f->b, "INBOX")->status.first_recent_uid = 3;
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->a, "INBOX")->status.first_recent_uid,
+			 box_of(f->a, "INBOX")->status.uid_next);
+	expect_quiet(f);
+}
+
 static void lost_state_restores_rather_than_removes(void **state)
 {
 	struct fixture *f = *state;
@@ -410,6 +488,25 @@ static void many_mails_in_batches(void **state)
 	sync_until_equal(f, SYNC_CHANGED);
 	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 2501);
 	expect_quiet(f);
+}
+
+/* What a session looks at follows from what changed, not from what is there. */
+static void a_session_reads_what_changed(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 1000; i++)
+		fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: x\n\nbody\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	f->a->mails_read = f->b->mails_read = 0;
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: new\n\nbody\n");
+	fake_flags(box_of(f->b, "INBOX"), 500, MAIL_SEEN, 0);
+	fake_expunge(box_of(f->a, "INBOX"), 20);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_in_range(f->a->mails_read + f->b->mails_read, 1, 20);
+	f->a->mails_read = f->b->mails_read = 0;
+	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
+	assert_int_equal(f->a->mails_read + f->b->mails_read, 0);
 }
 
 /* A plain dsync peer (both brains say nothing of dsyncfs): Dovecot's rules on the wire. */
@@ -510,8 +607,13 @@ int main(void)
 		TEST(damaged_mailbox_is_rebuilt_once),
 		TEST(delivery_in_between),
 		TEST(flag_in_between),
+		TEST(flag_on_a_message_that_moves),
+		TEST(expunge_of_a_message_that_moves),
+		TEST(flag_while_a_message_comes),
+		TEST(what_was_seen_is_not_recent_again),
 		TEST(lost_state_restores_rather_than_removes),
 		TEST(many_mails_in_batches),
+		TEST(a_session_reads_what_changed),
 		TEST(without_extensions),
 		TEST(garbage_ends_the_session_with_a_reason),
 		TEST(cut_anywhere_then_clean),

@@ -91,17 +91,34 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	(void)file_remove_tree(AT_FDCWD, f->root);
+	maildir_user_remove_root(f->root);
 	maildir_user_free(&f->user);
 	free(f);
 	return 0;
 }
 
+/* The exit status; what it said is shown when that is neither 0 nor 2. */
+static int doveadm_status(struct fixture *f, const char *command)
+{
+	char line[4096];
+
+	snprintf(line, sizeof(line),
+		 "cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice "
+		 "doveadm -c '%s' %s >>'%s/doveadm.out' 2>&1",
+		 f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->config, command, f->root);
+	int status = system(line); // NOLINT(cert-env33-c): the commands are the tests' own
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (status != 0 && status != 2)
+		shell("cat '%s/doveadm.out' '%s/dovecot.log' >&2", f->root, f->root);
+	return status;
+}
+
 static void doveadm(struct fixture *f, const char *command)
 {
-	shell("cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice "
-	      "doveadm -c '%s' %s >>'%s/doveadm.out' 2>&1",
-	      f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->config, command, f->root);
+	int status = doveadm_status(f, command);
+
+	if (status != 0)
+		fail_msg("doveadm %s: exit status %d", command, status);
 }
 
 static void dovecot_deliver(struct fixture *f, const char *mailbox, const char *body)
@@ -133,9 +150,10 @@ static void expect_equal(struct fixture *f)
 	AUTO_BUF struct buf theirs = BUF_INIT((size_t)16 << 20);
 
 	dump_both(f, false, &ours, &theirs);
-	if (strcmp(buf_str(&ours), buf_str(&theirs)) != 0)
-		fail_msg("the accounts differ:\nours:\n%s\nDovecot's:\n%s", buf_str(&ours),
-			 buf_str(&theirs));
+	if (strcmp(buf_str(&ours), buf_str(&theirs)) == 0)
+		return;
+	fprintf(stderr, "ours:\n%s\nDovecot's:\n%s\n", buf_str(&ours), buf_str(&theirs));
+	fail_msg("the accounts differ");
 }
 
 static void expect_no_complaints(struct fixture *f)
@@ -242,7 +260,10 @@ static void as_master(void **state)
 	dovecot_deliver(f, "Theirs/Sub", "Subject: 7\n\nseven\n");
 	master_until_done(f, SYNC_CHANGED);
 	expect_equal(f);
+	/* Dovecot's dsync moves a subscription with the mailbox: we hear of it in the next session.
+	 */
 	doveadm(f, "mailbox rename Theirs/Sub Theirs/New");
+	master_until_done(f, SYNC_CHANGED);
 	master_until_done(f, SYNC_CHANGED);
 	expect_equal(f);
 	doveadm(f, "mailbox delete Theirs/New");
@@ -274,13 +295,19 @@ static void as_master_both_delivered(void **state)
 
 /* ---- Dovecot is the master ---- */
 
+/* Exit status 2 says "run again": Dovecot 2.3.19 may swap the GUIDs of two mailboxes of one name in
+ * its first run, and misses a mailbox then. */
 static void slave_session(struct fixture *f, const char *options)
 {
 	char command[1500];
+	int status = 2;
 
 	snprintf(command, sizeof(command), "sync %s '%s' --serve '%s' '%s'", options, self, f->ours,
 		 f->state);
-	doveadm(f, command);
+	for (int i = 0; i < 3 && status == 2; i++)
+		status = doveadm_status(f, command);
+	if (status != 0)
+		fail_msg("doveadm %s: exit status %d", command, status);
 }
 
 static void as_slave(void **state)
@@ -306,6 +333,66 @@ static void as_slave(void **state)
 	assert_int_equal(mailbox_list_create(&f->user, "Ours", NULL, 0, &err), 0);
 	slave_session(f, "");
 	expect_equal(f);
+	expect_no_complaints(f);
+}
+
+static uint32_t count_messages(struct fixture *f)
+{
+	struct mailbox *box;
+	struct error err;
+
+	assert_int_equal(mailbox_open(&f->user, "INBOX", &box, &err), 0);
+	uint32_t count = mailbox_status(box)->messages;
+	mailbox_close(&box);
+	return count;
+}
+
+/* It keeps no state between its runs: it must be told of our expunges, and its own are not undone.
+ */
+static void as_slave_expunges(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 1; i <= 5; i++) {
+		char guid[64];
+
+		snprintf(guid, sizeof(guid), "1795327226.M%uP1.ours", i);
+		maildir_user_deliver(&f->user, "INBOX", guid, "Subject: x\n\ntext\n");
+	}
+	slave_session(f, "");
+	slave_session(f, "");
+	expect_equal(f);
+	maildir_user_expunge(&f->user, "INBOX", maildir_user_uid(&f->user, 1));
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 4);
+	doveadm(f, "expunge mailbox INBOX 1");
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 3);
+	/* Both at once, and the last one: nothing in the list shows that it was there. */
+	doveadm(f, "expunge mailbox INBOX 1");
+	maildir_user_expunge(&f->user, "INBOX", maildir_user_uid(&f->user, 2));
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 1);
+	expect_no_complaints(f);
+}
+
+/* One delivery on each side: all numbers are equal, and Dovecot would skip the mailbox. */
+static void as_slave_both_delivered(void **state)
+{
+	struct fixture *f = *state;
+
+	maildir_user_deliver(&f->user, "INBOX", "1795327226.M1P1.ours", "Subject: 1\n\none\n");
+	for (int i = 0; i < 3; i++)
+		slave_session(f, "");
+	expect_equal(f);
+	maildir_user_deliver(&f->user, "INBOX", "1795327226.M2P1.ours", "Subject: 2\n\ntwo\n");
+	dovecot_deliver(f, "INBOX", "Subject: 3\n\nthree\n");
+	slave_session(f, "");
+	expect_equal(f);
+	assert_int_equal(count_messages(f), 3);
 	expect_no_complaints(f);
 }
 
@@ -346,12 +433,12 @@ int main(int argc, char **argv)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(as_master),
-		TEST(as_master_both_delivered),
-		TEST(as_slave),
+		TEST(as_master),	 TEST(as_master_both_delivered), TEST(as_slave),
+		TEST(as_slave_expunges), TEST(as_slave_both_delivered),
 	};
 
-	if (argc == 4 && strcmp(argv[1], "--serve") == 0)
+	/* Dovecot adds "dsync-server" to the command. */
+	if (argc >= 4 && strcmp(argv[1], "--serve") == 0)
 		return serve(argv[2], argv[3]);
 	if (geteuid() != 0 || access("/usr/bin/doveadm", X_OK) < 0) {
 		printf("skipped: needs root and Dovecot\n");

@@ -9,7 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 #include "store/base/file.h"
 #include "store/mailbox_list.h"
@@ -30,10 +33,14 @@ struct fixture {
 
 static int setup(void **state)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
+	/* Shared with a program that changes mail beside the sessions. */
+	struct fixture *f =
+		mmap(NULL, sizeof(*f), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	const char *tmp = getenv("TMPDIR");
 	char home[300];
 
+	if (f == MAP_FAILED)
+		return -1;
 	snprintf(f->root, sizeof(f->root), "%s/brain-test.XXXXXX", tmp != NULL ? tmp : "/tmp");
 	if (mkdtemp(f->root) == NULL)
 		return -1;
@@ -51,10 +58,10 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
-	(void)file_remove_tree(AT_FDCWD, f->root);
+	maildir_user_remove_root(f->root);
 	for (int i = 0; i < 2; i++)
 		maildir_user_free(&f->users[i]);
-	free(f);
+	munmap(f, sizeof(*f));
 	return 0;
 }
 
@@ -272,6 +279,100 @@ static void random_histories(void **state)
 	}
 }
 
+struct nth {
+	uint32_t left, uid;
+	unsigned number;
+};
+
+static int take_nth(void *ctx, const struct mail *mail)
+{
+	struct nth *nth = ctx;
+
+	nth->uid = mail->uid;
+	nth->number = delivery_number(mail->guid);
+	return nth->left-- == 0 ? 1 : 0;
+}
+
+/* Picks and changes a message under the locks: a session may move or remove it at any time. */
+static void change_one(struct fixture *f, int node)
+{
+	struct mailbox *box;
+	struct mailbox_txn *txn;
+	struct error err;
+
+	assert_int_equal(mailbox_open(&f->users[node], "INBOX", &box, &err), 0);
+	assert_int_equal(mailbox_begin(box, &txn, &err), 0);
+	uint32_t count = mailbox_status(box)->messages;
+	if (count > 0) {
+		const char *keyword = "work";
+		struct keyword_set keywords = {.names = &keyword, .count = pick(f, 2)};
+		struct nth nth = {.left = pick(f, count)};
+
+		assert_int_equal(mailbox_each(box, 1, UINT32_MAX, take_nth, &nth, &err), 1);
+		if (pick(f, 3) == 0) {
+			assert_int_equal(mailbox_expunge(txn, nth.uid, &err), 0);
+			f->expunged[nth.number] = true;
+		} else {
+			assert_int_equal(mailbox_set_flags(txn, nth.uid, (uint8_t)pick(f, 32),
+							   keywords, 0, &err),
+					 0);
+		}
+	}
+	assert_int_equal(mailbox_commit(&txn, NULL, &err), 0);
+	mailbox_close(&box);
+}
+
+#define BUSY_CHANGES 150
+
+static void be_a_busy_program(struct fixture *f)
+{
+	for (int i = 0; i < BUSY_CHANGES; i++) {
+		int node = (int)pick(f, 2);
+
+		if (pick(f, 2) == 0)
+			deliver(f, node, "INBOX");
+		else
+			change_one(f, node);
+		if (pick(f, 4) == 0)
+			usleep(pick(f, 20000));
+	}
+}
+
+/* A program changes both nodes while session follows session. */
+static void busy_mailboxes(void **state)
+{
+	struct fixture *f = *state;
+	unsigned sessions = 0, again = 0;
+	int status = 0;
+
+	f->seed = 4711;
+	for (int i = 0; i < 10; i++)
+		deliver(f, i % 2, "INBOX");
+	sync_until_equal(f);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		/* A failed assertion must not go on with the tests in here. */
+		setenv("CMOCKA_TEST_ABORT", "1", 1);
+		be_a_busy_program(f);
+		_exit(0);
+	}
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		unsigned master = sessions++ % 2;
+
+		run_session(&f->nodes[master], &f->nodes[1 - master], SYNC_CHANGED, &f->results);
+		if (f->results.master_ret < 0 || f->results.slave_ret < 0)
+			fail_msg("session %u: %s / %s", sessions, f->results.master_err.text,
+				 f->results.slave_err.text);
+		again += f->results.master.outcome == SYNC_AGAIN;
+	}
+	assert_int_equal(status, 0);
+	print_message("%u sessions, %u of them to be run again\n", sessions, again);
+	sync_until_equal(f);
+	expect_what_was_delivered(f);
+	expect_quiet(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -280,6 +381,7 @@ int main(void)
 		TEST(both_delivered_the_same_uid),
 		TEST(many_mails),
 		TEST(random_histories),
+		TEST(busy_mailboxes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

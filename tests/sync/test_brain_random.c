@@ -28,10 +28,10 @@ struct history {
 	/* Every message ever delivered, and whether somebody expunged it. */
 	char guids[MESSAGES_MAX][64];
 	bool expunged[MESSAGES_MAX];
-	/* A session that broke off gave it another UID on one side. If the state is lost before the
-	 * next one, nothing ties an expunge of the one to the other, and the mail is restored. */
-	bool half_moved[MESSAGES_MAX];
-	bool state_lost;
+	/* A session that broke off gave it another UID on one side, and the next one has no state
+	 * of its mailbox (or of an empty one, or is full): nothing ties an expunge of the one to
+	 * the other, and the mail is restored. */
+	bool half_moved[MESSAGES_MAX], untied[MESSAGES_MAX];
 	size_t message_count;
 	bool boxes_deleted;
 };
@@ -160,10 +160,11 @@ static enum sync_type pick_type(struct history *h)
 	return pick(h, 8) == 0 ? SYNC_FULL : SYNC_CHANGED;
 }
 
-static uint32_t uid_of(const struct fake_account *account, const char *guid)
+static uint32_t uid_of(const struct fake_account *account, const char *guid, struct guid *box_r)
 {
 	for (size_t i = 0; i < account->box_count; i++) {
 		for (size_t m = 0; m < account->boxes[i].mail_count; m++) {
+			*box_r = account->boxes[i].status.guid;
 			if (strcmp(account->boxes[i].mails[m].guid, guid) == 0)
 				return account->boxes[i].mails[m].uid;
 		}
@@ -171,13 +172,26 @@ static uint32_t uid_of(const struct fake_account *account, const char *guid)
 	return 0;
 }
 
+static bool has_state(const struct test_node *node, const struct guid *box)
+{
+	for (size_t i = 0; i < node->state_count; i++) {
+		if (guid_equal(&node->states[i].guid, box))
+			return node->states[i].common_uid > 0;
+	}
+	return false;
+}
+
 static void note_half_moved(struct history *h)
 {
 	for (size_t i = 0; i < h->message_count; i++) {
-		uint32_t a = uid_of(h->accounts[0], h->guids[i]);
-		uint32_t b = uid_of(h->accounts[1], h->guids[i]);
+		struct guid box[2];
+		uint32_t a = uid_of(h->accounts[0], h->guids[i], &box[0]);
+		uint32_t b = uid_of(h->accounts[1], h->guids[i], &box[1]);
 
 		h->half_moved[i] |= a != 0 && b != 0 && a != b;
+		if (h->half_moved[i] && (!has_state(&h->nodes[0], &box[a == 0 ? 1 : 0]) ||
+					 !has_state(&h->nodes[1], &box[a == 0 ? 1 : 0])))
+			h->untied[i] = true;
 	}
 }
 
@@ -186,18 +200,19 @@ static void rough_session(struct history *h)
 {
 	struct session_results results;
 	uint32_t master = pick(h, 2);
+	enum sync_type type = pick_type(h);
 
+	for (size_t i = 0; type == SYNC_FULL && i < h->message_count; i++)
+		h->untied[i] |= h->half_moved[i];
 	if (pick(h, 4) == 0)
 		h->accounts[pick(h, 2)]->on_begin = at_begin;
-	run_session_cut(&h->nodes[master], &h->nodes[1 - master], pick_type(h), pick(h, 2) != 0,
+	run_session_cut(&h->nodes[master], &h->nodes[1 - master], type, pick(h, 2) != 0,
 			pick(h, 3) == 0 ? 1000000 : 1 + pick(h, 6000), &results);
 	h->accounts[0]->on_begin = h->accounts[1]->on_begin = NULL;
-	note_half_moved(h);
 	/* Losing the saved state costs work, never mail. */
-	if (pick(h, 12) == 0) {
+	if (pick(h, 12) == 0)
 		h->nodes[pick(h, 2)].state_count = 0;
-		h->state_lost = true;
-	}
+	note_half_moved(h);
 }
 
 static unsigned count_guid(const struct fake_account *account, const char *guid)
@@ -218,7 +233,7 @@ static void expect_nothing_lost(struct history *h, uint32_t seed)
 
 		if (count > 1)
 			fail_msg("seed %u: %s is there %u times", seed, h->guids[i], count);
-		if (h->expunged[i] && count != 0 && (!h->state_lost || !h->half_moved[i]))
+		if (h->expunged[i] && count != 0 && !h->untied[i])
 			fail_msg("seed %u: %s was resurrected", seed, h->guids[i]);
 		if (!h->expunged[i] && count == 0 && !h->boxes_deleted)
 			fail_msg("seed %u: %s is lost", seed, h->guids[i]);
@@ -236,7 +251,7 @@ static void settle(struct history *h, uint32_t seed)
 		fail_msg("seed %u: no end: master %d '%s' '%s', slave %d '%s' '%s'", seed,
 			 results.master.outcome, results.master.reason, results.master_err.text,
 			 results.slave.outcome, results.slave.reason, results.slave_err.text);
-	const char *differ = fake_accounts_differ(h->accounts[0], h->accounts[1], false);
+	const char *differ = fake_accounts_differ(h->accounts[0], h->accounts[1], true);
 	if (differ != NULL)
 		fail_msg("seed %u: %s", seed, differ);
 	expect_nothing_lost(h, seed);
@@ -248,7 +263,7 @@ static void settle(struct history *h, uint32_t seed)
 	    h->accounts[0]->begin_count + h->accounts[1]->begin_count != begins)
 		fail_msg("seed %u: the second session was not idle: %u mailboxes '%s'", seed,
 			 results.master.mailboxes, results.master.reason);
-	h->state_lost = false;
+	memset(h->untied, 0, sizeof(h->untied));
 	memset(h->half_moved, 0, sizeof(h->half_moved));
 }
 
