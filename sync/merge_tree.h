@@ -8,7 +8,8 @@
  * deleted or renamed; content is never dropped by a clash of names: two mailboxes of one name made
  * independently become one (both take the greater GUID, and their messages merge).
  * MERGE_DSYNCFS also: a mailbox whose GUID the peer deleted is deleted although the name exists
- * again; no temporary name is left in the tree; a directory never becomes a mailbox.
+ * again; no temporary name is left in the tree, nor after a run that was cut off, unless both ends
+ * were, between two renames of the same mailbox; a directory never becomes a mailbox.
  * Times are compared as given, with one second's resolution: two hosts' clocks decide between two
  * renames of one mailbox, or a subscription and its opposite, made on both sides while apart.
  */

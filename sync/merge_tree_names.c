@@ -57,14 +57,35 @@ static void split_inboxes(struct tree_work *work)
 	}
 }
 
+void tree_passing_name(const struct guid *guid, char name_r[TREE_PASSING_NAME_SIZE])
+{
+	char hex[GUID_HEX_SIZE];
+
+	snprintf(name_r, TREE_PASSING_NAME_SIZE, TREE_PASSING_PREFIX "%s", guid_to_hex(guid, hex));
+}
+
+bool tree_is_passing_name(const char *name)
+{
+	const size_t prefix = strlen(TREE_PASSING_PREFIX);
+
+	return strncmp(name, TREE_PASSING_PREFIX, prefix) == 0 &&
+	       strspn(name + prefix, "0123456789abcdef") == GUID_HEX_LEN;
+}
+
 /* Whose name of it counts. */
 static int winner_side(const struct tree_work *work, const struct tree_entry *entry)
 {
 	const struct tree_entry *occupant;
+	bool passing[2];
 	int first;
 
 	if (is_single(entry))
 		return entry->node[0] != NULL ? 0 : 1;
+	/* Left by a run that was cut off: the newest rename, but nobody's wish. */
+	passing[0] = tree_is_passing_name(entry->node[0]->name);
+	passing[1] = tree_is_passing_name(entry->node[1]->name);
+	if (passing[0] != passing[1] && work->in->mode == MERGE_DSYNCFS)
+		return passing[0] ? 1 : 0;
 	if (entry->time[0] != entry->time[1])
 		return entry->time[0] > entry->time[1] ? 0 : 1;
 	/* The clocks cannot tell. Dovecot meets the lower name first, and there the lower GUID

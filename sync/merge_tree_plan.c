@@ -2,7 +2,8 @@
  * The own side's actions on mailboxes, in an order in which they can be done: deletions free names,
  * GUIDs change hands, renames go to names that are free by then (parents first, since they take
  * their children along), and what is missing is created. Only names that change places in a ring
- * need a passing name, which the same list takes away again.
+ * need a passing name, which the same list takes away again; if it is cut off before, the next run
+ * does (merge_tree_names.c).
  */
 #include "sync/merge_tree_private.h"
 
@@ -191,54 +192,133 @@ static bool is_pending(const struct slot *slot)
 	return strcmp(slot->name, slot->entry->target) != 0;
 }
 
-/* Out of the way, to a name that nobody has or wants. */
+/* Out of the way, to a name that nobody has or wants: short and at the top, so that every store can
+ * hold it and it is never below what moves next. */
 static int step_aside(struct tree_work *work, struct slots *slots, struct slot *slot)
 {
-	char hex[GUID_HEX_SIZE], *name;
-	bool done;
-	int ret;
+	char name[TREE_PASSING_NAME_SIZE + 16];
+	bool done = false;
+	int ret = 0;
 
-	/* Beside where it is, so that it is not below itself. */
-	if (asprintf(&name, "%s-%s", slot->name, guid_to_hex(&slot->entry->final_guid, hex)) < 0)
-		return -ENOMEM;
+	tree_passing_name(&slot->entry->final_guid, name);
+	/* Halves of a split INBOX, or a name made to be in the way. */
+	for (size_t i = 0, len = strlen(name); slots_find(slots, name) != NULL; i++)
+		snprintf(name + len, sizeof(name) - len, "-%zu", i);
 	ret = try_rename(work, slots, slot, name, &done);
-	free(name);
 	if (ret == 0 && !done)
-		work->plan->run_again = true;
+		ret = error_set(work->err, -EINVAL, "mailbox %s cannot be renamed to %s",
+				slot->name, name);
+	return ret;
+}
+
+/* Whether the rename of something above it will bring it to its target. A detour of its own would
+ * be a newer rename than anybody's wish, if the run is cut off there. */
+static bool is_carried(const struct slots *slots, const struct slot *slot)
+{
+	char *path = strdup(slot->name), *slash;
+	bool carried = false;
+
+	while (path != NULL && !carried && (slash = strrchr(path, '/')) != NULL) {
+		const struct slot *parent;
+		const char *target;
+		size_t len;
+
+		*slash = '\0';
+		parent = slots_find(slots, path);
+		if (parent == NULL || !is_pending(parent))
+			continue;
+		target = parent->entry->target;
+		len = strlen(target);
+		carried = strncmp(slot->entry->target, target, len) == 0 &&
+			  strcmp(slot->entry->target + len, slot->name + strlen(path)) == 0;
+	}
+	free(path);
+	return carried;
+}
+
+/* Renames that can be done as they are, parents first, since they take their children along; what
+ * is left then is in a ring, of which one steps aside. *settled_r false: children that are carried
+ * to and fro need too many. */
+static int rename_greedily(struct tree_work *work, struct slots *slots, bool *settled_r)
+{
+	const size_t most = work->plan->action_count + slots->count * 2 + 8;
+	int ret = 0;
+
+	*settled_r = false;
+	while (ret == 0 && !*settled_r && work->plan->action_count < most) {
+		struct slot *blocked = NULL;
+		bool progress = false;
+
+		for (size_t i = 0; ret == 0 && i < slots->count; i++) {
+			struct slot *slot = &slots->list[i];
+			bool done;
+
+			if (!is_pending(slot) || is_carried(slots, slot))
+				continue;
+			ret = try_rename(work, slots, slot, slot->entry->target, &done);
+			progress |= done;
+			if (blocked == NULL && !done)
+				blocked = slot;
+		}
+		*settled_r = blocked == NULL && !progress;
+		if (ret == 0 && blocked != NULL && !progress)
+			ret = step_aside(work, slots, blocked);
+	}
+	return ret;
+}
+
+static bool is_below_pending(const struct slots *slots, const struct slot *slot)
+{
+	for (size_t i = 0; i < slots->count; i++) {
+		const struct slot *parent = &slots->list[i];
+
+		if (is_pending(parent) && is_below(slot->name, parent->name))
+			return true;
+	}
+	return false;
+}
+
+/* Always comes to an end: all that has to move, and all below it, steps aside one by one, children
+ * first. Then nothing moves along with another, and every name that is wanted is free. */
+static int rename_singly(struct tree_work *work, struct slots *slots)
+{
+	int ret = 0;
+
+	/* Sorting moves the elements that the hash points to. */
+	HASH_CLEAR(hh, slots->by_name);
+	qsort(slots->list, slots->count, sizeof(*slots->list), slot_cmp);
+	for (size_t i = 0; i < slots->count; i++)
+		slots_hash(slots, &slots->list[i]);
+	for (size_t i = slots->count; ret == 0 && i > 0; i--) {
+		struct slot *slot = &slots->list[i - 1];
+
+		if (is_pending(slot) || is_below_pending(slots, slot))
+			ret = step_aside(work, slots, slot);
+	}
+	for (size_t i = 0; ret == 0 && i < slots->count; i++) {
+		struct slot *slot = &slots->list[i];
+		bool done;
+
+		if (!is_pending(slot))
+			continue;
+		ret = try_rename(work, slots, slot, slot->entry->target, &done);
+		if (ret == 0 && !done)
+			ret = error_set(work->err, -EINVAL, "mailbox %s cannot be renamed to %s",
+					slot->name, slot->entry->target);
+	}
 	return ret;
 }
 
 static int add_renames(struct tree_work *work)
 {
 	struct slots slots = {NULL, NULL, 0};
-	size_t rounds;
 	int ret = slots_fill(work, &slots);
+	bool settled;
 
-	/* A round settles at least one name or breaks one ring. */
-	for (rounds = slots.count * 2 + 8; ret == 0 && rounds > 0; rounds--) {
-		struct slot *pending = NULL;
-		bool progress = false;
-
-		for (size_t i = 0; ret == 0 && i < slots.count; i++) {
-			struct slot *slot = &slots.list[i];
-			bool done;
-
-			if (!is_pending(slot))
-				continue;
-			ret = try_rename(work, &slots, slot, slot->entry->target, &done);
-			progress |= done;
-			if (pending == NULL && !done)
-				pending = slot;
-		}
-		if (ret < 0 || (pending == NULL && !progress))
-			break;
-		if (!progress)
-			ret = step_aside(work, &slots, pending);
-		if (work->plan->run_again)
-			break;
-	}
-	if (rounds == 0)
-		work->plan->run_again = true;
+	if (ret == 0)
+		ret = rename_greedily(work, &slots, &settled);
+	if (ret == 0 && !settled)
+		ret = rename_singly(work, &slots);
 	slots_free(&slots);
 	return ret;
 }

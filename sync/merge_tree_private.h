@@ -52,6 +52,13 @@ const struct mailbox_deletion *tree_deletion(const struct tree_work *work, int s
 int tree_name_deletion(const struct tree_work *work, int side, enum mailbox_deletion_kind kind,
 		       const char *name, const struct mailbox_deletion **deletion_r);
 
+/* The name of a mailbox for the moment between two renames of one plan. */
+#define TREE_PASSING_PREFIX    "renaming-"
+#define TREE_PASSING_NAME_SIZE (sizeof(TREE_PASSING_PREFIX) + GUID_HEX_LEN)
+void tree_passing_name(const struct guid *guid, char name_r[TREE_PASSING_NAME_SIZE]);
+/* Also of what was carried along. */
+bool tree_is_passing_name(const char *name);
+
 /* Adds an action; NULL: out of memory. */
 struct merge_tree_action *tree_add_action(struct tree_work *work, enum merge_tree_kind kind,
 					  const char *name);

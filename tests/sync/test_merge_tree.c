@@ -139,6 +139,28 @@ static void swapped_names_are_swapped(void **state)
 	assert_int_equal(tree_count(&model, 1), 3);
 }
 
+/* A ring of renames needs a passing name, whose rename is then the newest of all. */
+static void a_run_cut_off_in_a_ring_leaves_no_passing_name(void **state)
+{
+	for (size_t cut = 1; cut <= 5; cut++) {
+		tree_model_free(&model);
+		tree_model_init(&model, MERGE_DSYNCFS, 1);
+		tree_create(&model, 0, "A");
+		tree_create(&model, 0, "A/below");
+		tree_create(&model, 0, "B");
+		sync_and_compare();
+		tree_rename(&model, 0, "A", "T");
+		tree_rename(&model, 0, "B", "A");
+		tree_rename(&model, 0, "T", "B");
+		tree_model_sync(&model, 0, cut);
+		sync_and_compare();
+		assert_true(tree_has(&model, 1, "A"));
+		assert_true(tree_has(&model, 1, "B"));
+		assert_true(tree_has(&model, 1, "B/below"));
+		assert_int_equal(tree_count(&model, 1), 4);
+	}
+}
+
 /* Defect 6: one run, both ends with the greater GUID. */
 static void mailboxes_of_one_name_become_one(void **state)
 {
@@ -251,6 +273,54 @@ static int merge(struct mailbox_node *own, size_t own_count, struct mailbox_node
 	return ret;
 }
 
+/* Does the plan's renames to the nodes, whose names are malloc'ed afterwards. */
+static void play_renames(struct mailbox_node *nodes, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		nodes[i].name = strdup(nodes[i].name);
+	for (size_t i = 0; i < plan.action_count; i++) {
+		const char *from = plan.actions[i].name, *to = plan.actions[i].new_name;
+		size_t len = strlen(from);
+
+		assert_int_equal(plan.actions[i].kind, MERGE_TREE_RENAME);
+		for (size_t j = 0; j < count; j++) {
+			char *name;
+
+			assert_string_not_equal(nodes[j].name, to);
+			if (strncmp(nodes[j].name, from, len) != 0 ||
+			    (nodes[j].name[len] != '\0' && nodes[j].name[len] != '/'))
+				continue;
+			assert_true(asprintf(&name, "%s%s", to, nodes[j].name + len) > 0);
+			free(nodes[j].name);
+			nodes[j].name = name;
+		}
+	}
+}
+
+/* Parents and children that change places: each rename of a parent carries others off again. */
+static void a_tree_turned_inside_out_is_ordered(void **state)
+{
+	struct mailbox_node own[] = {node("A", 2, 1),	 node("A/A", 3, 1), node("A/A/A", 4, 1),
+				     node("A/B", 5, 1),	 node("B", 6, 1),   node("B/A", 7, 1),
+				     node("B/A/A", 8, 1)};
+	struct mailbox_node peer[] = {node("A", 8, 2),	  node("A/A", 4, 2), node("A/A/A", 2, 2),
+				      node("A/B", 7, 2),  node("B", 5, 2),   node("B/A", 6, 2),
+				      node("B/A/A", 3, 2)};
+	const size_t count = sizeof(own) / sizeof(own[0]);
+
+	assert_int_equal(merge(own, count, peer, count, true, false), 0);
+	assert_false(plan.run_again);
+	play_renames(own, count);
+	for (size_t i = 0; i < count; i++) {
+		for (size_t j = 0; j < count; j++) {
+			if (guid_equal(&own[i].guid, &peer[j].guid))
+				assert_string_equal(own[i].name, peer[j].name);
+		}
+		free(own[i].name);
+	}
+	merge_tree_plan_free(&plan);
+}
+
 /* Defect 5. */
 static void a_directory_never_becomes_a_mailbox(void **state)
 {
@@ -342,6 +412,8 @@ int main(void)
 		CASE(the_newer_of_two_renames_wins),
 		CASE(a_deletion_beats_a_rename),
 		CASE(swapped_names_are_swapped),
+		CASE(a_run_cut_off_in_a_ring_leaves_no_passing_name),
+		CASE(a_tree_turned_inside_out_is_ordered),
 		CASE(mailboxes_of_one_name_become_one),
 		CASE(a_clash_of_names_leaves_no_temporary_name),
 		CASE(inbox_is_merged_never_renamed),

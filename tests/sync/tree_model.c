@@ -547,6 +547,20 @@ static struct guid follow(const struct tree_model *model, const struct guid *gui
 	return now;
 }
 
+/* Every name is one mailbox's. */
+static void check_names(const struct tree_model *model, uint32_t seed)
+{
+	for (int side = 0; side < 2; side++) {
+		const struct tree_side *tree = model->side[side];
+
+		for (size_t i = 0; i < tree->count; i++) {
+			if (find(model, side, tree->boxes[i].name) != &tree->boxes[i])
+				fail_msg("seed %u: two mailboxes are named %s", seed,
+					 tree->boxes[i].name);
+		}
+	}
+}
+
 static void check(struct tree_model *model, const struct tree_side before[2], uint32_t seed)
 {
 	const char *difference = tree_model_difference(model);
@@ -558,6 +572,7 @@ static void check(struct tree_model *model, const struct tree_side before[2], ui
 	}
 	if (!tree_has(model, 0, "INBOX"))
 		fail_msg("seed %u: INBOX is gone", seed);
+	check_names(model, seed);
 	for (int side = 0; side < 2; side++) {
 		for (size_t i = 0; i < before[side].count; i++) {
 			const struct guid *old = &before[side].boxes[i].guid;
