@@ -18,7 +18,7 @@
 #define BODY   "Subject: x\n\nline one\nline two\n"
 #define SMALL  500
 #define LARGE  20000
-#define ROUNDS 15
+#define ROUNDS 21
 /* Noise, and what the system does for larger directories and files. */
 #define FACTOR	 3
 #define SLACK_US 500
