@@ -13,7 +13,8 @@
 #include <string.h>
 #include "store/maildir/name_table.h"
 
-#define PASSES_BEFORE 3
+#define PASSES_BEFORE 8	 /* what making the table costs, about */
+#define LINE_BYTES    64 /* a guess to begin with */
 #define LINES_MAX     ((size_t)4 << 20)
 
 struct names_slot {
@@ -78,11 +79,14 @@ static int find_slot(const struct uidlist *list, const char *base, size_t base_l
 	}
 }
 
-static int grow(struct uidlist_names *names)
+static int grow(struct uidlist_names *names, size_t bytes)
 {
 	size_t mask = names->mask ? names->mask * 2 + 1 : 4095;
-	struct names_slot *slots = calloc(mask + 1, sizeof *slots);
+	struct names_slot *slots;
 
+	while (mask < 2 * (bytes / LINE_BYTES))
+		mask = mask * 2 + 1;
+	slots = calloc(mask + 1, sizeof *slots);
 	if (!slots)
 		return -ENOMEM;
 	free(names->slots);
@@ -133,7 +137,7 @@ bool uidlist_names_ready(struct uidlist *list, struct error *err)
 	if (!list->names)
 		return false;
 	while ((rc = list->names->mask ? add_lines(list, err) : 1) == 1) {
-		if (list->names->mask / 2 > LINES_MAX || grow(list->names) < 0)
+		if (list->names->mask / 2 > LINES_MAX || grow(list->names, list->end) < 0)
 			rc = -ENOMEM;
 		if (rc < 0)
 			break;

@@ -1,6 +1,7 @@
 /* A Dovecot beside the fixture's Maildir. See dovecot_fixture.h. */
 #include "tests/maildir/dovecot_fixture.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,23 @@ int dovecot_setup(void **state)
 	fixture_make_maildir(fx);
 	make_config(fx);
 	return 0;
+}
+
+void dovecot_set_location(struct fixture *fx, const char *options)
+{
+	char path[400], text[400];
+	struct error err = {0};
+	int fd;
+
+	snprintf(path, sizeof path, "%s/dovecot.conf", fx->root);
+	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+	assert_true(fd >= 0);
+	snprintf(text, sizeof text, "mail_location = maildir:~/Maildir%s\n", options);
+	assert_int_equal(file_write_all(fd, text, strlen(text)), 0);
+	close(fd);
+	mail_location_free(&fx->user.location);
+	snprintf(text, sizeof text, "maildir:~/Maildir%s", options);
+	must(mail_location_parse(text, fx->home, &fx->user.location, &err), &err);
 }
 
 /* Whatever it says on stderr goes to where assert_no_complaints() looks. */

@@ -14,6 +14,8 @@
 bool dovecot_is_there(void);
 /* The teardown is fixture_teardown(). */
 int dovecot_setup(void **state);
+/* Both get another mail location, which is ~/Maildir with these options: ":INDEX=~/idx". */
+void dovecot_set_location(struct fixture *fx, const char *options);
 /* What doveadm prints; malloc'ed. Whatever it says on stderr goes to where assert_no_complaints()
  * looks. */
 char *doveadm(struct fixture *fx, const char *command);

@@ -330,6 +330,27 @@ static void test_crashed_index_is_rebuilt_and_taken(void **state)
 	mailbox_close(&box);
 }
 
+static void test_separate_index_and_control_directories(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	char path[400];
+
+	dovecot_set_location(fx, ":INDEX=~/idx:CONTROL=~/ctl");
+	box = must_open(fx, "INBOX");
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .keywords = {"K"}});
+	must_shell("chown -R %d:%d '%s/idx' '%s/ctl'", MAIL_UID, MAIL_UID, fx->home, fx->home);
+	assert_agrees(fx, box);
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	free(doveadm_with(fx, path, "save -m INBOX"));
+	free(doveadm(fx, "flags add 'K L' mailbox INBOX uid 2"));
+	assert_agrees(fx, box);
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY, .keywords = {"L"}});
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 static void test_ownership_follows_the_directory(void **state)
 {
 	struct fixture *fx = *state;
@@ -355,6 +376,7 @@ int main(void)
 		UNIT(test_what_dovecot_does_is_seen_without_a_lock),
 		UNIT(test_an_imap_session_and_plain_programs),
 		UNIT(test_crashed_index_is_rebuilt_and_taken),
+		UNIT(test_separate_index_and_control_directories),
 		UNIT(test_ownership_follows_the_directory),
 	};
 
