@@ -265,6 +265,10 @@ static int enter_key(struct inode_table *table, struct inode_key *key, struct in
 		slot->backing_id = 0;
 		slot->backing_opens = 0;
 		slot->kind = PLACE_FILE_OTHER;
+		slot->listed = false;
+		slot->listers = 0;
+		/* Nothing is kept of a directory that the kernel did not know. */
+		slot->changed_ms = 0;
 		slot->flags = S_ISDIR(entry_r->stat.st_mode) ? SLOT_DIR : 0;
 		memcpy(slot->handle, key->bytes, key->len);
 		slot->next = table->buckets[hash & table->bucket_mask];

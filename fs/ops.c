@@ -42,6 +42,7 @@ void fs_reply_err(fuse_req_t req, const char *op, int rc)
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 {
 	hold_r->inodes = fs->inodes;
+	hold_r->ino = ino;
 	hold_r->ref = 0;
 	hold_r->place = NULL;
 	hold_r->fd = inode_dir_get(fs->inodes, ino, &hold_r->ref);
@@ -55,6 +56,11 @@ int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 void fs_dir_put(const struct dir_hold *hold)
 {
 	inode_dir_put(hold->inodes, hold->ref);
+}
+
+void fs_dir_changed(const struct dir_hold *hold)
+{
+	inode_dir_changed(hold->inodes, hold->ino);
 }
 
 int fs_hold_name(const struct dir_hold *dir, const char *name)

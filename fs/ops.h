@@ -55,6 +55,7 @@ void fs_note_trouble(const char *op, int rc);
 /* A directory's O_PATH descriptor for the length of a handler. */
 struct dir_hold {
 	struct inode_table *inodes;
+	fuse_ino_t ino;
 	unsigned ref;
 	int fd;
 	struct place *place;
@@ -62,6 +63,8 @@ struct dir_hold {
 #define AUTO_DIR_HOLD __attribute__((cleanup(fs_dir_put)))
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r);
 void fs_dir_put(const struct dir_hold *hold);
+/* A name in it was made or removed. */
+void fs_dir_changed(const struct dir_hold *hold);
 /* A descriptor of what `name` is, for inode_keep() when the name is gone; -1: there is no such
  * name. */
 int fs_hold_name(const struct dir_hold *dir, const char *name);

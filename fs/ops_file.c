@@ -105,8 +105,10 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		    backing_flags(fi->flags) | O_CREAT | O_NOFOLLOW | (fi->flags & O_EXCL), mode);
 	rc = fd < 0 ? -errno : 0;
 	credentials_drop();
-	if (rc == 0)
+	if (rc == 0) {
+		fs_dir_changed(dir);
 		rc = fs_enter_fd(fs, dir, name, fd, &entry);
+	}
 	if (rc < 0) {
 		if (fd >= 0)
 			close(fd);
