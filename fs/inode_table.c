@@ -296,7 +296,7 @@ static void key_from_stat(const struct stat *st, int fd, struct inode_key *key_r
 static int lookup_without_handle(struct inode_table *table, int dir_fd, const char *name,
 				 struct inode_entry *entry_r)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	int fd = name[0] ? openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
 			 : fcntl(dir_fd, F_DUPFD_CLOEXEC, 0);
 
@@ -319,7 +319,7 @@ static int lookup_without_handle(struct inode_table *table, int dir_fd, const ch
 int inode_lookup(struct inode_table *table, int dir_fd, const char *name,
 		 struct inode_entry *entry_r)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	int rc = -EOPNOTSUPP;
 
 	if (table->has_handles)
@@ -344,7 +344,7 @@ int inode_lookup_fd(struct inode_table *table, int fd, struct inode_entry *entry
 
 uint64_t inode_peek(struct inode_table *table, int dir_fd, const char *name)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	uint64_t nodeid;
 	int rc = -EOPNOTSUPP;
 
@@ -440,7 +440,7 @@ int inode_open(struct inode_table *table, uint64_t nodeid, int flags)
 
 void inode_keep(struct inode_table *table, int *fd)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	struct slot *slot;
 	struct stat st;
 	uint32_t i;

@@ -90,7 +90,7 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		     struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
-	struct fuse_entry_param entry;
+	struct fuse_entry_param entry = {0};
 	struct open_file *file;
 	struct observed op;
 	int fd, rc;
@@ -136,7 +136,7 @@ static int do_tmpfile(fuse_req_t req, const struct dir_hold *dir, mode_t mode,
 		      struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
-	struct fuse_entry_param entry;
+	struct fuse_entry_param entry = {0};
 	int fd, rc;
 
 	fs_credentials_take(req);
