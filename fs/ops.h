@@ -140,6 +140,8 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+/* Of a serving thread that ends. */
+void fs_thread_end(void);
 /* At the end: deliveries that were never closed have to be looked at. */
 void fs_close_deliveries(struct fs *fs);
 /* ops_io.c: what may wait for a disk */
