@@ -71,23 +71,36 @@ struct place *inode_watch_get(struct inode_table *table, struct places *places, 
 
 enum place_file inode_kind(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
+	struct slot *slot;
+	enum place_file kind;
 
-	return slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	kind = slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
+	pthread_mutex_unlock(&table->lock);
+	return kind;
+}
+
+static bool has_flag(struct inode_table *table, uint64_t nodeid, enum slot_flag flag)
+{
+	struct slot *slot;
+	bool has;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	has = slot && (slot->flags & flag);
+	pthread_mutex_unlock(&table->lock);
+	return has;
 }
 
 bool inode_is_dir(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_DIR);
+	return has_flag(table, nodeid, SLOT_DIR);
 }
 
 bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_PRIVS);
+	return has_flag(table, nodeid, SLOT_PRIVS);
 }
 
 void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
