@@ -39,6 +39,13 @@ void fs_reply_err(fuse_req_t req, const char *op, int rc)
 	fuse_reply_err(req, -rc);
 }
 
+bool fs_is_root(struct fs *fs, fuse_ino_t ino)
+{
+	/* A file that is watched has its directory's place. */
+	return inode_is_dir(fs->inodes, ino) &&
+	       inode_place(fs->inodes, ino) == place_root(fs->places);
+}
+
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 {
 	hold_r->inodes = fs->inodes;
@@ -107,6 +114,17 @@ static int give_place(struct fs *fs, const struct dir_hold *dir, const char *nam
 	return 0;
 }
 
+struct fuse_entry_param fs_entry(const struct inode_entry *entry)
+{
+	return (struct fuse_entry_param){
+		.ino = entry->nodeid,
+		.generation = entry->generation,
+		.attr = entry->stat,
+		.attr_timeout = FS_TIMEOUT_S,
+		.entry_timeout = FS_TIMEOUT_S,
+	};
+}
+
 static int finish_enter(struct fs *fs, const struct dir_hold *dir, const char *name,
 			const struct inode_entry *entry, struct fuse_entry_param *entry_r)
 {
@@ -116,12 +134,7 @@ static int finish_enter(struct fs *fs, const struct dir_hold *dir, const char *n
 		fs_forget_one(fs, entry->nodeid);
 		return rc;
 	}
-	memset(entry_r, 0, sizeof *entry_r);
-	entry_r->ino = entry->nodeid;
-	entry_r->generation = entry->generation;
-	entry_r->attr = entry->stat;
-	entry_r->attr_timeout = FS_TIMEOUT_S;
-	entry_r->entry_timeout = FS_TIMEOUT_S;
+	*entry_r = fs_entry(entry);
 	return 0;
 }
 
