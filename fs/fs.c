@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -30,6 +32,7 @@ struct mount_state {
 	struct journal *journal;
 	bool journal_clean;
 	bool mounted;
+	char aside[PATH_MAX]; /* where the connection is mounted for a moment; see mount.h */
 };
 
 /* A quarter of the limit for directories leaves the rest to what clients have open. */
@@ -103,18 +106,24 @@ static int attach(const struct fs_options *options, struct mount_state *m, struc
 
 	if (fstat(m->fs.root_fd, &st) < 0)
 		return error_errno(err, -errno, "backing directory %s", options->source);
+	if (snprintf(m->aside, sizeof m->aside, "%s/mount", options->state_dir) >=
+	    (int)sizeof m->aside)
+		return error_set(err, -ENAMETOOLONG, "state_dir %s", options->state_dir);
 	dev_fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	if (dev_fd < 0)
 		return error_errno(err, -errno, "/dev/fuse");
 	rc = session_create(&m->fs, dev_fd, options->debug, &m->session, err);
 	if (rc < 0)
 		return rc;
-	rc = mount_attach(options->mount_point, dev_fd, st.st_mode, options->mount_flags,
-			  options->fsname, err);
+	rc = mount_aside(m->aside, dev_fd, st.st_mode, options->mount_flags, options->fsname, err);
+	if (rc == 0)
+		rc = session_start(m->session, threads, err);
+	if (rc == 0)
+		rc = mount_bind(m->aside, FS_TREE_NAME, options->mount_point, err);
+	m->mounted = rc == 0;
 	if (rc < 0)
-		return rc;
-	m->mounted = true;
-	return session_start(m->session, threads, err);
+		mount_aside_end(m->aside);
+	return rc;
 }
 
 /* Serves until told to end. */

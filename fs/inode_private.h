@@ -35,8 +35,10 @@ struct slot {
 	uint8_t handle_len;
 	uint8_t kind; /* enum place_file */
 	uint8_t flags;
-	uint8_t spare;
+	bool listed;
 	unsigned char handle[HANDLE_INLINE_MAX];
+	uint32_t listers;    /* of a directory: open listings that the kernel caches */
+	uint32_t changed_ms; /* when a name in it was last made or removed */
 };
 static_assert(sizeof(struct slot) <= 112, "a million inodes must stay cheap");
 

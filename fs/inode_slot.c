@@ -3,6 +3,7 @@
 #include "fs/inode_private.h"
 
 #include <sys/stat.h>
+#include <time.h>
 
 struct place *inode_place(struct inode_table *table, uint64_t nodeid)
 {
@@ -70,23 +71,36 @@ struct place *inode_watch_get(struct inode_table *table, struct places *places, 
 
 enum place_file inode_kind(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
+	struct slot *slot;
+	enum place_file kind;
 
-	return slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	kind = slot ? (enum place_file)slot->kind : PLACE_FILE_OTHER;
+	pthread_mutex_unlock(&table->lock);
+	return kind;
+}
+
+static bool has_flag(struct inode_table *table, uint64_t nodeid, enum slot_flag flag)
+{
+	struct slot *slot;
+	bool has;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	has = slot && (slot->flags & flag);
+	pthread_mutex_unlock(&table->lock);
+	return has;
 }
 
 bool inode_is_dir(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_DIR);
+	return has_flag(table, nodeid, SLOT_DIR);
 }
 
 bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid)
 {
-	struct slot *slot = inode_slot_of(table, nodeid);
-
-	return slot && (slot->flags & SLOT_PRIVS);
+	return has_flag(table, nodeid, SLOT_PRIVS);
 }
 
 void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
@@ -99,6 +113,65 @@ void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
 		slot->flags |= SLOT_PRIVS;
 	else if (slot)
 		slot->flags &= (uint8_t)~SLOT_PRIVS;
+	pthread_mutex_unlock(&table->lock);
+}
+
+/* Goes round in 49 days; then one listing is not kept. */
+static uint32_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (uint32_t)now.tv_sec * 1000 + (uint32_t)(now.tv_nsec / 1000000);
+}
+
+bool inode_listing_open(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+	bool may;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	may = slot && (slot->listed || slot->listers == 0) &&
+	      now_ms() - slot->changed_ms >= LISTING_QUIET_MS;
+	if (may)
+		slot->listers++;
+	pthread_mutex_unlock(&table->lock);
+	return may;
+}
+
+void inode_listing_end(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot)
+		slot->listed = true;
+	pthread_mutex_unlock(&table->lock);
+}
+
+void inode_listing_close(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot && slot->listers)
+		slot->listers--;
+	pthread_mutex_unlock(&table->lock);
+}
+
+void inode_dir_changed(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot;
+
+	pthread_mutex_lock(&table->lock);
+	slot = inode_slot_of(table, nodeid);
+	if (slot) {
+		slot->listed = false;
+		slot->changed_ms = now_ms();
+	}
 	pthread_mutex_unlock(&table->lock);
 }
 

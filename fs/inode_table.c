@@ -265,6 +265,10 @@ static int enter_key(struct inode_table *table, struct inode_key *key, struct in
 		slot->backing_id = 0;
 		slot->backing_opens = 0;
 		slot->kind = PLACE_FILE_OTHER;
+		slot->listed = false;
+		slot->listers = 0;
+		/* Nothing is kept of a directory that the kernel did not know. */
+		slot->changed_ms = 0;
 		slot->flags = S_ISDIR(entry_r->stat.st_mode) ? SLOT_DIR : 0;
 		memcpy(slot->handle, key->bytes, key->len);
 		slot->next = table->buckets[hash & table->bucket_mask];
@@ -292,7 +296,7 @@ static void key_from_stat(const struct stat *st, int fd, struct inode_key *key_r
 static int lookup_without_handle(struct inode_table *table, int dir_fd, const char *name,
 				 struct inode_entry *entry_r)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	int fd = name[0] ? openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC)
 			 : fcntl(dir_fd, F_DUPFD_CLOEXEC, 0);
 
@@ -315,7 +319,7 @@ static int lookup_without_handle(struct inode_table *table, int dir_fd, const ch
 int inode_lookup(struct inode_table *table, int dir_fd, const char *name,
 		 struct inode_entry *entry_r)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	int rc = -EOPNOTSUPP;
 
 	if (table->has_handles)
@@ -340,7 +344,7 @@ int inode_lookup_fd(struct inode_table *table, int fd, struct inode_entry *entry
 
 uint64_t inode_peek(struct inode_table *table, int dir_fd, const char *name)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	uint64_t nodeid;
 	int rc = -EOPNOTSUPP;
 
@@ -436,7 +440,7 @@ int inode_open(struct inode_table *table, uint64_t nodeid, int flags)
 
 void inode_keep(struct inode_table *table, int *fd)
 {
-	struct inode_key key;
+	struct inode_key key = {0};
 	struct slot *slot;
 	struct stat st;
 	uint32_t i;

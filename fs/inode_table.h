@@ -87,6 +87,18 @@ bool inode_is_dir(struct inode_table *table, uint64_t nodeid);
 bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid);
 void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode);
 
+/* A directory is being opened: whether the kernel may keep what this opener lists. What it keeps of
+ * two openers it puts together, and a listing made of two moments lacks a name that was changed
+ * between them, for as long as it is kept: a mail that seems to be gone. So: only when nothing has
+ * changed for LISTING_QUIET_MS, and by one opener alone until it has listed all. */
+#define LISTING_QUIET_MS 1000
+bool inode_listing_open(struct inode_table *table, uint64_t nodeid);
+/* Such an opener came to the end. */
+void inode_listing_end(struct inode_table *table, uint64_t nodeid);
+void inode_listing_close(struct inode_table *table, uint64_t nodeid);
+/* A name in the directory was made or removed. */
+void inode_dir_changed(struct inode_table *table, uint64_t nodeid);
+
 /* Pass-through: the backing id that all openers of the inode share, and counts an opener. make()
  * makes it for the first. 0: the inode is not passed through, since it has suid or sgid, is open
  * without, or make() has failed for it once. */

@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 #include "fs/origin.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
@@ -121,17 +122,42 @@ int mount_clear_stale(const char *path, struct error *err)
 	return error_set(err, -EBUSY, "%s: too many dead mounts on each other", path);
 }
 
-int mount_attach(const char *path, int dev_fd, mode_t root_mode, unsigned long flags,
-		 const char *source, struct error *err)
+int mount_aside(const char *aside, int dev_fd, mode_t root_mode, unsigned long flags,
+		const char *source, struct error *err)
 {
 	char options[128];
 
+	mount_aside_end(aside);
+	if (mkdir(aside, 0700) < 0)
+		return error_errno(err, -errno, "cannot make %s", aside);
 	snprintf(options, sizeof options,
 		 "fd=%d,rootmode=%o,user_id=0,group_id=0,allow_other,default_permissions", dev_fd,
 		 (unsigned)(root_mode & S_IFMT));
-	if (mount(source, path, MOUNT_FSTYPE, flags | MS_NOSUID | MS_NODEV, options) < 0)
-		return error_errno(err, -errno, "cannot mount on %s", path);
+	if (mount(source, aside, MOUNT_FSTYPE, flags | MS_NOSUID | MS_NODEV, options) < 0)
+		return error_errno(err, -errno, "cannot mount on %s", aside);
 	return 0;
+}
+
+int mount_bind(const char *aside, const char *tree_name, const char *path, struct error *err)
+{
+	AUTO_FREE char *tree = NULL;
+
+	if (asprintf(&tree, "%s/%s", aside, tree_name) < 0) {
+		tree = NULL;
+		return error_set(err, -ENOMEM, "cannot mount on %s: out of memory", path);
+	}
+	if (mount(tree, path, NULL, MS_BIND, NULL) < 0)
+		return error_errno(err, -errno, "cannot mount on %s", path);
+	mount_aside_end(aside);
+	return 0;
+}
+
+void mount_aside_end(const char *aside)
+{
+	while (umount2(aside, MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+		;
+	if (rmdir(aside) < 0 && errno != ENOENT)
+		log_warning("cannot remove path=%s: %s", aside, strerror(errno));
 }
 
 int mount_detach(const char *path, struct error *err)

@@ -19,10 +19,19 @@ int mount_point_resolve(const char *path, char **path_r, struct error *err);
  * Another filesystem there is left alone. Never call it from a serving thread. */
 int mount_clear_stale(const char *path, struct error *err);
 
-/* Mounts the descriptor. flags: MS_* in addition to nosuid and nodev. source: what mount(8) shows.
- */
-int mount_attach(const char *path, int dev_fd, mode_t root_mode, unsigned long flags,
-		 const char *source, struct error *err);
+/* A connection's own root inode is made before the kernel knows that we have ACLs, and on kernels
+ * from 6.2 its ACLs are then never cached: each path that anybody but its owner walks through it
+ * asks for them, 32 requests for one delivery of Dovecot's. So the connection is mounted aside, on
+ * a directory made for the moment (mount_aside()), the tree begins one level below its root, and
+ * that is what is bound to the mount point (mount_bind(), which ends the mount aside). */
+
+/* flags: MS_* in addition to nosuid and nodev. source: what mount(8) shows. */
+int mount_aside(const char *aside, int dev_fd, mode_t root_mode, unsigned long flags,
+		const char *source, struct error *err);
+/* The connection is being served. */
+int mount_bind(const char *aside, const char *tree_name, const char *path, struct error *err);
+/* Takes away what mount_aside() may have left, also one of a process that died. */
+void mount_aside_end(const char *aside);
 
 /* Unmounts; lazily where files are open. Returns 0 also when it is not mounted any more. */
 int mount_detach(const char *path, struct error *err);

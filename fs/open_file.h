@@ -41,6 +41,7 @@ struct open_file {
 	size_t entries_len;
 	size_t entries_pos;
 	int64_t offset; /* of the entry at entries_pos */
+	bool kept;	/* the kernel keeps what it lists: inode_listing_open() */
 };
 
 /* NULL when out of memory. */

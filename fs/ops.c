@@ -39,9 +39,17 @@ void fs_reply_err(fuse_req_t req, const char *op, int rc)
 	fuse_reply_err(req, -rc);
 }
 
+bool fs_is_root(struct fs *fs, fuse_ino_t ino)
+{
+	/* A file that is watched has its directory's place. */
+	return inode_is_dir(fs->inodes, ino) &&
+	       inode_place(fs->inodes, ino) == place_root(fs->places);
+}
+
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 {
 	hold_r->inodes = fs->inodes;
+	hold_r->ino = ino;
 	hold_r->ref = 0;
 	hold_r->place = NULL;
 	hold_r->fd = inode_dir_get(fs->inodes, ino, &hold_r->ref);
@@ -55,6 +63,11 @@ int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r)
 void fs_dir_put(const struct dir_hold *hold)
 {
 	inode_dir_put(hold->inodes, hold->ref);
+}
+
+void fs_dir_changed(const struct dir_hold *hold)
+{
+	inode_dir_changed(hold->inodes, hold->ino);
 }
 
 int fs_hold_name(const struct dir_hold *dir, const char *name)
@@ -101,6 +114,17 @@ static int give_place(struct fs *fs, const struct dir_hold *dir, const char *nam
 	return 0;
 }
 
+struct fuse_entry_param fs_entry(const struct inode_entry *entry)
+{
+	return (struct fuse_entry_param){
+		.ino = entry->nodeid,
+		.generation = entry->generation,
+		.attr = entry->stat,
+		.attr_timeout = FS_TIMEOUT_S,
+		.entry_timeout = FS_TIMEOUT_S,
+	};
+}
+
 static int finish_enter(struct fs *fs, const struct dir_hold *dir, const char *name,
 			const struct inode_entry *entry, struct fuse_entry_param *entry_r)
 {
@@ -110,12 +134,7 @@ static int finish_enter(struct fs *fs, const struct dir_hold *dir, const char *n
 		fs_forget_one(fs, entry->nodeid);
 		return rc;
 	}
-	memset(entry_r, 0, sizeof *entry_r);
-	entry_r->ino = entry->nodeid;
-	entry_r->generation = entry->generation;
-	entry_r->attr = entry->stat;
-	entry_r->attr_timeout = FS_TIMEOUT_S;
-	entry_r->entry_timeout = FS_TIMEOUT_S;
+	*entry_r = fs_entry(entry);
 	return 0;
 }
 

@@ -35,6 +35,9 @@ struct fs {
 /* The name under which O_TMPFILE arrives at fs_create(): no file can have it. See session.c. */
 #define FS_TMPFILE_NAME "/"
 
+/* Below the connection's own root, under this name, the mounted tree begins: see mount.h. */
+#define FS_TREE_NAME ".dsyncfs"
+
 /* How long the kernel may rely on names and attributes: nobody else touches the backing directory.
  */
 #define FS_TIMEOUT_S 3600.0
@@ -46,6 +49,8 @@ static inline struct fs *fs_of(fuse_req_t req)
 	return fuse_req_userdata(req);
 }
 
+/* ino is what is mounted. */
+bool fs_is_root(struct fs *fs, fuse_ino_t ino);
 /* Answers with rc, 0 or a negative errno. Trouble of the backing filesystem (read-only, full, I/O
  * error) is logged, once a minute a kind. op: the operation's name. */
 void fs_reply_err(fuse_req_t req, const char *op, int rc);
@@ -55,6 +60,7 @@ void fs_note_trouble(const char *op, int rc);
 /* A directory's O_PATH descriptor for the length of a handler. */
 struct dir_hold {
 	struct inode_table *inodes;
+	fuse_ino_t ino;
 	unsigned ref;
 	int fd;
 	struct place *place;
@@ -62,6 +68,8 @@ struct dir_hold {
 #define AUTO_DIR_HOLD __attribute__((cleanup(fs_dir_put)))
 int fs_dir_get(struct fs *fs, fuse_ino_t ino, struct dir_hold *hold_r);
 void fs_dir_put(const struct dir_hold *hold);
+/* A name in it was made or removed. */
+void fs_dir_changed(const struct dir_hold *hold);
 /* A descriptor of what `name` is, for inode_keep() when the name is gone; -1: there is no such
  * name. */
 int fs_hold_name(const struct dir_hold *dir, const char *name);
@@ -73,6 +81,8 @@ int fs_enter_child(struct fs *fs, const struct dir_hold *dir, const char *name,
 /* As fs_enter_child for a file that was just created as name and is open. */
 int fs_enter_fd(struct fs *fs, const struct dir_hold *dir, const char *name, int fd,
 		struct fuse_entry_param *entry_r);
+/* What the kernel is told of it. */
+struct fuse_entry_param fs_entry(const struct inode_entry *entry);
 /* The reply did not reach the kernel: takes the lookup back. */
 void fs_forget_one(struct fs *fs, fuse_ino_t ino);
 /* Answers with the entry. */
@@ -137,6 +147,8 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void fs_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+/* Of a serving thread that ends. */
+void fs_thread_end(void);
 /* At the end: deliveries that were never closed have to be looked at. */
 void fs_close_deliveries(struct fs *fs);
 /* ops_io.c: what may wait for a disk */

@@ -1,7 +1,14 @@
 /* Reading directories. See ops.h.
  *
- * The kernel caches listings (cache_readdir), so that most opens of a directory never read it: the
- * backing directory is opened at the first read. */
+ * What one reader lists comes from one moment, as far as a read of the backing directory is one: a
+ * listing put together from two lacks mail that was renamed between them, and Dovecot then gives
+ * that mail a new UID. So each open directory has a large buffer of its own, names that are gone by
+ * the time they are told are told all the same, the kernel keeps listings only as
+ * inode_listing_open() allows, and OPENDIR is answered (without it each listing would be a request
+ * less, but two readers at one offset could not be told apart).
+ *
+ * Most opens of a directory never read it, since the kernel has its listing: the backing directory
+ * is opened at the first read. */
 #include "fs/ops.h"
 
 #include <dirent.h>
@@ -11,7 +18,17 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ENTRIES_BYTES 32768
+/* Some 3,000 mails; a C library's is 32 KiB. */
+#define ENTRIES_BYTES (256U * 1024)
+
+static void close_dir(struct fs *fs, uint64_t fh)
+{
+	const struct open_file *file = open_file_get(fs->files, fh);
+
+	if (file && file->kept)
+		inode_listing_close(fs->inodes, file->nodeid);
+	open_files_remove(fs->files, fh);
+}
 
 void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -23,15 +40,16 @@ void fs_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		return;
 	}
 	file->nodeid = ino;
-	fi->cache_readdir = 1;
+	file->kept = inode_listing_open(fs->inodes, ino);
+	fi->cache_readdir = file->kept;
 	fi->keep_cache = 1;
 	if (fuse_reply_open(req, fi) == -ENOENT)
-		open_files_remove(fs->files, fi->fh);
+		close_dir(fs, fi->fh);
 }
 
 void fs_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	open_files_remove(fs_of(req)->files, fi->fh);
+	close_dir(fs_of(req), fi->fh);
 	fuse_reply_err(req, 0);
 }
 
@@ -82,8 +100,7 @@ static bool is_dots(const char *name)
 	return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-/* Adds one entry with its attributes. Returns its size, more than room if it does not fit, 0 to
- * leave it out, or a negative errno. */
+/* Adds one entry with its attributes. Returns its size, more than room if it does not fit. */
 static ssize_t add_plus(fuse_req_t req, const struct dir_hold *dir, char *buf, size_t room,
 			const struct dirent64 *d)
 {
@@ -99,10 +116,9 @@ static ssize_t add_plus(fuse_req_t req, const struct dir_hold *dir, char *buf, s
 	entry.attr.st_mode = (mode_t)d->d_type << 12;
 	if (!is_dots(d->d_name)) {
 		rc = fs_enter_child(fs, dir, d->d_name, &entry);
-		if (rc == -ENOENT)
-			return 0; /* gone since getdents64 */
 		if (rc < 0) {
-			/* The name alone; a lookup will say what is wrong with it. */
+			/* The name alone, also of what is gone since getdents64: were it left out,
+			   a mail that has just been renamed would be listed under neither name. */
 			memset(&entry, 0, sizeof entry);
 			entry.attr.st_ino = d->d_ino;
 			entry.attr.st_mode = (mode_t)d->d_type << 12;
@@ -163,6 +179,8 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
 		rc = go_to(fs, file, off);
 		if (rc == 0)
 			rc = fill(req, file, &dir, plus, buf, size, &used);
+		if (rc == 0 && used == 0 && file->kept)
+			inode_listing_end(fs->inodes, file->nodeid);
 		pthread_mutex_unlock(&file->lock);
 	}
 	if (rc < 0)

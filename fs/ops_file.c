@@ -90,7 +90,7 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		     struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
-	struct fuse_entry_param entry;
+	struct fuse_entry_param entry = {0};
 	struct open_file *file;
 	struct observed op;
 	int fd, rc;
@@ -105,8 +105,10 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		    backing_flags(fi->flags) | O_CREAT | O_NOFOLLOW | (fi->flags & O_EXCL), mode);
 	rc = fd < 0 ? -errno : 0;
 	credentials_drop();
-	if (rc == 0)
+	if (rc == 0) {
+		fs_dir_changed(dir);
 		rc = fs_enter_fd(fs, dir, name, fd, &entry);
+	}
 	if (rc < 0) {
 		if (fd >= 0)
 			close(fd);
@@ -134,7 +136,7 @@ static int do_tmpfile(fuse_req_t req, const struct dir_hold *dir, mode_t mode,
 		      struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
-	struct fuse_entry_param entry;
+	struct fuse_entry_param entry = {0};
 	int fd, rc;
 
 	fs_credentials_take(req);
@@ -203,6 +205,17 @@ void fs_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		drop_open(req, fs, fi->fh);
 }
 
+/* Of a serving thread; as large as the largest read it has served. */
+static _Thread_local char *read_buf;
+static _Thread_local size_t read_buf_size;
+
+void fs_thread_end(void)
+{
+	free(read_buf);
+	read_buf = NULL;
+	read_buf_size = 0;
+}
+
 static ssize_t read_some(int fd, char *buf, size_t size, off_t off)
 {
 	const struct iovec part = {.iov_base = buf, .iov_len = size};
@@ -221,9 +234,6 @@ static ssize_t read_some(int fd, char *buf, size_t size, off_t off)
 
 void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
-	/* Of a serving thread; as large as the largest read it has served. */
-	static _Thread_local char *buf;
-	static _Thread_local size_t buf_size;
 	const struct open_file *file = open_file_get(fs_of(req)->files, fi->fh);
 	ssize_t n;
 
@@ -231,21 +241,21 @@ void fs_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		fs_reply_err(req, "read", -EBADF);
 		return;
 	}
-	if (size > buf_size) {
-		char *larger = realloc(buf, size);
+	if (size > read_buf_size) {
+		char *larger = realloc(read_buf, size);
 
 		if (!larger) {
 			fs_reply_err(req, "read", -ENOMEM);
 			return;
 		}
-		buf = larger;
-		buf_size = size;
+		read_buf = larger;
+		read_buf_size = size;
 	}
-	n = read_some(file->fd, buf, size, off);
+	n = read_some(file->fd, read_buf, size, off);
 	if (n < 0)
 		fs_reply_err(req, "read", (int)n);
 	else
-		fuse_reply_buf(req, buf, (size_t)n);
+		fuse_reply_buf(req, read_buf, (size_t)n);
 }
 
 /* Somebody closed a descriptor of the file. A child that its creator forks closes an inherited one

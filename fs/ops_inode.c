@@ -5,9 +5,25 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "store/base/file.h"
+
+/* The directory itself, once more, as the root of the mounted tree. */
+static int enter_tree(struct fs *fs, const struct dir_hold *root, struct fuse_entry_param *entry_r)
+{
+	struct inode_entry entry;
+	int rc = inode_lookup(fs->inodes, root->fd, ".", &entry);
+
+	if (rc < 0)
+		return rc;
+	place_ref(fs->places, root->place);
+	if (!inode_set_place(fs->inodes, entry.nodeid, root->place, PLACE_FILE_OTHER))
+		place_unref(fs->places, root->place);
+	*entry_r = fs_entry(&entry);
+	return 0;
+}
 
 void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
@@ -16,7 +32,9 @@ void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct fuse_entry_param entry;
 	int rc = fs_dir_get(fs, parent, &dir);
 
-	if (rc == 0)
+	if (rc == 0 && parent == FUSE_ROOT_ID && strcmp(name, FS_TREE_NAME) == 0)
+		rc = enter_tree(fs, &dir, &entry);
+	else if (rc == 0)
 		rc = fs_enter_child(fs, &dir, name, &entry);
 	if (rc < 0)
 		fs_reply_err(req, "lookup", rc);

@@ -49,8 +49,10 @@ static void reply_made(fuse_req_t req, const char *what, struct name_op *n, cons
 {
 	struct fuse_entry_param entry;
 
-	if (rc == 0)
+	if (rc == 0) {
+		fs_dir_changed(&n->dir);
 		rc = fs_enter_child(fs_of(req), &n->dir, name, &entry);
+	}
 	name_op_end(n);
 	if (rc < 0)
 		fs_reply_err(req, what, rc);
@@ -145,9 +147,12 @@ static int remove_name(struct fs *fs, const struct name_op *n, const char *name,
 	AUTO_CLOSE int fd = fs_hold_name(&n->dir, name);
 	int rc = unlinkat(n->dir.fd, name, flags) < 0 ? -errno : 0;
 
-	if (rc == 0 && fd >= 0)
+	if (rc < 0)
+		return rc;
+	fs_dir_changed(&n->dir);
+	if (fd >= 0)
 		inode_keep(fs->inodes, &fd);
-	return rc;
+	return 0;
 }
 
 static void do_unlink(const struct fs_again *args)

@@ -146,6 +146,8 @@ static int do_rename(struct rename_op *r, unsigned flags)
 		rc = rename_plain(r, flags);
 	if (rc < 0 || noop)
 		return rc;
+	fs_dir_changed(&r->from);
+	fs_dir_changed(&r->to);
 	if (target >= 0)
 		inode_keep(r->fs->inodes, &target);
 	if (flags & RENAME_EXCHANGE)

@@ -34,7 +34,7 @@ static struct fd_path fd_path(int fd)
 
 static int set_own(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size)
 {
-	if (ino != FUSE_ROOT_ID || strcmp(name, ORIGIN_XATTR) != 0)
+	if (strcmp(name, ORIGIN_XATTR) != 0 || !fs_is_root(fs_of(req), ino))
 		return -EPERM;
 	return origins_announce(fs_of(req)->observer.origins, fuse_req_ctx(req)->pid, value, size);
 }
@@ -70,11 +70,12 @@ static void reply_text(fuse_req_t req, const char *text, size_t size)
 
 static void get_own(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
+	bool root = fs_is_root(fs_of(req), ino);
 	char token[16];
 
-	if (ino == FUSE_ROOT_ID && strcmp(name, ORIGIN_VERSION_XATTR) == 0) {
+	if (root && strcmp(name, ORIGIN_VERSION_XATTR) == 0) {
 		reply_text(req, FS_VERSION, size);
-	} else if (ino == FUSE_ROOT_ID && strcmp(name, ORIGIN_XATTR) == 0) {
+	} else if (root && strcmp(name, ORIGIN_XATTR) == 0) {
 		snprintf(token, sizeof token, "%u",
 			 origins_find(fs_of(req)->observer.origins, fuse_req_ctx(req)->pid));
 		reply_text(req, token, size);

@@ -168,6 +168,7 @@ static void *serve(void *arg)
 		lead_end(session->lead);
 	}
 	lead_yield();
+	fs_thread_end();
 	free(buf.mem);
 	if (__atomic_sub_fetch(&session->alive, 1, __ATOMIC_ACQ_REL) == 0)
 		kill(getpid(), SESSION_ENDED_SIGNAL);

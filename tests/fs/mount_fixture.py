@@ -65,20 +65,23 @@ class Mount:
         return self
 
     def __exit__(self, kind, value, trace):
-        if kind:
-            with open(self.log, encoding="utf-8", errors="replace") as file:
-                print("--- log\n" + "".join(file.readlines()[-40:]), file=sys.stderr)
+        code = 0
         if self.process:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(timeout=20)
+                code = self.process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait()
+                code = self.process.wait()
+        if kind or code:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                print("--- log\n" + "".join(file.readlines()[-40:]), file=sys.stderr)
         for _ in range(4):
             if subprocess.run(["umount", "-l", self.mount], capture_output=True, check=False).returncode:
                 break
         shutil.rmtree(self.dir, ignore_errors=True)
+        if not kind and code:
+            raise AssertionError(f"dsyncfs ended with {code}")
 
     def start(self):
         def limit():

@@ -382,6 +382,44 @@ def large_folder_read_while_it_changes():
         assert len(os.listdir(f"{box}/cur")) == len(os.listdir(f"{mount.backing}/example.org/alice/cur"))
 
 
+def flags_change_while_listed():
+    """A folder that one read of the backing directory lists: no mail is missed or doubled while others rename it."""
+    count = 1500
+    with Mount() as mount:
+        box = f"{mount.mount}/example.org/alice"
+        make_maildir(box)
+        names = [f"1795878518.M{n:06d}P16689.host,S=252,W=261" for n in range(count)]
+        for name in names:
+            os.mknod(f"{box}/cur/{name}:2,")
+        time.sleep(1.2)  # the kernel keeps the listing of a folder that is quiet
+
+        def change(parent, seed):
+            rand = random.Random(seed)
+            flags = {name: "" for name in names[seed::2]}
+            parent.say()
+            while not parent.has_spoken():
+                name = rand.choice(names[seed::2])
+                old, flags[name] = flags[name], "" if flags[name] else "S"
+                os.rename(f"{box}/cur/{name}:2,{old}", f"{box}/cur/{name}:2,{flags[name]}")
+                if rand.random() < 0.01:
+                    time.sleep(1.2 * rand.random())
+
+        def read(parent):
+            parent.say()
+            while not parent.has_spoken():
+                listed = [name.split(":")[0] for name in os.listdir(f"{box}/cur")]
+                assert len(listed) == count == len(set(listed)), (len(listed), len(set(listed)))
+
+        children = [Child(read), Child(read), Child(read), Child(change, 0), Child(change, 1)]
+        for child in children:
+            child.wait()
+        time.sleep(4)
+        for child in children:
+            child.go()
+        for child in children:
+            child.end()
+
+
 def removed_while_read():
     """rm -r, as doveadm does it: names go away under the listing."""
     with Mount() as mount:
@@ -412,5 +450,6 @@ if __name__ == "__main__":
         nameless_and_not_opened,
         filesystem_figures,
         large_folder_read_while_it_changes,
+        flags_change_while_listed,
         removed_while_read,
     ])

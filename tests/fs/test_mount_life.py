@@ -62,6 +62,20 @@ def killed_and_started_again_over_itself():
     killed_and_started_again(over_itself=True)
 
 
+def what_a_start_left_half_done_is_taken_down():
+    """Killed between mounting aside and binding to the mount point."""
+    with Mount() as mount:
+        mount.kill(signal.SIGTERM)
+        aside = mount.state + "/mount"
+        assert not os.path.exists(aside)
+        os.mkdir(aside)
+        subprocess.run(["mount", "-t", "tmpfs", "none", aside], check=True)
+        mount.start()
+        assert not os.path.exists(aside)
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            assert sum(mount.dir in line for line in file) == 1
+
+
 def clean_end_needs_no_scan():
     with Mount() as mount:
         box = f"{mount.mount}/{ALICE}/Maildir"
@@ -232,6 +246,8 @@ def full_disk_is_said_and_passes():
             else:
                 raise AssertionError("more was written than there is room for")
             os.unlink(f"{box}/tmp/1.big")
+            # The kernel tells of the last close and of the end of an inode after the calls have returned.
+            eventually("there is room again", lambda: os.statvfs(mount.backing).f_bavail > 0)
             deliver(box, "2.b")
             with open(mount.log, encoding="utf-8") as file:
                 text = file.read()
@@ -250,6 +266,7 @@ if __name__ == "__main__":
         second_start_is_refused,
         killed_and_started_again,
         killed_and_started_again_over_itself,
+        what_a_start_left_half_done_is_taken_down,
         clean_end_needs_no_scan,
         sigterm_with_open_files,
         sigterm_under_load,

@@ -160,6 +160,25 @@ def extended_attributes_and_acls():
         as_user_error(5000, lambda: os.open(mount.mount + "/d/f", os.O_RDWR) and None)
 
 
+def paths_of_others_cost_no_attributes():
+    """The kernel keeps the ACLs of the directories on a path, the mount's root among them."""
+    with Mount(options="debug") as mount:
+        os.makedirs(mount.mount + "/d/e")
+        write_file(mount.mount + "/d/e/f")
+        os.chmod(mount.mount + "/d/e/f", 0o644)
+
+        def use():
+            for _ in range(200):
+                os.stat(mount.mount + "/d/e/f")
+                with open(mount.mount + "/d/e/f", "rb") as file:
+                    file.read()
+
+        as_user(5000, 5000, use)
+        with open(mount.log, encoding="utf-8", errors="replace") as file:
+            asked = file.read().count("opcode: GETXATTR")
+        assert asked < 30, asked
+
+
 def unlinked_and_unnamed_files():
     with Mount() as mount:
         fd = os.open(mount.mount + "/a", os.O_RDWR | os.O_CREAT, 0o600)
@@ -309,6 +328,7 @@ if __name__ == "__main__":
         hard_links_and_stable_inodes,
         rename_flags,
         extended_attributes_and_acls,
+        paths_of_others_cost_no_attributes,
         unlinked_and_unnamed_files,
         data_in_every_way,
         locks_hold_between_clients,
