@@ -20,7 +20,7 @@
 
 #define BODY	   "Subject: x\n\nline one\nline two\n"
 #define MAILS	   5000
-#define STEPS	   24
+#define STEPS	   16
 #define PICKED_MAX 40
 
 struct walk {
@@ -627,7 +627,7 @@ static void test_at_once(void **state)
 	static void (*const ours[])(struct walk *) = {we_set_flags, we_expunge, we_append,
 						      we_move_and_copy, we_scan};
 	struct walk walk = {.fx = *state, .seed = from_environment("DSYNCFS_TEST_SEED", 1)};
-	unsigned sessions = from_environment("DSYNCFS_TEST_STEPS", STEPS), served = 0, done = 0;
+	unsigned sessions = from_environment("DSYNCFS_TEST_STEPS", STEPS) / 2, served = 0, done = 0;
 	char line[100];
 	FILE *output;
 
