@@ -322,7 +322,7 @@ static void change_one(struct fixture *f, int node)
 	mailbox_close(&box);
 }
 
-#define BUSY_CHANGES 150
+#define BUSY_CHANGES 400
 
 static void be_a_busy_program(struct fixture *f)
 {
@@ -333,8 +333,8 @@ static void be_a_busy_program(struct fixture *f)
 			deliver(f, node, "INBOX");
 		else
 			change_one(f, node);
-		if (pick(f, 4) == 0)
-			usleep(pick(f, 20000));
+		if (pick(f, 50) == 0)
+			usleep(20000);
 	}
 }
 
