@@ -257,7 +257,7 @@ static void random_change(struct fixture *f)
 
 static void random_histories(void **state)
 {
-	for (uint32_t seed = 1; seed <= 60; seed++) {
+	for (uint32_t seed = 1; seed <= 25; seed++) {
 		teardown(state);
 		assert_int_equal(setup(state), 0);
 		struct fixture *f = *state;
@@ -322,7 +322,7 @@ static void change_one(struct fixture *f, int node)
 	mailbox_close(&box);
 }
 
-#define BUSY_CHANGES 400
+#define BUSY_CHANGES 250
 
 static void be_a_busy_program(struct fixture *f)
 {
