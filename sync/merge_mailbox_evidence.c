@@ -62,8 +62,10 @@ static bool same_message(const struct merge_item *x, const struct merge_item *y)
 {
 	if (x->type == 'f' && y->type == 'f')
 		return strcmp(x->guid, y->guid) == 0;
+	/* Whatever they were: where both sides gave the UID away, each took its own away again, and
+	 * may tell so once more. */
 	if (x->type == 'e' && y->type == 'e')
-		return !x->has_guid128 || !y->has_guid128 || guid_equal(&x->guid128, &y->guid128);
+		return true;
 	if (x->type == 'f') {
 		const struct merge_item *swap = x;
 
