@@ -299,7 +299,8 @@ static int conclude(struct brain *brain, int ret, bool ended, struct error *err)
 		snprintf(result->reason, sizeof(result->reason), "%.500s", err->text);
 		return ret;
 	}
-	brain->session->complete = brain->peer.is_dsyncfs;
+	if (brain->session != NULL)
+		brain->session->complete = brain->peer.is_dsyncfs;
 	if (ended) {
 		result->outcome = SYNC_BUSY;
 		brain_reason(brain, "the user is being synced already");

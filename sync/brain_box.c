@@ -74,9 +74,7 @@ static void box_close(struct box *box)
 static int box_open(struct box *box, struct brain *brain, const char *name, const struct guid *guid,
 		    struct error *err)
 {
-	memset(box, 0, sizeof(*box));
-	box->brain = brain;
-	box->name = strdup(name);
+	*box = (struct box){.brain = brain, .name = strdup(name)};
 	if (box->name == NULL)
 		return error_errno(err, -ENOMEM, "mailbox %s", name);
 	int ret = open_mailbox(box, err);

@@ -189,7 +189,7 @@ static int end_busy_session(struct brain *brain, struct error *err)
 
 static int handshake_with_dsyncfs(struct brain *brain, bool *busy_r, struct error *err)
 {
-	struct item item;
+	struct item item = {.type = ITEM_HANDSHAKE};
 	int ret = send_master_handshake(brain, err);
 
 	if (ret == 0)

@@ -293,7 +293,7 @@ int items_decode(struct items *items, enum item_type type, char *fields, size_t 
 	/* More fields than keys were listed: not ours to understand. */
 	for (unsigned i = 0; i < layout->count && pos != NULL; i++) {
 		struct field field = next_field(&pos, end);
-		int index = layout->key_at[i];
+		int8_t index = layout->key_at[i];
 
 		if (index < 0 || field.text == NULL || (seen & (UINT64_C(1) << index)) != 0)
 			continue;

@@ -223,7 +223,7 @@ int items_encode(struct items *items, const struct item *item, struct buf *line,
 		return ret;
 	(void)buf_append_byte(line, (unsigned char)desc->code);
 	for (unsigned i = 0; i < layout->count; i++) {
-		int index = layout->key_at[i];
+		int8_t index = layout->key_at[i];
 
 		if (index < 0 || !is_set(&desc->keys[index], item) ||
 		    !peer_takes(items, item->type, (unsigned)index))

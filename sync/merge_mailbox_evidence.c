@@ -11,25 +11,18 @@
 #include <errno.h>
 #include <string.h>
 
-/* What is wrong with what this side has under a UID that both agreed on, if anything. */
-static void check_own(struct merge_work *work, const struct merge_item *peer_item)
+/* Is what this side has under a UID that both agreed on not what the peer's item means? */
+static bool contradicts(const struct merge_item *found, const struct merge_item *peer_item)
 {
-	const struct merge_item *found =
-		merge_items_find(work->in->found, work->in->found_count, peer_item->uid);
-
-	if (found == NULL) {
-		/* Already gone is what an 'e' wants; but there are no flags of a missing message to
-		 * change, and only a run without state can put it back. */
-		if (peer_item->type == 'f')
-			work->plan->need_full = true;
-	} else if (found->guid == NULL) {
-		work->plan->need_full = true;
-	} else if (peer_item->type == 'f') {
-		if (strcmp(found->guid, peer_item->guid) != 0)
-			work->plan->need_full = true;
-	} else if (peer_item->has_guid128 && !merge_item_names(peer_item, found->guid)) {
-		work->plan->need_full = true;
-	}
+	/* Already gone is what an 'e' wants; but there are no flags of a missing message to change,
+	 * and only a run without state can put it back. */
+	if (found == NULL)
+		return peer_item->type == 'f';
+	if (found->guid == NULL)
+		return true;
+	if (peer_item->type == 'f')
+		return strcmp(found->guid, peer_item->guid) != 0;
+	return peer_item->has_guid128 && !merge_item_names(peer_item, found->guid);
 }
 
 /* Only one side lists the message: it is at the other as it was. */
@@ -39,10 +32,11 @@ static int add_one_sided(struct merge_work *work, int side, const struct merge_i
 	const struct merge_item *found = NULL;
 
 	if (side == work->other) {
-		check_own(work, item);
 		found = merge_items_find(work->in->found, work->in->found_count, item->uid);
-		if (work->plan->need_full)
+		if (contradicts(found, item)) {
+			work->plan->need_full = true;
 			return 0;
+		}
 	}
 	m = merge_work_add(work);
 	if (m == NULL)
@@ -68,8 +62,10 @@ static bool same_message(const struct merge_item *x, const struct merge_item *y)
 {
 	if (x->type == 'f' && y->type == 'f')
 		return strcmp(x->guid, y->guid) == 0;
+	/* Whatever they were: where both sides gave the UID away, each took its own away again, and
+	 * may tell so once more. */
 	if (x->type == 'e' && y->type == 'e')
-		return !x->has_guid128 || !y->has_guid128 || guid_equal(&x->guid128, &y->guid128);
+		return true;
 	if (x->type == 'f') {
 		const struct merge_item *swap = x;
 

@@ -125,24 +125,20 @@ static int expunge_cmp(const void *a, const void *b)
 	return x->uid < y->uid ? -1 : x->uid > y->uid;
 }
 
+/* Into a zeroed list. */
 static int expunges_list(const struct merge_side *side, uint32_t above_uid,
 			 struct expunges *expunges_r)
 {
 	size_t count = 0;
 
-	memset(expunges_r, 0, sizeof(*expunges_r));
 	for (size_t i = 0; i < side->item_count; i++)
 		count += side->items[i].type == 'e';
 	if (count == 0)
 		return 0;
 	expunges_r->list = calloc(count, sizeof(const struct merge_item *));
 	expunges_r->used = calloc(count, sizeof(*expunges_r->used));
-	if (expunges_r->list == NULL || expunges_r->used == NULL) {
-		free(expunges_r->list);
-		free(expunges_r->used);
-		memset(expunges_r, 0, sizeof(*expunges_r));
+	if (expunges_r->list == NULL || expunges_r->used == NULL)
 		return -ENOMEM;
-	}
 	for (size_t i = 0; i < side->item_count; i++) {
 		const struct merge_item *item = &side->items[i];
 

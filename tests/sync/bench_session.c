@@ -2,7 +2,7 @@
  * What a session costs over real Maildirs: bytes on the wire and CPU of both sides, for one new
  * mail, one flag, one expunge, and nothing, in mailboxes of growing size. It should not grow.
  *
- * Usage: bench_session [MESSAGES ...]
+ * Usage: bench_session [MESSAGES ... | collision MESSAGES]
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,29 +33,35 @@ static void die(const char *what)
 	exit(1);
 }
 
-static void fill(struct bench *b, unsigned messages)
+static void fill(struct bench *b, int node, unsigned messages)
 {
-	char path[600], command[1400];
+	char path[600];
 	struct mailbox *box = NULL;
 	struct error err = {0};
 	bool changed;
 	size_t missing;
 
 	for (unsigned i = 0; i < messages; i++) {
-		snprintf(path, sizeof(path), "%s/Maildir/cur/1795327226.M%uP1.host,S=%d:2,",
-			 b->users[0].home, i, MAIL_BYTES);
+		snprintf(path, sizeof(path), "%s/Maildir/cur/1795327226.M%uP%d.host,S=%d:2,",
+			 b->users[node].home, i, node, MAIL_BYTES);
 		int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		if (fd < 0 || file_write_all(fd, b->body, MAIL_BYTES) < 0)
 			die(path);
 		close(fd);
 	}
-	if (mailbox_open(&b->users[0], "INBOX", &box, &err) < 0 ||
+	if (mailbox_open(&b->users[node], "INBOX", &box, &err) < 0 ||
 	    mailbox_scan(box, &changed, &missing, &err) < 0) {
 		fprintf(stderr, "%s\n", err.text);
 		exit(1);
 	}
 	mailbox_close(&box);
-	/* The other node has the very same mailbox. */
+}
+
+/* The other node gets the very same mailbox. */
+static void copy(struct bench *b)
+{
+	char command[1400];
+
 	snprintf(command, sizeof(command), "cp -a '%s/Maildir/.' '%s/Maildir/'", b->users[0].home,
 		 b->users[1].home);
 	if (system(command) != 0) // NOLINT(cert-env33-c): our own directories
@@ -87,11 +93,10 @@ static void measure(struct bench *b, const char *what, enum sync_type type)
 	       b->results.master.reason);
 }
 
-static void run(unsigned messages)
+static struct bench *new_bench(void)
 {
 	struct bench *b = calloc(1, sizeof(*b));
-	struct error err = {0};
-	char home[300], guid[64];
+	char home[300];
 
 	snprintf(b->root, sizeof(b->root), "%s/bench-session.XXXXXX",
 		 getenv("TMPDIR") != NULL ? getenv("TMPDIR") : "/tmp");
@@ -105,7 +110,27 @@ static void run(unsigned messages)
 		test_node_init(&b->nodes[i], &b->users[i],
 			       i == 0 ? "mx1.example.org" : "mx2.example.org");
 	}
-	fill(b, messages);
+	return b;
+}
+
+static void free_bench(struct bench *b)
+{
+	for (int i = 0; i < 2; i++) {
+		stream_free(&b->streams[i]);
+		maildir_user_free(&b->users[i]);
+	}
+	maildir_user_remove_root(b->root);
+	free(b);
+}
+
+static void run(unsigned messages)
+{
+	struct bench *b = new_bench();
+	struct error err = {0};
+	char guid[64];
+
+	fill(b, 0, messages);
+	copy(b);
 	if (stream_new_pair(NULL, &b->streams[0], &b->streams[1], &err) < 0)
 		die("streams");
 	printf("%u messages\n", messages);
@@ -125,16 +150,31 @@ static void run(unsigned messages)
 	measure(b, "one mail, with the tree", SYNC_CHANGED);
 	measure(b, "nothing, with the tree", SYNC_CHANGED);
 	measure(b, "nothing", SYNC_BOXES);
-	for (int i = 0; i < 2; i++) {
-		stream_free(&b->streams[i]);
-		maildir_user_free(&b->users[i]);
-	}
-	maildir_user_remove_root(b->root);
-	free(b);
+	free_bench(b);
+}
+
+/* The worst first sync: as many messages on each side, none in common, and all UIDs collide. */
+static void run_collision(unsigned messages)
+{
+	struct bench *b = new_bench();
+	struct error err = {0};
+
+	fill(b, 0, messages);
+	fill(b, 1, messages);
+	if (stream_new_pair(NULL, &b->streams[0], &b->streams[1], &err) < 0)
+		die("streams");
+	printf("%u messages on each side, all different\n", messages);
+	measure(b, "first", SYNC_CHANGED);
+	measure(b, "second", SYNC_CHANGED);
+	free_bench(b);
 }
 
 int main(int argc, char **argv)
 {
+	if (argc == 3 && strcmp(argv[1], "collision") == 0) {
+		run_collision((unsigned)strtoul(argv[2], NULL, 10));
+		return 0;
+	}
 	if (argc < 2) {
 		run(1000);
 		run(10000);

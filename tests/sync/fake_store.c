@@ -38,7 +38,7 @@ static const char *keep_body(struct fake_account *account, const char *text)
 	struct body *body = malloc(sizeof(*body) + strlen(text) + 1);
 
 	assert(body != NULL);
-	strcpy(body->text, text);
+	memcpy(body->text, text, strlen(text) + 1);
 	body->next = account->bodies;
 	account->bodies = body;
 	return body->text;
@@ -845,11 +845,12 @@ int mailbox_commit(struct mailbox_txn **_txn, bool *foreign_r, struct error *err
 	struct fake_box *live = live_box(txn->box);
 
 	(void)err;
-	free(live->mails);
-	free(live->log);
+	struct fake_box old = *live;
 	*live = txn->work;
 	live->version++;
 	take_view(txn->box, live);
+	free(old.mails);
+	free(old.log);
 	if (foreign_r != NULL)
 		*foreign_r = txn->foreign;
 	txn->box->in_txn = false;

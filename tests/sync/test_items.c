@@ -243,6 +243,7 @@ static int decode(const char *line, struct item *item_r, struct items **items_r,
 {
 	AUTO_BUF struct buf text = BUF_INIT(100000);
 
+	memset(item_r, 0, sizeof(*item_r));
 	buf_append_str(&text, header);
 	buf_append_str(&text, line);
 	assert_int_equal(stream_new_memory(text.data, text.len, NULL, stream_r, err), 0);

@@ -82,7 +82,7 @@ static void every_combination_is_symmetric(void **state)
 	for (unsigned i = 0; i < 64; i++) {
 		for (int order = -1; order <= 1; order++) {
 			struct merge_flags a = flags(5, i & 1, (i >> 1) & 1, (i >> 2) & 1);
-			struct merge_flags b = flags((uint64_t)(5 + order), (i >> 3) & 1,
+			struct merge_flags b = flags(5 + (uint64_t)order, (i >> 3) & 1,
 						     (i >> 4) & 1, (i >> 5) & 1);
 			uint8_t x = merged(MERGE_MASTER, a, b), y = merged(MERGE_SLAVE, b, a);
 

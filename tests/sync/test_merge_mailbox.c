@@ -285,6 +285,28 @@ static void uidvalidity_of_the_fuller_side_wins(void **state)
 	assert_int_equal(model.box[1].count, 3);
 }
 
+/* Both delivered at UID 3, and both moved theirs. One side was told to send its changes again. */
+static void expunges_of_two_messages_of_one_uid_do_not_contradict(void **state)
+{
+	const struct merge_item own = {
+		.type = 'e', .uid = 3, .has_guid128 = true, .guid128 = {.bytes = {1}}};
+	const struct merge_item peer = {
+		.type = 'e', .uid = 3, .has_guid128 = true, .guid128 = {.bytes = {2}}};
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 5,
+		.own = {.uid_next = 6, .highest_modseq = 9, .items = &own, .item_count = 1},
+		.peer = {.uid_next = 6, .highest_modseq = 9, .items = &peer, .item_count = 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct error err;
+
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_false(plan.need_full);
+	assert_int_equal(plan.action_count, 0);
+	merge_mailbox_plan_free(&plan);
+}
+
 static void a_state_that_does_not_fit_is_thrown_away(void **state)
 {
 	const struct merge_item own = {.type = 'f', .uid = 3, .guid = "a"};
@@ -446,6 +468,7 @@ int main(void)
 		CASE(a_copy_of_an_expunged_message_stays),
 		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
 		CASE(uidvalidity_of_the_fuller_side_wins),
+		CASE(expunges_of_two_messages_of_one_uid_do_not_contradict),
 		CASE(a_state_that_does_not_fit_is_thrown_away),
 		CASE(hostile_lists_are_refused),
 		CASE(a_hundred_thousand_messages_merge_in_a_second),
