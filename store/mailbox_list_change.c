@@ -303,6 +303,27 @@ static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_p
 	return 0;
 }
 
+/* Root, CONTROL and INDEX: of a user who has no mail yet, none of them need be there. */
+static int make_roots(const struct mail_user *user, const char *name, struct error *err)
+{
+	const char *const directories[] = {user->location.root, user->location.control,
+					   user->location.index};
+	const size_t len = strlen(user->home);
+
+	for (int i = 0; i < 3; i++) {
+		int rc;
+
+		if (exists(directories[i]))
+			continue;
+		rc = strncmp(directories[i], user->home, len) == 0 && directories[i][len] == '/'
+			     ? make_directories(user->home, directories[i])
+			     : (mkdir(directories[i], 0700) < 0 ? -errno : 0);
+		if (rc < 0 && rc != -EEXIST)
+			return failed(err, user, name, rc, "mkdir", directories[i]);
+	}
+	return 0;
+}
+
 /* The directories that have to be there before: the root, parents of LAYOUT=fs, CONTROL and INDEX.
  */
 static int make_places(const struct new_mailbox *new, const struct mailbox_paths *paths,
@@ -310,20 +331,10 @@ static int make_places(const struct new_mailbox *new, const struct mailbox_paths
 {
 	const struct mail_location *location = &new->user->location;
 	const char *home = new->user->home;
-	const char *const directories[] = {location->root, location->control, location->index};
-	int rc;
+	int rc = make_roots(new->user, new->name, err);
 
-	for (int i = 0; i < 3; i++) {
-		size_t len = strlen(home);
-
-		if (exists(directories[i]))
-			continue;
-		rc = strncmp(directories[i], home, len) == 0 && directories[i][len] == '/'
-			     ? make_directories(home, directories[i])
-			     : (mkdir(directories[i], 0700) < 0 ? -errno : 0);
-		if (rc < 0 && rc != -EEXIST)
-			return failed(err, new->user, new->name, rc, "mkdir", directories[i]);
-	}
+	if (rc < 0)
+		return rc;
 	if (in_place && strcmp(paths->mail, location->root) != 0 && !exists(paths->mail)) {
 		size_t len = strlen(location->root);
 		const char *base =
@@ -547,8 +558,10 @@ static int log_deletion(const struct mail_user *user, const char *name, const st
 		{.type = MAILBOX_LOG_DELETE_DIRECTORY, .time = time},
 	};
 
+	int rc = make_roots(user, name, err);
+
 	mailbox_name_hash(name, user->separator, &records[1].id);
-	return mailbox_log_append(user, records, 2, err);
+	return rc < 0 ? rc : mailbox_log_append(user, records, 2, err);
 }
 
 int mailbox_list_delete(const struct mail_user *user, const char *name, const struct guid *guid,
@@ -704,13 +717,15 @@ static int log_rename(const struct mail_user *user, const char *name, int64_t ti
 		      struct error *err)
 {
 	struct mailbox_log_record record = {.type = MAILBOX_LOG_RENAME, .time = time};
+	int rc = make_roots(user, name, err);
 
 	mailbox_name_hash(name, user->separator, &record.id);
-	return mailbox_log_append(user, &record, 1, err);
+	return rc < 0 ? rc : mailbox_log_append(user, &record, 1, err);
 }
 
-/* The new name is free: neither a mailbox nor, in Maildir++, the source's own child. */
-static int check_target(const struct mail_user *user, const char *from, const char *to,
+/* The old name is there (in Maildir++ it moves last, so also when a rename is repeated), and the
+ * new one is free: neither a mailbox nor, in Maildir++, the source's own child. */
+static int check_rename(const struct mail_user *user, const char *from, const char *to,
 			struct error *err)
 {
 	struct mailbox_paths paths;
@@ -723,6 +738,15 @@ static int check_target(const struct mail_user *user, const char *from, const ch
 	if (strncmp(to, from, len) == 0 && to[len] == '/')
 		return error_set(err, -EINVAL, "user=%s mailbox=%s: cannot become its own child %s",
 				 user->name, from, to);
+	rc = mailbox_paths_get(&user->location, from, &paths);
+	if (rc < 0)
+		return failed(err, user, from, rc, "path", from);
+	if (!exists(paths.mail))
+		rc = error_set(err, -ENOENT, "user=%s mailbox=%s: does not exist", user->name,
+			       from);
+	mailbox_paths_free(&paths);
+	if (rc < 0)
+		return rc;
 	rc = mailbox_paths_get(&user->location, to, &paths);
 	if (rc < 0)
 		return failed(err, user, to, rc, "path", to);
@@ -744,7 +768,7 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 		return rc;
 	rc = list_lock(user, &lock, err);
 	if (rc == 0)
-		rc = check_target(user, from, to, err);
+		rc = check_rename(user, from, to, err);
 	if (rc == 0)
 		rc = make_parents(user, to, err);
 	if (rc == 0 && user->location.layout == MAIL_LAYOUT_MAILDIRPP)
@@ -775,6 +799,8 @@ int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool 
 	bool changed;
 	int rc = check_name(user, name, err);
 
+	if (rc == 0)
+		rc = make_roots(user, name, err);
 	if (rc == 0)
 		rc = subscriptions_set(user, name, subscribed, &changed, err);
 	if (rc < 0 || !changed)
