@@ -151,6 +151,19 @@ def sigterm_under_load():
                 assert (f"example.org/u{i}", name) in told, name
 
 
+def options_of_mount_hold():
+    with Mount(options="ro,noexec,noatime") as mount:
+        with open("/proc/self/mountinfo", encoding="utf-8") as file:
+            options = next(line.split()[5] for line in file if f" {mount.mount} " in line)
+        assert {"ro", "noexec", "noatime", "nosuid", "nodev"} <= set(options.split(",")), options
+        try:
+            os.mkdir(mount.mount + "/x")
+        except OSError as error:
+            assert error.errno == errno.EROFS, error
+        else:
+            raise AssertionError("written to a read-only mount")
+
+
 def unmounted_by_hand():
     with Mount() as mount:
         subprocess.run(["umount", mount.mount], check=True)
@@ -270,6 +283,7 @@ if __name__ == "__main__":
         clean_end_needs_no_scan,
         sigterm_with_open_files,
         sigterm_under_load,
+        options_of_mount_hold,
         unmounted_by_hand,
         background_start_returns_when_mounted,
         bad_arguments,
