@@ -18,6 +18,8 @@ static void remove_dir(void)
 
 	while (dir && (entry = readdir(dir)) != NULL)
 		(void)unlinkat(dir_fd, entry->d_name, 0); /* fails for "." and ".." */
+	if (dir)
+		closedir(dir);
 	(void)rmdir(dir_path);
 }
 
