@@ -136,7 +136,10 @@ static void on_stranger(evutil_socket_t fd, short what, void *ctx)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		free_stranger(stranger); /* A probe, or a port scan: not worth a line. */
+		/* Without a byte it was a probe, or a port scan: not worth a line. */
+		if (stranger->in.len)
+			log_stranger(stranger, "it ended in the middle of a line");
+		free_stranger(stranger);
 		return;
 	}
 	buf_commit(&stranger->in, (size_t)n);

@@ -42,7 +42,7 @@ int index_update_flags(struct index_txn *txn, uint32_t uid, uint8_t add, uint8_t
 /* A name: 1 to 255 bytes, no NUL, control character, space or any of (){%*"\]. -EINVAL. */
 int index_update_keyword(struct index_txn *txn, uint32_t uid, const char *name, bool add,
 			 struct error *err);
-/* guid NULL: not known (a wrong one must never be given). */
+/* guid NULL: not known (another message's must never be given). */
 int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 /* Exact modseq of a message touched here; uid 0 raises only HIGHESTMODSEQ. Switches the modseq
  * extension on first where it is missing. A value not above HIGHESTMODSEQ as it was before the

@@ -83,7 +83,8 @@ static int rebuild_locked(struct maildir *md, const struct mailbox_place *place,
 }
 
 /* Records whose line was lost: nothing says which file they were, and their files have been adopted
- * under new UIDs. */
+ * under new UIDs. Only the UID is gone, no message: the log names a GUID that none has, for without
+ * one a replica would take the UID's word for it and remove what it has under that. */
 static int expunge_without_line(struct maildir *md, struct dotlock *lock, struct error *err)
 {
 	struct maildir_txn *txn;
@@ -99,7 +100,10 @@ static int expunge_without_line(struct maildir *md, struct dotlock *lock, struct
 	while (rc == 0 && index_iter_next(&iter, &record)) {
 		rc = uidlist_find(md->uidlist, record.uid, &line, err);
 		if (rc == -ENOENT) {
-			rc = index_expunge(txn->index_txn, record.uid, NULL, err);
+			struct guid nobodys;
+
+			guid_generate(&nobodys);
+			rc = index_expunge(txn->index_txn, record.uid, &nobodys, err);
 			count++;
 		}
 	}

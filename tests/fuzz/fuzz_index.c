@@ -3,42 +3,14 @@
  * read through. Input: u16 length of the snapshot, u16 length of .log.2 (0: that file is missing),
  * the bytes.
  */
-#include <fcntl.h>
-#include <stdio.h>
+#include <stdint.h>
 #include <stdlib.h>
-#include <unistd.h>
-#include "store/base/file.h"
-#include "store/base/log.h"
 #include "store/index/index.h"
 #include "store/index/index_cache.h"
 #include "store/index/index_changes.h"
+#include "tests/fuzz/fuzz_dir.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static int dirfd_of_test(void)
-{
-	static int fd = -1;
-	static char dir[] = "/dev/shm/fuzz-index.XXXXXX";
-
-	if (fd < 0 && mkdtemp(dir) != NULL)
-		fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		abort();
-	return fd;
-}
-
-static void put_file(int dirfd, const char *name, const uint8_t *data, size_t len, bool present)
-{
-	int fd;
-
-	unlinkat(dirfd, name, 0);
-	if (!present)
-		return;
-	fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (fd < 0 || file_write_all(fd, data, len) < 0)
-		abort();
-	close(fd);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -49,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct index *index;
 	size_t snapshot, older;
 	uint32_t previous = 0;
-	int dirfd = dirfd_of_test();
+	int dirfd = fuzz_dir();
 
 	if (size < 4)
 		return 0;
@@ -59,10 +31,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	size -= 4;
 	snapshot = snapshot < size ? snapshot : size;
 	older = older < size - snapshot ? older : size - snapshot;
-	put_file(dirfd, "dovecot.index", data, snapshot, snapshot > 0);
-	put_file(dirfd, "dovecot.index.log.2", data + snapshot, older, older > 0);
-	put_file(dirfd, "dovecot.index.log", data + snapshot + older, size - snapshot - older,
-		 true);
+	fuzz_put_file("dovecot.index", data, snapshot, snapshot > 0);
+	fuzz_put_file("dovecot.index.log.2", data + snapshot, older, older > 0);
+	fuzz_put_file("dovecot.index.log", data + snapshot + older, size - snapshot - older, true);
 	if (index_open(dirfd, &options, &index, NULL) < 0)
 		return 0;
 	index_iter_init(index, 0, &iter);

@@ -354,8 +354,8 @@ int main(void)
 		cmocka_unit_test(test_many_changes_cost_as_many_times_one),
 	};
 
-	/* A disk's file system has costs of its own: ext4 looks for an inode for each lock file, the
-	 * longer the more were deleted a moment ago. */
+	/* A disk's file system has costs of its own: ext4 looks for an inode for each lock file,
+	 * the longer the more were deleted a moment ago. */
 	if (access("/dev/shm", W_OK) == 0)
 		setenv("TMPDIR", "/dev/shm", 0);
 	return cmocka_run_group_tests(tests, NULL, NULL);
