@@ -282,6 +282,13 @@ static int node_cmp(const void *a, const void *b)
 		      ((const struct mailbox_node *)b)->name);
 }
 
+static void sort_nodes(struct mailbox_tree *tree)
+{
+	/* qsort of an empty array may not be given NULL */
+	if (tree->node_count > 0)
+		qsort(tree->nodes, tree->node_count, sizeof *tree->nodes, node_cmp);
+}
+
 static struct mailbox_node *find_node(const struct mailbox_tree *tree, size_t sorted_count,
 				      const char *name)
 {
@@ -310,7 +317,7 @@ static int read_subscriptions(struct reader *r)
 			rc = r->err ? r->err->code : -ENOMEM;
 	}
 	subscriptions_free(&subs);
-	qsort(r->tree->nodes, r->tree->node_count, sizeof *r->tree->nodes, node_cmp);
+	sort_nodes(r->tree);
 	return rc;
 }
 
@@ -481,7 +488,7 @@ static int read_once(struct reader *r)
 	r->incomplete = false;
 	rc = read_directories(r);
 	if (rc == 0) {
-		qsort(tree->nodes, tree->node_count, sizeof *tree->nodes, node_cmp);
+		sort_nodes(tree);
 		rc = separate_guids(r);
 	}
 	if (rc == 0)

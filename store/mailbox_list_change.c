@@ -1,28 +1,25 @@
 /*
- * Creating, renaming and deleting mailboxes, as Dovecot does it (reference 6.4, 7d). See
- * mailbox_list.h.
+ * Renaming and deleting mailboxes, as Dovecot does it (reference 6.4, 7d), and subscriptions. See
+ * mailbox_list.h. Creating is in mailbox_list_create.c.
  *
- * All under mailboxes.lock. The order of steps makes each of them safe to be the last one: a new
- * mailbox appears complete, by one rename or by its cur/ as the last directory made; a deletion is
- * in the mailbox log before the mailbox goes (the record says nothing as long as the GUID exists);
- * of a rename in Maildir++ the children move first and the parent last, so that repeating it
- * completes it.
+ * All under mailboxes.lock. The order of steps makes each of them safe to be the last one: a
+ * deletion is in the mailbox log before the mailbox goes (the record says nothing as long as the
+ * GUID exists); of a rename in Maildir++ the children move first and the parent last, so that
+ * repeating it completes it.
  */
 #include "store/mailbox_list.h"
 
 #include "store/base/file.h"
-#include "store/base/log.h"
 #include "store/index/index_files.h"
 #include "store/index/index_txn.h"
-#include "store/index/list_index.h"
 #include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox.h"
+#include "store/mailbox_list_private.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
 #include "store/maildir/uidlist.h"
 #include "store/subscriptions.h"
-#include "store/uidvalidity.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -30,373 +27,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
-
-#define INDEX_LOCK_TIMEOUT_MS 60000
-
-static int failed(struct error *err, const struct mail_user *user, const char *name, int code,
-		  const char *call, const char *path)
-{
-	return error_errno(err, code, "user=%s mailbox=%s: %s(%s)", user->name, name, call, path);
-}
-
-/* Tells running Dovecot sessions to look at the directories again. The change itself is done: a
- * failure here is worth a warning, no more. */
-static void refresh_list_index(const struct mail_user *user)
-{
-	struct error problem = {0};
-	AUTO_CLOSE int fd = open(user->location.index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	if (list_index_set_refresh(fd, user->location.index, INDEX_LOCK_FCNTL,
-				   INDEX_LOCK_TIMEOUT_MS, &problem) < 0)
-		log_warning("the list index was not refreshed: %s user=%s", problem.text,
-			    user->name);
-}
-
-static int check_name(const struct mail_user *user, const char *name, struct error *err)
-{
-	if (mailbox_name_is_valid(&user->location, name))
-		return 0;
-	return error_set(err, -EINVAL, "user=%s mailbox=%s: the name cannot be stored", user->name,
-			 name);
-}
-
-/* ---- files and directories with the owner and mode of where they are made ---- */
-
-static int make_directory(int dirfd, const char *name, const struct stat *like)
-{
-	struct stat st;
-	int code;
-	AUTO_CLOSE int fd = -1;
-
-	if (mkdirat(dirfd, name, like->st_mode & 0777) < 0)
-		return -errno;
-	fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	if ((st.st_uid != like->st_uid || st.st_gid != like->st_gid) &&
-	    fchown(fd, like->st_uid, like->st_gid) < 0 && errno != EPERM) {
-		code = -errno;
-		unlinkat(dirfd, name, AT_REMOVEDIR);
-		return code;
-	}
-	if ((st.st_mode & 0777) != (like->st_mode & 0777) && fchmod(fd, like->st_mode & 0777) < 0 &&
-	    errno != EPERM)
-		return -errno;
-	return 0;
-}
-
-/* Makes the directories of path that are missing below base, each like base. */
-static int make_directories(const char *base, const char *path)
-{
-	AUTO_CLOSE int fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	AUTO_FREE char *rest = NULL;
-	struct stat like;
-	char *part;
-
-	if (fd < 0 || fstat(fd, &like) < 0)
-		return -errno;
-	if (strncmp(path, base, strlen(base)) != 0 || path[strlen(base)] != '/')
-		return -EINVAL;
-	rest = strdup(path + strlen(base) + 1);
-	if (!rest)
-		return -ENOMEM;
-	part = rest;
-	for (;;) {
-		char *slash = strchr(part, '/');
-		int next, rc;
-
-		if (slash)
-			*slash = '\0';
-		rc = make_directory(fd, part, &like);
-		if (rc < 0 && rc != -EEXIST)
-			return rc;
-		if (!slash)
-			return 0;
-		next = openat(fd, part, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (next < 0)
-			return -errno;
-		close(fd);
-		fd = next;
-		part = slash + 1;
-	}
-}
-
-static int sync_parent(const char *path)
-{
-	AUTO_FREE char *parent = strdup(path);
-	char *slash = parent ? strrchr(parent, '/') : NULL;
-
-	if (!slash)
-		return -EINVAL;
-	*slash = '\0';
-	return file_sync_dir(AT_FDCWD, *parent ? parent : "/");
-}
-
-static bool exists(const char *path)
-{
-	struct stat st;
-
-	return lstat(path, &st) == 0;
-}
-
-/* ---- create ---- */
-
-struct new_mailbox {
-	const struct mail_user *user;
-	const char *name;
-	struct guid guid;
-	uint32_t uid_validity;
-};
-
-/* uidlist and index of a mailbox without messages, in directories that nobody uses yet. */
-static int write_metadata(const struct new_mailbox *new, int control, int index, struct error *err)
-{
-	const struct uidlist_header header = {
-		.version = 3, .uid_validity = new->uid_validity, .next_uid = 1, .guid = new->guid};
-	const struct index_options options = {.label = new->name};
-	const struct index_create create = {.uid_validity = new->uid_validity, .next_uid = 1};
-	int rc = uidlist_create(control, new->name, &header, err);
-
-	return rc < 0 ? rc : index_create(index, &options, &create, err);
-}
-
-/* Temporary directories must not begin with a dot, or Maildir++ would list them. */
-static int temporary_name(char name_r[128])
-{
-	char host[64] = "localhost";
-	uint32_t number;
-
-	if (getrandom(&number, sizeof number, 0) != sizeof number)
-		return -EIO;
-	gethostname(host, sizeof host - 1);
-	for (char *p = host; *p; p++) {
-		if (*p == '/')
-			*p = '_';
-	}
-	snprintf(name_r, 128, "temp.%s.%d.%08x", host, (int)getpid(), number);
-	return 0;
-}
-
-/* The mail directory complete with everything that lies in it, under a temporary name in the root;
- * then one rename makes it a mailbox. */
-static int create_by_rename(const struct new_mailbox *new, const struct mailbox_paths *paths,
-			    struct error *err)
-{
-	const char *root = new->user->location.root;
-	AUTO_CLOSE int rootfd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	AUTO_CLOSE int fd = -1;
-	AUTO_CLOSE int control = -1;
-	AUTO_CLOSE int index = -1;
-	AUTO_CLOSE int marker = -1;
-	char temporary[128];
-	struct stat like;
-	int rc;
-
-	if (rootfd < 0 || fstat(rootfd, &like) < 0)
-		return failed(err, new->user, new->name, -errno, "open", root);
-	rc = temporary_name(temporary);
-	if (rc == 0)
-		rc = make_directory(rootfd, temporary, &like);
-	if (rc < 0)
-		return failed(err, new->user, new->name, rc, "mkdir", temporary);
-	fd = openat(rootfd, temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	rc = fd < 0 ? -errno : 0;
-	if (rc == 0)
-		rc = make_directory(fd, "cur", &like);
-	if (rc == 0)
-		rc = make_directory(fd, "new", &like);
-	if (rc == 0)
-		rc = make_directory(fd, "tmp", &like);
-	if (rc < 0) {
-		failed(err, new->user, new->name, rc, "mkdir", temporary);
-		goto remove;
-	}
-	marker = openat(fd, "maildirfolder", O_WRONLY | O_CREAT | O_CLOEXEC, like.st_mode & 0666);
-	if (marker >= 0 && fchown(marker, like.st_uid, like.st_gid) < 0 && errno != EPERM) {
-		rc = failed(err, new->user, new->name, -errno, "fchown", "maildirfolder");
-		goto remove;
-	}
-	control = strcmp(paths->control, paths->mail) == 0
-			  ? dup(fd)
-			  : open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	index = strcmp(paths->index, paths->mail) == 0
-			? dup(fd)
-			: open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (control < 0 || index < 0) {
-		rc = failed(err, new->user, new->name, -errno, "open", paths->control);
-		goto remove;
-	}
-	rc = write_metadata(new, control, index, err);
-	if (rc < 0)
-		goto remove;
-	if (fsync(fd) < 0 || renameat(rootfd, temporary, AT_FDCWD, paths->mail) < 0) {
-		rc = failed(err, new->user, new->name, -errno, "rename", paths->mail);
-		goto remove;
-	}
-	rc = fsync(rootfd) < 0 ? failed(err, new->user, new->name, -errno, "fsync", root) : 0;
-	return rc;
-remove:
-	file_remove_tree(rootfd, temporary);
-	return rc;
-}
-
-/* INBOX and LAYOUT=fs: the directory may exist (the root itself, or a parent), so it is filled in
- * place, cur/ last. */
-static int create_in_place(const struct new_mailbox *new, const struct mailbox_paths *paths,
-			   struct error *err)
-{
-	AUTO_CLOSE int fd = open(paths->mail, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	AUTO_CLOSE int control = open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	AUTO_CLOSE int index = open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	static const char *const order[] = {"tmp", "new", "cur"};
-	struct stat like;
-	int rc;
-
-	if (fd < 0 || control < 0 || index < 0 || fstat(fd, &like) < 0)
-		return failed(err, new->user, new->name, -errno, "open", paths->mail);
-	rc = write_metadata(new, control, index, err);
-	if (rc < 0)
-		return rc;
-	for (int i = 0; i < 3; i++) {
-		rc = make_directory(fd, order[i], &like);
-		if (rc < 0 && rc != -EEXIST)
-			return failed(err, new->user, new->name, rc, "mkdir", paths->mail);
-	}
-	if (fsync(fd) < 0)
-		return failed(err, new->user, new->name, -errno, "fsync", paths->mail);
-	rc = sync_parent(paths->mail);
-	return rc < 0 ? failed(err, new->user, new->name, rc, "fsync", paths->mail) : 0;
-}
-
-/* A mailbox is there when its cur/ is; leftovers of an earlier attempt in place are cleared away.
- */
-static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_paths *paths,
-			   struct error *err)
-{
-	static const char *const names[] = {
-		UIDLIST_NAME,	     UIDLIST_NAME ".tmp",   "dovecot-keywords",	  "dovecot.index",
-		"dovecot.index.log", "dovecot.index.log.2", "dovecot.index.cache"};
-	const char *const directories[] = {paths->mail, paths->control, paths->index};
-	AUTO_FREE char *cur = NULL;
-
-	if (asprintf(&cur, "%s/cur", paths->mail) < 0) {
-		cur = NULL;
-		return error_set(err, -ENOMEM, "user=%s: out of memory", new->user->name);
-	}
-	if (exists(cur))
-		return error_set(err, -EEXIST, "user=%s mailbox=%s: exists already",
-				 new->user->name, new->name);
-	for (int i = 0; i < 3; i++) {
-		AUTO_CLOSE int fd = open(directories[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-		for (size_t j = 0; fd >= 0 && j < sizeof names / sizeof *names; j++) {
-			if (unlinkat(fd, names[j], 0) < 0 && errno != ENOENT)
-				return failed(err, new->user, new->name, -errno, "unlink",
-					      directories[i]);
-		}
-	}
-	return 0;
-}
-
-/* Root, CONTROL and INDEX: of a user who has no mail yet, none of them need be there. */
-static int make_roots(const struct mail_user *user, const char *name, struct error *err)
-{
-	const char *const directories[] = {user->location.root, user->location.control,
-					   user->location.index};
-	const size_t len = strlen(user->home);
-
-	for (int i = 0; i < 3; i++) {
-		int rc;
-
-		if (exists(directories[i]))
-			continue;
-		rc = strncmp(directories[i], user->home, len) == 0 && directories[i][len] == '/'
-			     ? make_directories(user->home, directories[i])
-			     : (mkdir(directories[i], 0700) < 0 ? -errno : 0);
-		if (rc < 0 && rc != -EEXIST)
-			return failed(err, user, name, rc, "mkdir", directories[i]);
-	}
-	return 0;
-}
-
-/* The directories that have to be there before: the root, parents of LAYOUT=fs, CONTROL and INDEX.
- */
-static int make_places(const struct new_mailbox *new, const struct mailbox_paths *paths,
-		       bool in_place, struct error *err)
-{
-	const struct mail_location *location = &new->user->location;
-	const char *home = new->user->home;
-	int rc = make_roots(new->user, new->name, err);
-
-	if (rc < 0)
-		return rc;
-	if (in_place && strcmp(paths->mail, location->root) != 0 && !exists(paths->mail)) {
-		size_t len = strlen(location->root);
-		const char *base =
-			strncmp(paths->mail, location->root, len) == 0 && paths->mail[len] == '/'
-				? location->root
-				: home;
-
-		rc = make_directories(base, paths->mail);
-		if (rc < 0)
-			return failed(err, new->user, new->name, rc, "mkdir", paths->mail);
-	}
-	if (strcmp(paths->control, paths->mail) != 0 && !exists(paths->control)) {
-		rc = make_directories(location->control, paths->control);
-		if (rc < 0)
-			return failed(err, new->user, new->name, rc, "mkdir", paths->control);
-	}
-	if (strcmp(paths->index, paths->mail) != 0 && !exists(paths->index)) {
-		rc = make_directories(location->index, paths->index);
-		if (rc < 0)
-			return failed(err, new->user, new->name, rc, "mkdir", paths->index);
-	}
-	return 0;
-}
-
-int mailbox_list_create(const struct mail_user *user, const char *name, const struct guid *guid,
-			uint32_t uid_validity, struct error *err)
-{
-	struct new_mailbox new = {.user = user, .name = name, .uid_validity = uid_validity};
-	bool in_place = user->location.layout == MAIL_LAYOUT_FS || strcmp(name, "INBOX") == 0;
-	struct mailbox_paths paths = {NULL, NULL, NULL};
-	int lock = -1;
-	int rc = check_name(user, name, err);
-
-	if (rc < 0)
-		return rc;
-	if (guid)
-		new.guid = *guid;
-	else
-		guid_generate(&new.guid);
-	rc = mailbox_paths_get(&user->location, name, &paths);
-	if (rc < 0)
-		return failed(err, user, name, rc, "path", name);
-	rc = make_places(&new, &paths, in_place, err);
-	if (rc == 0)
-		rc = list_lock(user, &lock, err);
-	if (rc == 0 && (in_place || !exists(paths.mail)))
-		rc = clear_leftovers(&new, &paths, err);
-	else if (rc == 0)
-		rc = error_set(err, -EEXIST, "user=%s mailbox=%s: exists already", user->name,
-			       name);
-	if (rc == 0)
-		rc = uid_validity ? uidvalidity_raise(user, uid_validity, err)
-				  : uidvalidity_allocate(user, &new.uid_validity, err);
-	if (rc == 0)
-		rc = in_place ? create_in_place(&new, &paths, err)
-			      : create_by_rename(&new, &paths, err);
-	if (rc == 0)
-		refresh_list_index(user);
-	list_unlock(user, &lock);
-	mailbox_paths_free(&paths);
-	return rc;
-}
 
 /* ---- delete ---- */
 
@@ -408,7 +40,7 @@ static int check_guid(const struct mail_user *user, const char *name,
 	int rc;
 
 	if (fd < 0)
-		return failed(err, user, name, -errno, "open", paths->control);
+		return list_failed(err, user, name, -errno, "open", paths->control);
 	rc = uidlist_read_header(fd, paths->control, &header, err);
 	if (rc < 0)
 		return rc;
@@ -429,7 +61,8 @@ static int mark_deleted(const struct mail_user *user, const char *name,
 	int rc;
 
 	if (fd < 0)
-		return errno == ENOENT ? 0 : failed(err, user, name, -errno, "open", paths->index);
+		return errno == ENOENT ? 0
+				       : list_failed(err, user, name, -errno, "open", paths->index);
 	rc = index_open(fd, &options, &index, err);
 	if (rc == 0)
 		rc = index_begin(index, INDEX_LOCK_TIMEOUT_MS, &txn, err);
@@ -535,16 +168,16 @@ static int remove_directories(const struct mail_user *user, const char *name,
 	int rc = remove_directory(user, location->root, paths->mail);
 
 	if (rc < 0)
-		return failed(err, user, name, rc, "remove", paths->mail);
+		return list_failed(err, user, name, rc, "remove", paths->mail);
 	if (strcmp(paths->control, paths->mail) != 0) {
 		rc = remove_directory(user, location->control, paths->control);
 		if (rc < 0)
-			return failed(err, user, name, rc, "remove", paths->control);
+			return list_failed(err, user, name, rc, "remove", paths->control);
 	}
 	if (strcmp(paths->index, paths->mail) != 0) {
 		rc = remove_directory(user, location->index, paths->index);
 		if (rc < 0)
-			return failed(err, user, name, rc, "remove", paths->index);
+			return list_failed(err, user, name, rc, "remove", paths->index);
 	}
 	return 0;
 }
@@ -558,7 +191,7 @@ static int log_deletion(const struct mail_user *user, const char *name, const st
 		{.type = MAILBOX_LOG_DELETE_DIRECTORY, .time = time},
 	};
 
-	int rc = make_roots(user, name, err);
+	int rc = list_make_roots(user, name, err);
 
 	mailbox_name_hash(name, user->separator, &records[1].id);
 	return rc < 0 ? rc : mailbox_log_append(user, records, 2, err);
@@ -569,7 +202,7 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 {
 	struct mailbox_paths paths = {NULL, NULL, NULL};
 	int lock = -1;
-	int rc = check_name(user, name, err);
+	int rc = list_check_name(user, name, err);
 
 	if (rc < 0)
 		return rc;
@@ -578,7 +211,7 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 				 user->name);
 	rc = mailbox_paths_get(&user->location, name, &paths);
 	if (rc < 0)
-		return failed(err, user, name, rc, "path", name);
+		return list_failed(err, user, name, rc, "path", name);
 	rc = list_lock(user, &lock, err);
 	if (rc == 0)
 		rc = check_guid(user, name, &paths, guid, err);
@@ -589,7 +222,7 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 	if (rc == 0)
 		rc = remove_directories(user, name, &paths, err);
 	if (rc == 0)
-		refresh_list_index(user);
+		list_refresh_index(user);
 	list_unlock(user, &lock);
 	mailbox_paths_free(&paths);
 	return rc;
@@ -604,7 +237,7 @@ static int move_directory(const char *from, const char *to)
 		return 0;
 	if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
 		return 0;
-	return errno == ENOENT && !exists(from) ? 0 : -errno;
+	return errno == ENOENT && !list_path_exists(from) ? 0 : -errno;
 }
 
 static int move_mailbox(const struct mail_user *user, const char *from, const char *to,
@@ -614,11 +247,11 @@ static int move_mailbox(const struct mail_user *user, const char *from, const ch
 	int rc = mailbox_paths_get(&user->location, from, &old);
 
 	if (rc < 0)
-		return failed(err, user, from, rc, "path", from);
+		return list_failed(err, user, from, rc, "path", from);
 	rc = mailbox_paths_get(&user->location, to, &new);
 	if (rc < 0) {
 		mailbox_paths_free(&old);
-		return failed(err, user, to, rc, "path", to);
+		return list_failed(err, user, to, rc, "path", to);
 	}
 	/* Dovecot finds uidlist and index where the mail is: they go first. */
 	if (strcmp(old.control, old.mail) != 0)
@@ -628,7 +261,7 @@ static int move_mailbox(const struct mail_user *user, const char *from, const ch
 	if (rc == 0)
 		rc = move_directory(old.mail, new.mail);
 	if (rc < 0)
-		failed(err, user, from, rc, "rename", new.mail);
+		list_failed(err, user, from, rc, "rename", new.mail);
 	mailbox_paths_free(&old);
 	mailbox_paths_free(&new);
 	return rc;
@@ -645,7 +278,7 @@ static int move_children(const struct mail_user *user, const char *from, const c
 	int rc = 0;
 
 	if (!dir)
-		return failed(err, user, from, -errno, "opendir", user->location.root);
+		return list_failed(err, user, from, -errno, "opendir", user->location.root);
 	/* Collected first: what readdir shows while names change is anybody's guess. */
 	while ((entry = readdir(dir)) != NULL) {
 		char *name;
@@ -678,7 +311,7 @@ static int move_children(const struct mail_user *user, const char *from, const c
 			rc = error_set(err, -ENOMEM, "user=%s: out of memory", user->name);
 		}
 		if (rc == 0)
-			rc = check_name(user, target, err);
+			rc = list_check_name(user, target, err);
 		if (rc == 0)
 			rc = move_mailbox(user, names[i], target, err);
 		free(names[i]);
@@ -701,14 +334,15 @@ static int make_parents(const struct mail_user *user, const char *to, struct err
 	*slash = '\0';
 	rc = mailbox_paths_get(&user->location, parent, &paths);
 	if (rc < 0)
-		return failed(err, user, parent, rc, "path", parent);
-	rc = exists(paths.mail) ? 0 : make_directories(user->location.root, paths.mail);
-	if (rc == 0 && !exists(paths.control))
-		rc = make_directories(user->location.control, paths.control);
-	if (rc == 0 && !exists(paths.index))
-		rc = make_directories(user->location.index, paths.index);
+		return list_failed(err, user, parent, rc, "path", parent);
+	rc = list_path_exists(paths.mail) ? 0
+					  : list_make_directories(user->location.root, paths.mail);
+	if (rc == 0 && !list_path_exists(paths.control))
+		rc = list_make_directories(user->location.control, paths.control);
+	if (rc == 0 && !list_path_exists(paths.index))
+		rc = list_make_directories(user->location.index, paths.index);
 	if (rc < 0)
-		failed(err, user, parent, rc, "mkdir", paths.mail);
+		list_failed(err, user, parent, rc, "mkdir", paths.mail);
 	mailbox_paths_free(&paths);
 	return rc;
 }
@@ -717,7 +351,7 @@ static int log_rename(const struct mail_user *user, const char *name, int64_t ti
 		      struct error *err)
 {
 	struct mailbox_log_record record = {.type = MAILBOX_LOG_RENAME, .time = time};
-	int rc = make_roots(user, name, err);
+	int rc = list_make_roots(user, name, err);
 
 	mailbox_name_hash(name, user->separator, &record.id);
 	return rc < 0 ? rc : mailbox_log_append(user, &record, 1, err);
@@ -740,8 +374,8 @@ static int check_rename(const struct mail_user *user, const char *from, const ch
 				 user->name, from, to);
 	rc = mailbox_paths_get(&user->location, from, &paths);
 	if (rc < 0)
-		return failed(err, user, from, rc, "path", from);
-	if (!exists(paths.mail))
+		return list_failed(err, user, from, rc, "path", from);
+	if (!list_path_exists(paths.mail))
 		rc = error_set(err, -ENOENT, "user=%s mailbox=%s: does not exist", user->name,
 			       from);
 	mailbox_paths_free(&paths);
@@ -749,8 +383,8 @@ static int check_rename(const struct mail_user *user, const char *from, const ch
 		return rc;
 	rc = mailbox_paths_get(&user->location, to, &paths);
 	if (rc < 0)
-		return failed(err, user, to, rc, "path", to);
-	if (exists(paths.mail))
+		return list_failed(err, user, to, rc, "path", to);
+	if (list_path_exists(paths.mail))
 		rc = error_set(err, -EEXIST, "user=%s mailbox=%s: exists already", user->name, to);
 	mailbox_paths_free(&paths);
 	return rc;
@@ -760,10 +394,10 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 			struct error *err)
 {
 	int lock = -1;
-	int rc = check_name(user, from, err);
+	int rc = list_check_name(user, from, err);
 
 	if (rc == 0)
-		rc = check_name(user, to, err);
+		rc = list_check_name(user, to, err);
 	if (rc < 0)
 		return rc;
 	rc = list_lock(user, &lock, err);
@@ -778,12 +412,12 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 	if (rc == 0) {
 		rc = file_sync_dir(AT_FDCWD, user->location.root);
 		if (rc < 0)
-			failed(err, user, from, rc, "fsync", user->location.root);
+			list_failed(err, user, from, rc, "fsync", user->location.root);
 	}
 	if (rc == 0)
 		rc = log_rename(user, to, time(NULL), err);
 	if (rc == 0)
-		refresh_list_index(user);
+		list_refresh_index(user);
 	list_unlock(user, &lock);
 	return rc;
 }
@@ -796,11 +430,11 @@ int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool 
 	struct mailbox_log_record record = {.type = subscribed ? MAILBOX_LOG_SUBSCRIBE
 							       : MAILBOX_LOG_UNSUBSCRIBE,
 					    .time = time(NULL)};
-	bool changed;
-	int rc = check_name(user, name, err);
+	bool changed = false;
+	int rc = list_check_name(user, name, err);
 
 	if (rc == 0)
-		rc = make_roots(user, name, err);
+		rc = list_make_roots(user, name, err);
 	if (rc == 0)
 		rc = subscriptions_set(user, name, subscribed, &changed, err);
 	if (rc < 0 || !changed)
@@ -836,7 +470,7 @@ int mailbox_list_log_deleted(const struct mail_user *user, const char *name,
 		return rc;
 	rc = log_deletion(user, name, guid, time, err);
 	if (rc == 0)
-		refresh_list_index(user);
+		list_refresh_index(user);
 	return rc;
 }
 
@@ -853,6 +487,6 @@ int mailbox_list_log_renamed(const struct mail_user *user, const char *name, int
 		return rc;
 	rc = log_rename(user, name, time, err);
 	if (rc == 0)
-		refresh_list_index(user);
+		list_refresh_index(user);
 	return rc;
 }

@@ -9,6 +9,7 @@
  */
 #include "sync/merge_tree_private.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,7 @@ static int set_target(struct tree_work *work, struct tree_entry *entry, unsigned
 	if (entry->deleted || entry->target != NULL)
 		return 0;
 	side = winner_side(work, entry);
+	assert(entry->node[side] != NULL);
 	if (!tree_is_inbox(entry->node[side]->name) &&
 	    (is_single(entry) || strcmp(entry->node[0]->name, entry->node[1]->name) != 0)) {
 		entry->visiting = true;

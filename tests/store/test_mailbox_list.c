@@ -153,8 +153,10 @@ static struct guid guid_of(struct fixture *fx, const char *name)
 	struct mailbox_node *node = node_of(&tree, name);
 	struct guid guid;
 
-	if (!node || !node->exists)
+	if (!node || !node->exists) {
 		fail_msg("%s is not listed", name);
+		abort();
+	}
 	guid = node->guid;
 	mailbox_tree_free(&tree);
 	return guid;
@@ -640,15 +642,13 @@ static void hostile_names_are_refused(void **state)
 		"a/",
 		"~root",
 		"a\nb",
-		"a\x7f"
-		"b",
+		"b\x7f",
 		"\xff\xfe",
 		"a/./b",
 		"inbox",
 		"Inbox/x",
 		"..DOVECOT-TRASHED/x/..",
-		"\xc0\xaf"
-		"etc",
+		"\xc0\xaf/etc",
 		"\xed\xa0\x80",
 	};
 	struct fixture *fx = *state;

@@ -1,0 +1,268 @@
+/*
+ * Creating a mailbox, as Dovecot does it (reference 6.4, 7d). See mailbox_list.h.
+ *
+ * Under mailboxes.lock. A new mailbox appears complete: by one rename, or by its cur/ as the last
+ * directory made.
+ */
+#include "store/mailbox_list.h"
+
+#include "store/base/file.h"
+#include "store/index/index_files.h"
+#include "store/list_lock.h"
+#include "store/mail_user.h"
+#include "store/mailbox_list_private.h"
+#include "store/mailbox_name.h"
+#include "store/maildir/uidlist.h"
+#include "store/uidvalidity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int sync_parent(const char *path)
+{
+	AUTO_FREE char *parent = strdup(path);
+	char *slash = parent ? strrchr(parent, '/') : NULL;
+
+	if (!slash)
+		return -EINVAL;
+	*slash = '\0';
+	return file_sync_dir(AT_FDCWD, *parent ? parent : "/");
+}
+
+struct new_mailbox {
+	const struct mail_user *user;
+	const char *name;
+	struct guid guid;
+	uint32_t uid_validity;
+};
+
+/* uidlist and index of a mailbox without messages, in directories that nobody uses yet. */
+static int write_metadata(const struct new_mailbox *new, int control, int index, struct error *err)
+{
+	const struct uidlist_header header = {
+		.version = 3, .uid_validity = new->uid_validity, .next_uid = 1, .guid = new->guid};
+	const struct index_options options = {.label = new->name};
+	const struct index_create create = {.uid_validity = new->uid_validity, .next_uid = 1};
+	int rc = uidlist_create(control, new->name, &header, err);
+
+	return rc < 0 ? rc : index_create(index, &options, &create, err);
+}
+
+/* Temporary directories must not begin with a dot, or Maildir++ would list them. */
+static int temporary_name(char name_r[128])
+{
+	char host[64] = "localhost";
+	uint32_t number;
+
+	if (getrandom(&number, sizeof number, 0) != sizeof number)
+		return -EIO;
+	gethostname(host, sizeof host - 1);
+	for (char *p = host; *p; p++) {
+		if (*p == '/')
+			*p = '_';
+	}
+	snprintf(name_r, 128, "temp.%s.%d.%08x", host, (int)getpid(), number);
+	return 0;
+}
+
+/* The mail directory complete with everything that lies in it, under a temporary name in the root;
+ * then one rename makes it a mailbox. */
+static int create_by_rename(const struct new_mailbox *new, const struct mailbox_paths *paths,
+			    struct error *err)
+{
+	const char *root = new->user->location.root;
+	AUTO_CLOSE int rootfd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int fd = -1;
+	AUTO_CLOSE int control = -1;
+	AUTO_CLOSE int index = -1;
+	AUTO_CLOSE int marker = -1;
+	char temporary[128];
+	struct stat like;
+	int rc;
+
+	if (rootfd < 0 || fstat(rootfd, &like) < 0)
+		return list_failed(err, new->user, new->name, -errno, "open", root);
+	rc = temporary_name(temporary);
+	if (rc == 0)
+		rc = list_make_directory(rootfd, temporary, &like);
+	if (rc < 0)
+		return list_failed(err, new->user, new->name, rc, "mkdir", temporary);
+	fd = openat(rootfd, temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	rc = fd < 0 ? -errno : 0;
+	if (rc == 0)
+		rc = list_make_directory(fd, "cur", &like);
+	if (rc == 0)
+		rc = list_make_directory(fd, "new", &like);
+	if (rc == 0)
+		rc = list_make_directory(fd, "tmp", &like);
+	if (rc < 0) {
+		list_failed(err, new->user, new->name, rc, "mkdir", temporary);
+		goto remove;
+	}
+	marker = openat(fd, "maildirfolder", O_WRONLY | O_CREAT | O_CLOEXEC, like.st_mode & 0666);
+	if (marker >= 0 && fchown(marker, like.st_uid, like.st_gid) < 0 && errno != EPERM) {
+		rc = list_failed(err, new->user, new->name, -errno, "fchown", "maildirfolder");
+		goto remove;
+	}
+	control = strcmp(paths->control, paths->mail) == 0
+			  ? dup(fd)
+			  : open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	index = strcmp(paths->index, paths->mail) == 0
+			? dup(fd)
+			: open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (control < 0 || index < 0) {
+		rc = list_failed(err, new->user, new->name, -errno, "open", paths->control);
+		goto remove;
+	}
+	rc = write_metadata(new, control, index, err);
+	if (rc < 0)
+		goto remove;
+	if (fsync(fd) < 0 || renameat(rootfd, temporary, AT_FDCWD, paths->mail) < 0) {
+		rc = list_failed(err, new->user, new->name, -errno, "rename", paths->mail);
+		goto remove;
+	}
+	rc = fsync(rootfd) < 0 ? list_failed(err, new->user, new->name, -errno, "fsync", root) : 0;
+	return rc;
+remove:
+	file_remove_tree(rootfd, temporary);
+	return rc;
+}
+
+/* INBOX and LAYOUT=fs: the directory may exist (the root itself, or a parent), so it is filled in
+ * place, cur/ last. */
+static int create_in_place(const struct new_mailbox *new, const struct mailbox_paths *paths,
+			   struct error *err)
+{
+	AUTO_CLOSE int fd = open(paths->mail, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int control = open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int index = open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	static const char *const order[] = {"tmp", "new", "cur"};
+	struct stat like;
+	int rc;
+
+	if (fd < 0 || control < 0 || index < 0 || fstat(fd, &like) < 0)
+		return list_failed(err, new->user, new->name, -errno, "open", paths->mail);
+	rc = write_metadata(new, control, index, err);
+	if (rc < 0)
+		return rc;
+	for (int i = 0; i < 3; i++) {
+		rc = list_make_directory(fd, order[i], &like);
+		if (rc < 0 && rc != -EEXIST)
+			return list_failed(err, new->user, new->name, rc, "mkdir", paths->mail);
+	}
+	if (fsync(fd) < 0)
+		return list_failed(err, new->user, new->name, -errno, "fsync", paths->mail);
+	rc = sync_parent(paths->mail);
+	return rc < 0 ? list_failed(err, new->user, new->name, rc, "fsync", paths->mail) : 0;
+}
+
+/* A mailbox is there when its cur/ is; leftovers of an earlier attempt in place are cleared away.
+ */
+static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_paths *paths,
+			   struct error *err)
+{
+	static const char *const names[] = {
+		UIDLIST_NAME,	     "dovecot-uidlist.tmp", "dovecot-keywords",	  "dovecot.index",
+		"dovecot.index.log", "dovecot.index.log.2", "dovecot.index.cache"};
+	const char *const directories[] = {paths->mail, paths->control, paths->index};
+	AUTO_FREE char *cur = NULL;
+
+	if (asprintf(&cur, "%s/cur", paths->mail) < 0) {
+		cur = NULL;
+		return error_set(err, -ENOMEM, "user=%s: out of memory", new->user->name);
+	}
+	if (list_path_exists(cur))
+		return error_set(err, -EEXIST, "user=%s mailbox=%s: exists already",
+				 new->user->name, new->name);
+	for (int i = 0; i < 3; i++) {
+		AUTO_CLOSE int fd = open(directories[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+		for (size_t j = 0; fd >= 0 && j < sizeof names / sizeof *names; j++) {
+			if (unlinkat(fd, names[j], 0) < 0 && errno != ENOENT)
+				return list_failed(err, new->user, new->name, -errno, "unlink",
+						   directories[i]);
+		}
+	}
+	return 0;
+}
+
+/* The directories that have to be there before: the root, parents of LAYOUT=fs, CONTROL and INDEX.
+ */
+static int make_places(const struct new_mailbox *new, const struct mailbox_paths *paths,
+		       bool in_place, struct error *err)
+{
+	const struct mail_location *location = &new->user->location;
+	const char *home = new->user->home;
+	int rc = list_make_roots(new->user, new->name, err);
+
+	if (rc < 0)
+		return rc;
+	if (in_place && strcmp(paths->mail, location->root) != 0 &&
+	    !list_path_exists(paths->mail)) {
+		size_t len = strlen(location->root);
+		const char *base =
+			strncmp(paths->mail, location->root, len) == 0 && paths->mail[len] == '/'
+				? location->root
+				: home;
+
+		rc = list_make_directories(base, paths->mail);
+		if (rc < 0)
+			return list_failed(err, new->user, new->name, rc, "mkdir", paths->mail);
+	}
+	if (strcmp(paths->control, paths->mail) != 0 && !list_path_exists(paths->control)) {
+		rc = list_make_directories(location->control, paths->control);
+		if (rc < 0)
+			return list_failed(err, new->user, new->name, rc, "mkdir", paths->control);
+	}
+	if (strcmp(paths->index, paths->mail) != 0 && !list_path_exists(paths->index)) {
+		rc = list_make_directories(location->index, paths->index);
+		if (rc < 0)
+			return list_failed(err, new->user, new->name, rc, "mkdir", paths->index);
+	}
+	return 0;
+}
+
+int mailbox_list_create(const struct mail_user *user, const char *name, const struct guid *guid,
+			uint32_t uid_validity, struct error *err)
+{
+	struct new_mailbox new = {.user = user, .name = name, .uid_validity = uid_validity};
+	bool in_place = user->location.layout == MAIL_LAYOUT_FS || strcmp(name, "INBOX") == 0;
+	struct mailbox_paths paths = {NULL, NULL, NULL};
+	int lock = -1;
+	int rc = list_check_name(user, name, err);
+
+	if (rc < 0)
+		return rc;
+	if (guid)
+		new.guid = *guid;
+	else
+		guid_generate(&new.guid);
+	rc = mailbox_paths_get(&user->location, name, &paths);
+	if (rc < 0)
+		return list_failed(err, user, name, rc, "path", name);
+	rc = make_places(&new, &paths, in_place, err);
+	if (rc == 0)
+		rc = list_lock(user, &lock, err);
+	if (rc == 0 && (in_place || !list_path_exists(paths.mail)))
+		rc = clear_leftovers(&new, &paths, err);
+	else if (rc == 0)
+		rc = error_set(err, -EEXIST, "user=%s mailbox=%s: exists already", user->name,
+			       name);
+	if (rc == 0)
+		rc = uid_validity ? uidvalidity_raise(user, uid_validity, err)
+				  : uidvalidity_allocate(user, &new.uid_validity, err);
+	if (rc == 0)
+		rc = in_place ? create_in_place(&new, &paths, err)
+			      : create_by_rename(&new, &paths, err);
+	if (rc == 0)
+		list_refresh_index(user);
+	list_unlock(user, &lock);
+	mailbox_paths_free(&paths);
+	return rc;
+}
