@@ -26,6 +26,7 @@ void brain_reason(struct brain *brain, const char *fmt, ...)
 	if (brain->result->reason[0] != '\0')
 		return;
 	va_start(args, fmt);
+	// NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): clang 14 misses the va_start
 	vsnprintf(brain->result->reason, sizeof(brain->result->reason), fmt, args);
 	va_end(args);
 }

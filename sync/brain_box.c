@@ -49,15 +49,17 @@ void box_fail(struct box *box, int code, const struct error *err)
 static int open_mailbox(struct box *box, struct error *err)
 {
 	const struct mail_user *user = box->brain->user;
-	int ret = mailbox_open(user, box->name, &box->mailbox, err);
+	struct mailbox *mailbox = NULL;
+	int ret = mailbox_open(user, box->name, &mailbox, err);
 
-	if (ret != -EUCLEAN)
-		return ret;
-	log_warning("%s: rebuilding it user=%s mailbox=%s", err != NULL ? err->text : "damaged",
-		    user->name, box->name);
-	ret = mailbox_rebuild(user, box->name, err);
-	if (ret == 0)
-		ret = mailbox_open(user, box->name, &box->mailbox, err);
+	if (ret == -EUCLEAN) {
+		log_warning("%s: rebuilding it user=%s mailbox=%s",
+			    err != NULL ? err->text : "damaged", user->name, box->name);
+		ret = mailbox_rebuild(user, box->name, err);
+		if (ret == 0)
+			ret = mailbox_open(user, box->name, &mailbox, err);
+	}
+	box->mailbox = ret == 0 ? mailbox : NULL;
 	return ret;
 }
 

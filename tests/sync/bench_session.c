@@ -103,7 +103,8 @@ static struct bench *new_bench(void)
 	if (mkdtemp(b->root) == NULL)
 		die(b->root);
 	memset(b->body, 'x', MAIL_BYTES);
-	memcpy(b->body, "Subject: x\n\n", 12);
+	static const char header[] = "Subject: x\n\n";
+	memcpy(b->body, header, sizeof(header) - 1);
 	for (int i = 0; i < 2; i++) {
 		snprintf(home, sizeof(home), "%s/%c", b->root, 'a' + i);
 		maildir_user_init(&b->users[i], home);

@@ -369,6 +369,10 @@ static void keywords_and_lists(void **state)
 		decode("Cf\t9\tg\t&$Label1\x01t-work\x01t=x\t2a\n", &item, &items, &stream, &err),
 		0);
 	assert_int_equal(item.change.keyword_count, 3);
+	if (item.change.keywords == NULL) {
+		fail();
+		return;
+	}
 	assert_int_equal(item.change.keywords[0].op, '&');
 	assert_string_equal(item.change.keywords[0].name, "$Label1");
 	assert_string_equal(item.change.keywords[1].name, "work");
