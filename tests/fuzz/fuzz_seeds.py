@@ -66,6 +66,9 @@ def settings(directory):
            b"replication_full_sync_interval = 2 hours\n$root = /x\n")
 
 
+    yield b"mail_root = /\n"
+
+
 MAKERS = {"wire": ("sync/transcripts", wire), "index": ("samples", index), "uidlist": ("samples", uidlist),
           "doveadm": (".", doveadm), "settings": ("store/samples", settings)}
 

@@ -191,13 +191,16 @@ class Node:
     def status(self):
         return json.loads(self.dsyncctl("--json", "status").stdout)
 
-    def close(self):
+    def close_processes(self):
         for name in ("dovecot", "dsyncd", "dsyncfs"):
             if name in self.processes:
                 try:
                     self.kill(name, signal.SIGTERM)
                 except subprocess.TimeoutExpired:
-                    self.processes[name] = None
+                    self.processes.pop(name, None)
+
+    def close(self):
+        self.close_processes()
         if os.path.ismount(self.mount):
             subprocess.run(["umount", "-l", self.mount], check=False)
         if not os.environ.get("KEEP"):
