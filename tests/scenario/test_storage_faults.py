@@ -44,6 +44,8 @@ def pair_on(backing_b=None, state_a=None):
     finally:
         for path in mounts:
             subprocess.run(["umount", "-l", path], check=False)
+        for node in pair.nodes:
+            shutil.rmtree(node.dir, ignore_errors=True)  # what the mounts kept from being removed
 
 
 def reported(node, user, *words):
