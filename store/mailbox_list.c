@@ -310,7 +310,8 @@ static int read_subscriptions(struct reader *r)
 			rc = r->err ? r->err->code : -ENOMEM;
 	}
 	subscriptions_free(&subs);
-	qsort(r->tree->nodes, r->tree->node_count, sizeof *r->tree->nodes, node_cmp);
+	if (r->tree->node_count)
+		qsort(r->tree->nodes, r->tree->node_count, sizeof *r->tree->nodes, node_cmp);
 	return rc;
 }
 
@@ -481,7 +482,8 @@ static int read_once(struct reader *r)
 	r->incomplete = false;
 	rc = read_directories(r);
 	if (rc == 0) {
-		qsort(tree->nodes, tree->node_count, sizeof *tree->nodes, node_cmp);
+		if (tree->node_count)
+			qsort(tree->nodes, tree->node_count, sizeof *tree->nodes, node_cmp);
 		rc = separate_guids(r);
 	}
 	if (rc == 0)

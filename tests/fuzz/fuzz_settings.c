@@ -1,43 +1,12 @@
-<<<<<<< HEAD
-/* libFuzzer over a settings file: what is accepted is printed, and reads back as itself. */
-#include <stdlib.h>
-#include <string.h>
-#include "store/base/log.h"
-=======
 /* Fuzzer of the settings file. What is read is printed, and must read back as the same. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
->>>>>>> faults
 #include "store/settings.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-<<<<<<< HEAD
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
-{
-	struct buf first = BUF_INIT((size_t)1 << 22), again = BUF_INIT((size_t)1 << 22);
-	struct settings *set, *copy;
-	struct error err;
-
-	log_open("fuzz", LOG_TARGET_STDERR, LOG_LEVEL_ERROR);
-	/* An include would read what lies about. */
-	if (memmem(data, size, "!include", 8) != NULL || memchr(data, '<', size) != NULL)
-		return 0;
-	if (settings_parse((const char *)data, size, "/nonexistent/fuzz", SETTINGS_QUIET, &set,
-			   &err) < 0)
-		return 0;
-	if (settings_print(set, true, false, &first) < 0 ||
-	    settings_parse(first.data, first.len, "printed", SETTINGS_QUIET, &copy, &err) < 0 ||
-	    settings_print(copy, true, false, &again) < 0 ||
-	    strcmp(buf_str(&first), buf_str(&again)) != 0)
-		abort();
-	settings_free(&copy);
-	settings_free(&set);
-	buf_free(&first);
-	buf_free(&again);
-=======
 /* Other files are none of a fuzzer's business. */
 static bool names_a_file(const uint8_t *data, size_t size)
 {
@@ -78,6 +47,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else if (err.text[0] == '\0')
 		abort();
 	settings_free(&set);
->>>>>>> faults
 	return 0;
 }
