@@ -199,11 +199,14 @@ static int check_home(struct settings_owner *owner, const struct settings_draft 
 	int rc = 0;
 
 	assert(set->mail_home && set->mail_root);
+	if (strcmp(set->mail_root, "/") == 0)
+		return refuse(draft, "mail_root",
+			      error_set(err, -EINVAL, "is everything: name the users' directory"),
+			      err);
 	if (!set->mail_home[0]) {
 		AUTO_BUF struct buf home = BUF_INIT(PATH_MAX);
 
-		buf_printf(&home, "%s/%%d/%%n",
-			   strcmp(set->mail_root, "/") == 0 ? "" : set->mail_root);
+		buf_printf(&home, "%s/%%d/%%n", set->mail_root);
 		return keep_str(owner, buf_str(&home), &set->mail_home, err);
 	}
 	rc = keep_path(owner, set->mail_home, &set->mail_home, err);

@@ -74,6 +74,7 @@ struct queue_user {
 	char store_reason[256];
 
 	bool uid_known, finding;
+	bool make_home; /* the store was lost: its home is made again */
 	uid_t uid;
 	gid_t gid;
 

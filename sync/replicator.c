@@ -119,7 +119,7 @@ static void dispatch(struct replicator *r)
 		}
 		if (!user->uid_known) {
 			user->finding = true;
-			replicator_find_user(r, user->name, false);
+			replicator_find_user(r, user->name, user->make_home);
 			continue;
 		}
 		if (replicator_start_job(r, user, peer, &err) < 0) {
@@ -148,7 +148,8 @@ static void on_poll(evutil_socket_t fd, short what, void *ctx)
 	if (!r->reader)
 		replicator_open_reader(r);
 	replicator_read_journal(r);
-	if (r->list_wanted && !r->listing && tcp_now_ms() >= r->list_not_before_ms)
+	if ((r->list_wanted || r->store_unchecked) && !r->listing &&
+	    tcp_now_ms() >= r->list_not_before_ms)
 		replicator_list_users(r);
 }
 
@@ -269,6 +270,7 @@ static int start(struct replicator *r, enum log_target target, enum log_level le
 		rc = replicator_load_users(r, err);
 	if (rc < 0)
 		return rc;
+	r->store_unchecked = HASH_CNT(hh_name, r->queue.by_name) > 0;
 	event_active(r->poll_timer, EV_TIMEOUT, 0);
 	replicator_kick(r);
 	return 0;

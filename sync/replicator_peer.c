@@ -88,9 +88,13 @@ void replicator_peer_met(struct replicator *r, unsigned index, const struct sync
 
 	if (strcmp(peer->id, who->id) == 0 && peer->is_dsyncfs == who->is_dsyncfs)
 		return;
-	if (peer->id[0] != '\0')
-		log_notice("peer is another node than before peer=%s id=%s", peer->address,
-			   who->id);
+	/* It, or its state, is new: nobody knows what it has. */
+	if (peer->id[0] != '\0') {
+		log_notice("peer is another node than before: all users are queued for a full sync "
+			   "peer=%s id=%s",
+			   peer->address, who->id);
+		replicator_want_all(r, (int)index);
+	}
 	snprintf(peer->id, sizeof peer->id, "%s", who->id);
 	peer->is_dsyncfs = who->is_dsyncfs;
 	if (who->is_dsyncfs && guid_from_hex(who->id, &id) == 0 &&

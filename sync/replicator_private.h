@@ -105,6 +105,7 @@ struct replicator {
 	struct task *finder;
 	unsigned finds; /* not answered yet */
 	bool listing, list_wanted;
+	bool store_unchecked; /* since the start: it may have been lost meanwhile */
 	int64_t list_not_before_ms;
 	size_t listed;
 
@@ -140,6 +141,8 @@ void replicator_save_user(struct replicator *r, struct queue_user *user);
 /* Asks a helper; the answer sets uid, gid and home, and wakes who waits. */
 void replicator_find_user(struct replicator *r, const char *name, bool make);
 void replicator_list_users(struct replicator *r);
+/* A full sync of everybody, with one peer; with all of them (-1). */
+void replicator_want_all(struct replicator *r, int peer);
 void replicator_finder_message(struct task *task, struct worker_reader *reader);
 void replicator_finder_gone(struct task *task, const char *why);
 

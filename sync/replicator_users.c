@@ -245,7 +245,7 @@ static void on_found(struct replicator *r, const struct worker_found *found)
 			user->uid_known = true;
 			user->uid = found->uid;
 			user->gid = found->gid;
-			user->finding = false;
+			user->finding = user->make_home = false;
 		}
 	} else if (user && user->finding) {
 		user->finding = false;
@@ -256,6 +256,38 @@ static void on_found(struct replicator *r, const struct worker_found *found)
 	replicator_kick(r);
 }
 
+void replicator_want_all(struct replicator *r, int peer)
+{
+	struct queue_user *user, *next;
+
+	HASH_ITER (hh_name, r->queue.by_name, user, next) {
+		for (unsigned i = 0; i < r->queue.peer_count; i++) {
+			if (peer < 0 || (unsigned)peer == i)
+				queue_want(user, i, SYNC_PRIORITY_LOW, true, false, time(NULL));
+		}
+		queue_user_update(&r->queue, user);
+	}
+	replicator_dirty(r);
+	replicator_kick(r);
+}
+
+/* Everybody had mail here, and nobody has a home any more. That was no user's doing: a disk was
+ * lost, or replaced. One home that is missing proves nothing, an account may have been removed. */
+static void store_was_lost(struct replicator *r)
+{
+	struct queue_user *user, *next;
+
+	log_error(
+		"mail_root has no user's home any more, but %u users had mail: the store was lost, "
+		"and is filled again from the peers mail_root=%s",
+		HASH_CNT(hh_name, r->queue.by_name), r->set->mail_root);
+	HASH_ITER (hh_name, r->queue.by_name, user, next) {
+		user->uid_known = false;
+		user->make_home = true;
+	}
+	replicator_want_all(r, -1);
+}
+
 static void on_users(struct replicator *r, struct worker_reader *reader)
 {
 	while (reader->left && !reader->failed) {
@@ -264,10 +296,12 @@ static void on_users(struct replicator *r, struct worker_reader *reader)
 
 		if (reader->failed || name[0] == '\0')
 			break;
+		r->listed++;
+		if (!r->list_wanted)
+			continue; /* only whether there is any */
 		user = replicator_user(r, name, NULL);
 		if (!user)
 			return;
-		r->listed++;
 		user->want_scan = user->scan_unsaved = true;
 		for (unsigned i = 0; i < r->queue.peer_count; i++)
 			queue_want(user, i, SYNC_PRIORITY_LOW, true, false, time(NULL));
@@ -277,7 +311,8 @@ static void on_users(struct replicator *r, struct worker_reader *reader)
 	replicator_kick(r);
 }
 
-static void on_listed(struct replicator *r, int code, const char *text)
+/* watched: mail_root is a dsyncfs mount. If not, it is empty because nothing is mounted yet. */
+static void on_listed(struct replicator *r, int code, bool watched, const char *text)
 {
 	r->listing = false;
 	if (code < 0) {
@@ -285,6 +320,14 @@ static void on_listed(struct replicator *r, int code, const char *text)
 		r->list_not_before_ms = tcp_now_ms() + LIST_RETRY_MS;
 		return;
 	}
+	if (watched && r->listed == 0 && r->store_unchecked)
+		store_was_lost(r);
+	if (watched)
+		r->store_unchecked = false;
+	else
+		r->list_not_before_ms = tcp_now_ms() + LIST_RETRY_MS;
+	if (!r->list_wanted)
+		return;
 	log_notice("all users are queued for a full sync users=%zu", r->listed);
 	r->list_wanted = false;
 	r->consumed_known = true;
@@ -297,6 +340,7 @@ void replicator_finder_message(struct task *task, struct worker_reader *reader)
 	struct replicator *r = task->replicator;
 	struct worker_found found;
 	int code;
+	bool watched;
 	const char *text;
 
 	switch (reader->type) {
@@ -312,8 +356,9 @@ void replicator_finder_message(struct task *task, struct worker_reader *reader)
 		return;
 	case WORKER_EACH_DONE:
 		code = (int)worker_get_u32(reader);
+		watched = worker_get_u8(reader) == 1;
 		text = worker_get_str(reader, ERROR_TEXT_MAX);
-		on_listed(r, code, text);
+		on_listed(r, code, watched, text);
 		release_finder(r);
 		return;
 	default:

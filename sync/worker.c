@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 #include "store/base/file.h"
 #include "store/base/log.h"
@@ -97,7 +98,8 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 	struct mail_user *user = NULL;
 	int rc;
 
-	if (w->user && strcmp(w->user->name, name) == 0)
+	/* A home that has gone away is said to be missing, by a new look. */
+	if (w->user && strcmp(w->user->name, name) == 0 && access(w->user->home, F_OK) == 0)
 		return 0;
 	rc = mail_user_find(w->set, name, &user, err);
 	if (rc < 0)

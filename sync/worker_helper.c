@@ -7,11 +7,15 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 #include "store/base/file.h"
 #include "sync/tcp.h"
 
 #define HANDSHAKE_MS 3000 /* after the connection stands */
+
+/* Only a dsyncfs mount has it. */
+#define VERSION_XATTR "trusted.dsyncfs.version"
 
 static const struct settings_peer *find_peer(const struct settings *set, const char *address)
 {
@@ -116,6 +120,7 @@ static void help_each(struct worker_process *w)
 	worker_reply(w);
 	worker_put_begin(&w->out, WORKER_EACH_DONE);
 	worker_put_u32(&w->out, (uint32_t)rc);
+	worker_put_u8(&w->out, getxattr(w->set->mail_root, VERSION_XATTR, NULL, 0) > 0);
 	worker_put_str(&w->out, rc < 0 ? err.text : "");
 	worker_reply(w);
 }

@@ -82,7 +82,7 @@ class Master:
         """Up to where the master sends its mailbox names."""
         header = b"VERSION\tdsync\t3\t5\n"
         header += b"".join(code.encode() + keys.replace(" ", "\t").encode() + b"\n" for code, keys in KEYS.items())
-        handshake = [b"fake"] + [b"\2"] * 3 + [b"f"] + [b"\2"] * 18 + [b"Date\x01tMessage-ID\x01t", b"_"]
+        handshake = [b"fake"] + [b"\2"] * 3 + [b"f"] + [b"\2"] * 3 + [b""] + [b"\2"] * 14 + [b"Date\x01tMessage-ID\x01t", b"_"]
         self.send(header + b".\nH" + b"\t".join(handshake) + b"\n")
 
     def tree(self, names, first=0):
@@ -90,6 +90,30 @@ class Master:
             guid = b"%032x" % (0xabc00000000 + first + number)
             self.send(b"N" + wire_name + b"\ty\t" + guid + b"\t1700000000\t1\t1700000000\n")
         self.send(b".\nD/\t%\n")
+
+    def inbox(self):
+        """GUID and UIDVALIDITY of the slave's INBOX, from its N."""
+        while True:
+            line = self.line()
+            if line.startswith(b"NINBOX\t"):
+                fields = line.split(b"\t")
+                return fields[2], fields[3]
+            assert line, "the slave sent no INBOX"
+
+    def mails(self, inbox, mails):
+        """INBOX with these new mails: (guid as on the wire, keywords as on the wire, body)."""
+        guid, validity = inbox
+        self.send(b"NINBOX\ty\t" + guid + b"\t" + validity + b"\t2000\n.\nD/\t%\n")
+        lines = [b"B" + b"\t".join((guid, validity, b"2000", b"%d" % len(mails), b"1", b"900", b"0", b"\2", b"\2",
+                                   b"\2", b"", b"")) + b"\n.\n"]
+        for uid, (mail_guid, keywords, _) in enumerate(mails, 1000):
+            lines.append(b"\t".join((b"Cs", b"%d" % uid, mail_guid, b"\2", b"800", b"\2", b"\2", b"\2", b"20", b"\2",
+                                     keywords, b"\2", b"ff")) + b"\n")
+        lines.append(b".\n.\n")
+        for mail_guid, _, body in mails:
+            lines.append(b"M" + mail_guid + b"\t\2\t\t\2\t1700000000\t1700000000\t\n" + body + b"\r\n.\r\n")
+        lines.append(b".\nS" + guid + b"\t" + validity + b"\t1999\t900\t0\t5\n.\n")
+        self.send(b"".join(lines))
 
     def rest(self, timeout=20):
         """What the slave said until it ended the connection, or until it waits for more."""

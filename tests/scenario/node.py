@@ -191,13 +191,16 @@ class Node:
     def status(self):
         return json.loads(self.dsyncctl("--json", "status").stdout)
 
-    def close(self):
+    def close_processes(self):
         for name in ("dovecot", "dsyncd", "dsyncfs"):
             if name in self.processes:
                 try:
                     self.kill(name, signal.SIGTERM)
                 except subprocess.TimeoutExpired:
-                    self.processes[name] = None
+                    self.processes.pop(name, None)
+
+    def close(self):
+        self.close_processes()
         if os.path.ismount(self.mount):
             subprocess.run(["umount", "-l", self.mount], check=False)
         if not os.environ.get("KEEP"):
@@ -234,6 +237,13 @@ class Node:
         client.sendmail(sender, [user], text)
         client.quit()
 
+    def sanitizer_lines(self):
+        """What a build with sanitizers has found so far."""
+        if not os.path.exists(self.log):
+            return []
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return [line for line in file if "Sanitizer" in line or "runtime error:" in line]
+
     def dovecot_log_problems(self):
         with open(self.dir + "/dovecot/log", encoding="utf-8", errors="replace") as file:
             return [line for line in file if any(w in line for w in ("Error:", "Warning:", "Panic:", "Fatal:"))]
@@ -267,9 +277,11 @@ class Pair:
                     with open(node.log, encoding="utf-8", errors="replace") as file:
                         print("".join(file.readlines()[-60:]))
                 print(f"--- dsyncctl status of {node.host}\n{node.dsyncctl('status').stdout}")
+        bad = [] if kind else [line for node in self.nodes for line in node.sanitizer_lines()]
         for node in self.nodes:
             node.close()
         self.network.close()
+        assert not bad, "".join(bad)
 
     def cut(self):
         self.network.cut()

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Bad input: a wrong password, strangers, a hostile peer, unknown users, damaged mailboxes, bad settings. What is bad
 ends with a reason; everything else goes on syncing."""
+import contextlib
 import os
 import random
 import re
@@ -14,8 +15,8 @@ import hostile
 import plain
 from node import BUILD, PASSWORD, Pair, eventually, need
 
-USER, OTHER = "one@example.org", "other@example.org"
-MEMORY_MAX_KB = 40 * 1024  # a dsyncd with two users has 10 MB
+USER, OTHER, VICTIM = "one@example.org", "other@example.org", "victim@example.org"
+MEMORY_MAX_KB = 40 * 1024  # a dsyncd with three users has 10 MB
 
 
 def root(node, user=USER):
@@ -200,6 +201,33 @@ def hostile_names(pair):
     goes_on(pair, USER, "after hostile names")
 
 
+def hostile_mails(pair):
+    setup(pair, VICTIM)
+    goes_on(pair, VICTIM, "before hostile mails")
+    outside = tree_of(pair.b.dir, pair.b.home(VICTIM, backing=True))
+    body = b"From: x@example.org\nSubject: hostile\n\nHello.\n"
+    for guid, keywords, text in ((b"0123456789abcdef0123456789abcdef", b"+hostile", body),  # one that is good
+                                 (b"../../../evil", b"", body), (b"/etc/evil", b"", body), (b"g" * 1500, b"", body),
+                                 (b"a\x01tb", b"", body), (b"name:2,S", b"", body), (b"\xff\xfe", b"", body), (b"", b"", body),
+                                 (b"key1", b"+../x", body), (b"key2", b"+a b", body), (b"key3", b"+" + b"k" * 5000, body),
+                                 (b"key4", b"+\\Evil", body), (b"key5", b"?x", body), (b"zero", b"", b"a\0b\n" * 10),
+                                 (b"none", b"", b""), (b"long", b"", b"x" * 3_000_000), (b".hidden", b"", body), (b"..", b"", body)):
+        peer = hostile.Master(pair.b, VICTIM.encode())
+        peer.begin()
+        with contextlib.suppress(OSError):
+            peer.mails(peer.inbox(), [(guid, keywords, text)])
+        peer.rest(0.1)
+        peer.close()
+    new = {path for path in tree_of(pair.b.dir, pair.b.home(VICTIM, backing=True)) - outside
+           if not path.startswith((pair.b.home(VICTIM), pair.b.dir + "/state"))}
+    assert not new, new
+    assert not os.path.exists("/etc/evil")
+    assert any(plain.subject(plain.find(root(pair.b, VICTIM), base)) == "hostile" for base in plain.files(root(pair.b, VICTIM)))
+    for base in plain.files(root(pair.b, VICTIM)):
+        assert re.fullmatch(r"[^\x00-\x20/:.][^\x00-\x20/:]*", base) and len(base) < 200, base
+    goes_on(pair, VICTIM, "after hostile mails")
+
+
 def many_mailboxes(pair):
     """100,000 names: an end with a reason or a long work, but bounded, and others go on."""
     peer = hostile.Master(pair.b, OTHER.encode())
@@ -324,7 +352,7 @@ def settings(_):
             pasted_dovecot(subprocess.run(["doveconf", option], capture_output=True, text=True, check=True).stdout, base)
 
 
-PARTS = [settings, wrong_password, unknown_users, hostile_names, damaged_mailboxes, strangers, many_mailboxes]
+PARTS = [settings, wrong_password, unknown_users, hostile_names, hostile_mails, damaged_mailboxes, strangers, many_mailboxes]
 
 
 def main():

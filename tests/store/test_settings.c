@@ -278,6 +278,7 @@ static void test_mistakes_are_named_with_their_place(void **state)
 	refuse("replication_full_sync_interval = 99999999999999999999 h\n", "too large", NULL);
 	refuse("mail_root = mail\n", "test.conf:1", "absolute", NULL);
 	refuse("mail_root = /a/../b\n", "test.conf:1", "'..'", NULL);
+	refuse("mail_root = /\n", "test.conf:1", "is everything", NULL);
 	refuse("mail_home = /srv/%d/users\n", "test.conf:1", "told apart", NULL);
 	refuse("mail_home = /srv/%x/%n\n", "test.conf:1", "%x", NULL);
 	refuse("mail_root = /a\nmail_home = /srv/%d/%n\n", "test.conf:2", "below mail_root", NULL);
