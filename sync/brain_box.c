@@ -128,6 +128,7 @@ static void fill_own_item(struct box *box)
 	};
 	box->import.expected_uid_next = status->uid_next;
 	box->import.expected_uid_validity = status->uid_validity;
+	box->import.expected_modseq = status->highest_modseq;
 }
 
 /* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */

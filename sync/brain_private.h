@@ -154,6 +154,7 @@ struct import {
 	bool stopped;					   /* the plan does not fit any more */
 	bool foreign;					   /* somebody else wrote in between */
 	uint32_t expected_uid_next, expected_uid_validity; /* if nobody else did */
+	uint64_t expected_modseq;
 	/* The lowest UID that is not as the plan has it: its body did not come, or it got another
 	 * MODSEQ since somebody wrote in between. 0: none. The next session looks from there on. */
 	uint32_t unsettled_uid;

@@ -22,17 +22,13 @@ static bool gives_uid(const struct merge_action *action)
 	       action->kind == MERGE_CHANGE_UID;
 }
 
-/* Somebody took UIDs up to uid_next: did the plan mean to give out one of them? */
+/* Somebody took UIDs up to uid_next. Below the plan's UIDNEXT each of them is spoken for, by a
+ * message that the plan appends or by one that came and went at the peer: with another one there
+ * the sides would not agree on what is up to the common UID. */
 static bool uids_were_taken(const struct import *import, uint32_t uid_next)
 {
-	for (size_t i = import->applied; i < import->plan.expunge_start; i++) {
-		const struct merge_action *action = &import->plan.actions[i];
-
-		if (gives_uid(action) && action->uid >= import->expected_uid_next &&
-		    action->uid < uid_next)
-			return true;
-	}
-	return false;
+	return import->expected_uid_next < uid_next &&
+	       import->expected_uid_next < import->plan.uid_next;
 }
 
 static bool has_state(const struct mail *now, uint8_t flags, struct keyword_set keywords)
@@ -74,6 +70,10 @@ static int check_plan_fits(struct box *box)
 	if (!guid_equal(&status->guid, &box->own.mailbox_guid) ||
 	    status->uid_validity != import->expected_uid_validity || moved_was_changed(box))
 		return -EAGAIN;
+	/* Reading bodies may have refreshed the mailbox since its changes were listed: what the
+	 * store calls foreign then is only what came after that. */
+	if (status->highest_modseq != import->expected_modseq)
+		import->foreign = true;
 	if (status->uid_next == import->expected_uid_next)
 		return 0;
 	import->foreign = true;
@@ -112,6 +112,7 @@ static int commit(struct box *box, struct mailbox_txn **txn)
 	const struct mailbox_status *status = mailbox_status(box->mailbox);
 	import->expected_uid_next = status->uid_next;
 	import->expected_uid_validity = status->uid_validity;
+	import->expected_modseq = status->highest_modseq;
 	import->foreign |= foreign;
 	import->committed = true;
 	return 0;
