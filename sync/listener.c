@@ -31,12 +31,16 @@ struct stranger {
 	int64_t start_ms;
 };
 
+struct listen_socket {
+	int fd;
+	struct event *accept_event;
+};
+
 struct listener {
 	struct event_base *base;
 	const struct settings *set;
 	struct replicator *replicator;
-	struct event **accept_events;
-	int *fds;
+	struct listen_socket *sockets;
 	size_t count;
 	struct stranger *strangers; /* oldest first */
 	unsigned stranger_count;
@@ -195,7 +199,7 @@ static void on_accept(evutil_socket_t fd, short what, void *ctx)
 			return;
 		log_error("accept: %s", strerror(errno));
 		for (size_t j = 0; j < listener->count; j++)
-			event_del(listener->accept_events[j]);
+			event_del(listener->sockets[j].accept_event);
 		event_add(listener->resume_timer, &pause);
 		return;
 	}
@@ -206,22 +210,22 @@ static void on_resume(evutil_socket_t fd, short what, void *ctx)
 	struct listener *listener = ctx;
 
 	for (size_t i = 0; i < listener->count; i++)
-		event_add(listener->accept_events[i], NULL);
+		event_add(listener->sockets[i].accept_event, NULL);
 }
 
 static int listen_on(struct listener *listener, const char *address, struct error *err)
 {
-	size_t i = listener->count;
-	int rc = tcp_listen(address, listener->set->doveadm_port, &listener->fds[i], err);
+	struct listen_socket *socket = &listener->sockets[listener->count];
+	int rc = tcp_listen(address, listener->set->doveadm_port, &socket->fd, err);
 
 	if (rc < 0)
 		return rc;
-	listener->accept_events[i] = event_new(listener->base, listener->fds[i],
-					       EV_READ | EV_PERSIST, on_accept, listener);
-	if (!listener->accept_events[i] || event_add(listener->accept_events[i], NULL) < 0) {
-		if (listener->accept_events[i])
-			event_free(listener->accept_events[i]);
-		close(listener->fds[i]);
+	socket->accept_event =
+		event_new(listener->base, socket->fd, EV_READ | EV_PERSIST, on_accept, listener);
+	if (!socket->accept_event || event_add(socket->accept_event, NULL) < 0) {
+		if (socket->accept_event)
+			event_free(socket->accept_event);
+		close(socket->fd);
 		return error_errno(err, -ENOMEM, "listener");
 	}
 	listener->count++;
@@ -239,10 +243,9 @@ int listener_new(struct event_base *base, const struct settings *set, struct rep
 	listener->base = base;
 	listener->set = set;
 	listener->replicator = replicator;
-	listener->fds = calloc(set->listen_count + 1, sizeof *listener->fds);
-	listener->accept_events = calloc(set->listen_count + 1, sizeof(*listener->accept_events));
+	listener->sockets = calloc(set->listen_count + 1, sizeof *listener->sockets);
 	listener->resume_timer = evtimer_new(base, on_resume, listener);
-	if (!listener->fds || !listener->accept_events || !listener->resume_timer)
+	if (!listener->sockets || !listener->resume_timer)
 		rc = error_errno(err, -ENOMEM, "listener");
 	for (size_t i = 0; rc == 0 && set->doveadm_port && i < set->listen_count; i++) {
 		rc = listen_on(listener, set->listen[i], err);
@@ -275,14 +278,13 @@ void listener_free(struct listener **listener)
 	*listener = NULL;
 	while (l->strangers)
 		free_stranger(l->strangers);
-	for (size_t i = 0; i < l->count; i++) {
-		event_free(l->accept_events[i]);
-		close(l->fds[i]);
+	for (size_t i = 0; l->sockets && i < l->count; i++) {
+		event_free(l->sockets[i].accept_event);
+		close(l->sockets[i].fd);
 	}
 	if (l->resume_timer)
 		event_free(l->resume_timer);
-	free(l->accept_events);
-	free(l->fds);
+	free(l->sockets);
 	free(l);
 }
 
