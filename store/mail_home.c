@@ -176,9 +176,8 @@ static int read_parts(const char *shape, const char *home_rel, struct name_parts
 
 		if (next_component(&shape, text) < 0 || next_component(&home_rel, dir) < 0)
 			return -EINVAL;
-		if (component_parse(text, &component, NULL) < 0)
-			rc = -EINVAL;
-		else if (component.readable && !(part = match(&component, dir)))
+		if (component_parse(text, &component, NULL) < 0 ||
+		    (component.readable && !(part = match(&component, dir))))
 			rc = -EINVAL;
 		else if (component.readable)
 			take_part(parts, component.variable, part);

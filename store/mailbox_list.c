@@ -74,7 +74,7 @@ static struct mailbox_node *add_node(struct reader *r, const char *name)
 static int read_numbers(struct reader *r, struct mailbox_node *node, struct error *err)
 {
 	struct mailbox_paths paths;
-	struct uidlist_header header;
+	struct uidlist_header header = {0};
 	struct mailbox *box;
 	int rc = mailbox_paths_get(&r->user->location, node->name, &paths);
 
