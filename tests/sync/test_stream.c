@@ -98,10 +98,10 @@ static void accepts_bare_line_feeds_at_the_end(void **state)
 	AUTO_BUF struct buf got = BUF_INIT(1000);
 	struct stream *stream;
 	struct error err = {0};
-
-	assert_int_equal(
-		stream_new_memory("a\n.\nb\r\n.\nc\n.\r\n.\n\n.\n", 22, NULL, &stream, &err), 0);
+	static const char text[] = "a\n.\nb\r\n.\nc\n.\r\n.\n\n.\n";
 	static const char *const want[] = {"a", "b", "c", "", ""};
+
+	assert_int_equal(stream_new_memory(text, sizeof(text) - 1, NULL, &stream, &err), 0);
 	for (size_t i = 0; i < 5; i++) {
 		read_whole_value(stream, &got, 64);
 		assert_string_equal(buf_str(&got), want[i]);
