@@ -152,13 +152,16 @@ void replicator_peer_down(struct replicator *r, unsigned index, bool refused, co
 {
 	struct replicator_peer *peer = &r->peers[index];
 
-	if (peer->up || !peer->noticed) {
-		peer->since = time(NULL);
+	/* Once, and again when it answers after all, but with a refusal. */
+	if (peer->up || !peer->noticed || refused != peer->refused) {
+		if (peer->up || !peer->noticed)
+			peer->since = time(NULL);
 		if (refused)
 			log_error("peer refuses us: %s peer=%s", reason, peer->address);
 		else
 			log_notice("peer is unreachable: %s peer=%s", reason, peer->address);
 		peer->noticed = true;
+		peer->refused = refused;
 		peer->failed = 0;
 	}
 	snprintf(peer->reason, sizeof peer->reason, "%s", reason);
