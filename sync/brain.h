@@ -62,8 +62,8 @@ struct sync_host {
 		     const struct sync_mailbox_state *state);
 	/* The mailbox with this GUID is gone on both sides. */
 	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid);
-	/* The mailbox has this name now: told for all of them after the list was changed. May be
-	 * NULL. */
+	/* The mailbox has this name, or gets it in a moment: told before a rename, and for all of
+	 * them after the list was changed. May be NULL. */
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);

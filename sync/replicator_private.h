@@ -27,10 +27,11 @@ struct replicator_peer {
 	bool is_dsyncfs;
 	bool host_known;
 	struct sockaddr_storage host;
-	bool up;	       /* until the contrary is known */
-	bool noticed, refused; /* the log has said that it is down */
-	int64_t since;	       /* UTC seconds */
-	unsigned failed;       /* probes in a row */
+	bool up;	 /* until the contrary is known */
+	bool noticed;	 /* the log has said that it is down */
+	bool refused;	 /* and that it answers, but refuses us */
+	int64_t since;	 /* UTC seconds */
+	unsigned failed; /* probes in a row */
 	char reason[512];
 	struct event *timer;
 	struct task *prober;

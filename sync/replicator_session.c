@@ -348,12 +348,11 @@ static void on_done(struct session *session, const struct worker_done *done)
 	tcp_address_text(&session->address, address);
 	if (done->failure == WORKER_FAILURE_STALE)
 		session->user->uid_known = false;
-	if (done->outcome == SYNC_FAILED)
+	if (done->outcome == SYNC_FAILED) {
 		worker_retire(session->task.worker);
-	if (done->outcome == SYNC_FAILED)
 		log_warning("session of a peer failed: %s user=%s peer=%s", done->reason,
 			    session->name, address);
-	else if (done->outcome != SYNC_BUSY)
+	} else if (done->outcome != SYNC_BUSY)
 		log_info("served user=%s peer=%s mailboxes=%u sent=%u received=%u ms=%lld",
 			 session->name, address, done->mailboxes, done->sent, done->received,
 			 (long long)(tcp_now_ms() - session->start_ms));
