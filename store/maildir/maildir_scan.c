@@ -231,7 +231,10 @@ static int adopt_new_files(struct scan *scan)
 
 /* ---- missing files ---- */
 
-/* Looks for the files of messages that no pass has shown, a second time. */
+/*
+ * Looks for the files of messages that no pass has shown, a second time. Who expunges removes the
+ * file before the index says so, both under the locks: only there is a file missing.
+ */
 static int count_missing(struct scan *scan, struct maildir_wanted *wanted, uint32_t *uids,
 			 size_t count, size_t *missing_r)
 {
@@ -240,6 +243,10 @@ static int count_missing(struct scan *scan, struct maildir_wanted *wanted, uint3
 	for (size_t i = 0; rc == 0 && i < count; i++) {
 		if (wanted[i].path[0])
 			continue;
+		if (!scan->txn) {
+			scan->need = true;
+			break;
+		}
 		log_warning("%s: the file of UID %u (%.*s) is missing", scan->md->path, uids[i],
 			    (int)wanted[i].base_len, wanted[i].base);
 		(*missing_r)++;
