@@ -19,7 +19,7 @@ struct dirty_box {
 	size_t key_len;
 	struct place *place; /* whose `dirty` points here, with a reference; NULL: nobody's */
 	uint64_t ticket;
-	bool durable;
+	bool durable, locked; /* atomic */
 	unsigned in_flight;
 	int64_t last_ms;
 	char key[];
@@ -148,6 +148,17 @@ void dirty_leave(struct dirty *dirty, struct dirty_box *box)
 	box->in_flight--;
 	box->last_ms = dirty_now_ms();
 	pthread_mutex_unlock(&dirty->lock);
+}
+
+void dirty_set_locked(struct dirty_box *box, bool locked)
+{
+	if (box)
+		__atomic_store_n(&box->locked, locked, __ATOMIC_RELAXED);
+}
+
+bool dirty_is_locked(const struct dirty_box *box)
+{
+	return box && __atomic_load_n(&box->locked, __ATOMIC_RELAXED);
 }
 
 void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *each, void *ctx)

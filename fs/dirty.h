@@ -34,6 +34,11 @@ void dirty_wait(struct dirty *dirty, struct dirty_box *box);
 bool dirty_is_durable(const struct dirty_box *box);
 void dirty_leave(struct dirty *dirty, struct dirty_box *box);
 
+/* Somebody has taken the mailbox's uidlist lock, or let go of it. A lock that was left behind stays
+ * held here until the mailbox leaves the set. NULL is accepted. */
+void dirty_set_locked(struct dirty_box *box, bool locked);
+bool dirty_is_locked(const struct dirty_box *box);
+
 /* The directory `top` was renamed: mailboxes at and below it have new names, under which they are
  * not dirty yet. The old names stay in the set until they have been quiet. each() is called,
  * without a lock, for those with an operation in flight, whose events may still carry the old name.

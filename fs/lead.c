@@ -9,7 +9,7 @@
 /* Whether requests queue up is asked once in so many; a call of its own each time would be felt. */
 #define ASK_EVERY 16
 /* Without a request for so long the watching thread sleeps; waking it costs the next one. */
-#define QUIET_TICKS 50
+#define QUIET_TICKS 4
 
 struct lead {
 	pthread_mutex_t lock;

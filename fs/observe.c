@@ -7,6 +7,8 @@
 #include "store/base/log.h"
 #include "store/journal/journal.h"
 
+#define APPLIED_WAIT_MS 50
+
 void observe_begin(struct observed *op, struct observer *observer, pid_t pid)
 {
 	op->observer = observer;
@@ -100,6 +102,12 @@ void observe_dirty(struct observed *op)
 void observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
 		  const char *dir, const char *name, const char *name2)
 {
+	observe_push_within(op, 0, kind, home, dir, name, name2);
+}
+
+void observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			 const char *home, const char *dir, const char *name, const char *name2)
+{
 	struct mail_event event = {
 		.origin = op->origin,
 		.kind = kind,
@@ -109,7 +117,10 @@ void observe_push(const struct observed *op, enum mail_event_kind kind, const ch
 		.name2 = name2,
 	};
 
-	journal_push(op->observer->journal, &event);
+	/* What a peer's worker does is known to dsyncd. */
+	if (op->origin && wait_ms < APPLIED_WAIT_MS)
+		wait_ms = APPLIED_WAIT_MS;
+	journal_push(op->observer->journal, &event, wait_ms);
 }
 
 struct recovery {

@@ -71,6 +71,8 @@ bool observe_is_dirty(struct observed *op);
 
 /* names[0] was made in one step: mknod, symlink, link. */
 void observe_made(struct observed *op);
+/* names[0] was made by open(2), and may be written to from now on. */
+void observe_created(struct observed *op);
 /* A file created by open(2) directly in cur/ or new/ was closed, or a watched one written. */
 void observe_delivered(struct observed *op);
 /* names[0] was written to, truncated, allocated. */
@@ -101,5 +103,8 @@ int observe_recover(struct observer *observer, bool clean, struct error *err);
 /* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h. */
 void observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
 		  const char *dir, const char *name, const char *name2);
+/* As observe_push; the event may wait for others as long (journal_push()). */
+void observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			 const char *home, const char *dir, const char *name, const char *name2);
 
 #endif

@@ -4,10 +4,32 @@
 
 #include <string.h>
 
+/* A change goes on in other files: a record of the log in a name, a name in the uidlist. */
+#define TOUCHED_WAIT_MS 5
+/* Catch-up would wait for the uidlist's lock, so its events wait for the unlink. */
+#define LOCKED_WAIT_MS 20
+
+static void push_within(const struct observed *op, unsigned i, unsigned wait_ms,
+			enum mail_event_kind kind, const char *name, const char *name2)
+{
+	observe_push_within(op, wait_ms, kind, op->names[i].at.home, op->names[i].at.dir, name,
+			    name2);
+}
+
 static void push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
 		      const char *name, const char *name2)
 {
-	observe_push(op, kind, op->names[i].at.home, op->names[i].at.dir, name, name2);
+	unsigned wait_ms = dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
+			   : kind == MAIL_EVENT_TOUCHED	     ? TOUCHED_WAIT_MS
+							     : 0;
+
+	push_within(op, i, wait_ms, kind, name, name2);
+}
+
+static void unlocked(const struct observed *op, unsigned i)
+{
+	dirty_set_locked(op->names[i].box, false);
+	push_within(op, i, 0, MAIL_EVENT_TOUCHED, "", ""); /* whoever waits for it may go on */
 }
 
 static bool is_message(const struct observed *op, unsigned i)
@@ -46,8 +68,15 @@ static bool same_box(const struct observed *op)
 	return op->names[0].at.box == op->names[1].at.box;
 }
 
+void observe_created(struct observed *op)
+{
+	if (op->names[0].kind == PLACE_FILE_UIDLIST_LOCK)
+		dirty_set_locked(op->names[0].box, true);
+}
+
 void observe_made(struct observed *op)
 {
+	observe_created(op);
 	if (is_message(op, 0))
 		push_here(op, 0, MAIL_EVENT_DELIVERED, op->names[0].name, "");
 	else
@@ -69,7 +98,7 @@ void observe_unlinked(struct observed *op)
 	if (is_message(op, 0))
 		push_here(op, 0, MAIL_EVENT_REMOVED, op->names[0].name, "");
 	else if (op->names[0].kind == PLACE_FILE_UIDLIST_LOCK)
-		push_here(op, 0, MAIL_EVENT_TOUCHED, "", ""); /* whoever waits for it may go on */
+		unlocked(op, 0);
 	else
 		touch(op, 0);
 }
@@ -95,16 +124,21 @@ static void observe_message_renamed(struct observed *op, bool replaced)
 void observe_renamed(struct observed *op, bool replaced)
 {
 	enum mail_event_kind from = MAIL_EVENT_TOUCHED, to = MAIL_EVENT_TOUCHED;
-	bool has_from = touch_kind(op->names[0].kind, &from) ||
-			op->names[0].kind == PLACE_FILE_UIDLIST_LOCK;
+	bool unlocks = op->names[0].kind == PLACE_FILE_UIDLIST_LOCK;
+	bool has_from = touch_kind(op->names[0].kind, &from);
 	bool has_to = touch_kind(op->names[1].kind, &to);
+	/* dovecot-uidlist.lock becoming dovecot-uidlist is one change of one mailbox. */
+	bool is_one = has_to && to == from && same_box(op);
 
 	observe_message_renamed(op, replaced);
-	/* dovecot-uidlist.lock becoming dovecot-uidlist is one change of one mailbox. */
-	if (has_from && !(has_to && to == from && same_box(op)))
+	if (op->names[1].kind == PLACE_FILE_UIDLIST_LOCK)
+		dirty_set_locked(op->names[1].box, true);
+	if (has_from && !is_one)
 		push_here(op, 0, from, "", "");
-	if (has_to)
+	if (has_to && !(unlocks && is_one))
 		push_here(op, 1, to, "", "");
+	if (unlocks)
+		unlocked(op, 0);
 }
 
 void observe_exchanged(struct observed *op)

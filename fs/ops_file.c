@@ -122,6 +122,7 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 		observe_end(&op);
 		return -ENOMEM;
 	}
+	observe_created(&op);
 	expect_delivery(fs, file, &op, fuse_req_ctx(req)->pid, fi);
 	observe_end(&op);
 	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {

@@ -327,10 +327,25 @@ void journal_close(struct journal **journal_p)
 
 /* ---- what serving threads call ---- */
 
-void journal_push(struct journal *journal, const struct mail_event *event)
+/* Under the mutex. */
+static void set_due(struct journal *journal, unsigned wait_ms)
+{
+	struct timespec due = journal_later(wait_ms);
+
+	if (journal->urgent || (journal->has_due && !journal_is_before(&due, &journal->due)))
+		return;
+	journal->has_due = true;
+	journal->due = due;
+	pthread_cond_signal(&journal->work);
+}
+
+void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
 {
 	pthread_mutex_lock(&journal->mutex);
-	if (journal_queue_event(&journal->queue, event) && !journal->urgent) {
+	journal_queue_event(&journal->queue, event);
+	if (wait_ms > 0 && !journal->queue.lost_all) {
+		set_due(journal, wait_ms);
+	} else if (!journal->urgent) {
 		journal->urgent = true;
 		pthread_cond_signal(&journal->work);
 	}

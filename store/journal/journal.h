@@ -48,8 +48,9 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 void journal_close(struct journal **journal);
 
 /* Takes copies of the strings; seq and time are set here. Never blocks beyond a mutex, never fails.
- */
-void journal_push(struct journal *journal, const struct mail_event *event);
+ * wait_ms: for so long the event may wait for others to be committed with it (a commit costs two
+ * syncs); 0: not at all. What is committed first takes all that came before it along. */
+void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms);
 
 /* Write-ahead dirt (design invariant 2). Starts the commit that puts (home, dir) into the dirty
  * set, unless it is there already, and returns a ticket at once; journal_dirty_wait() returns when

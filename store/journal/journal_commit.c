@@ -42,12 +42,16 @@ struct timespec journal_later(unsigned ms)
 	return when;
 }
 
+bool journal_is_before(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec < b->tv_sec || (a->tv_sec == b->tv_sec && a->tv_nsec < b->tv_nsec);
+}
+
 bool journal_is_past(const struct timespec *when)
 {
 	struct timespec now = journal_now();
 
-	return now.tv_sec > when->tv_sec ||
-	       (now.tv_sec == when->tv_sec && now.tv_nsec >= when->tv_nsec);
+	return !journal_is_before(&now, when);
 }
 
 static int put_meta(struct journal *journal, MDB_txn *txn, const char *name, const void *data,
@@ -303,7 +307,9 @@ static void wait_for_work(struct journal *journal)
 		else if (queued && journal->urgent)
 			return;
 		else if (queued)
-			until = &clean_at;
+			until = journal->has_due && journal_is_before(&journal->due, &clean_at)
+					? &journal->due
+					: &clean_at;
 		else if (journal->entries)
 			until = &journal->next_prune;
 		if (until && journal_is_past(until))
@@ -402,6 +408,7 @@ static bool run_group(struct journal *journal)
 	new_id = journal->queue.lost_all;
 	journal->queue.lost_all = false;
 	journal->urgent = journal->queue.head != NULL;
+	journal->has_due = false;
 	pthread_mutex_unlock(&journal->mutex);
 
 	if (new_id) {

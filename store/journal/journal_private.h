@@ -43,6 +43,8 @@ struct journal {
 	/* Under the mutex. */
 	struct journal_queue queue;
 	bool urgent; /* something in the queue should not wait for company */
+	bool has_due;
+	struct timespec due; /* of what may wait, the first that is to be committed */
 	struct journal_dirty *dirty;
 	uint64_t next_ticket, durable_ticket;
 	unsigned waiters;
@@ -76,6 +78,7 @@ int journal_fold(struct journal *journal);
 struct timespec journal_now(void);
 struct timespec journal_later(unsigned ms);
 bool journal_is_past(const struct timespec *when);
+bool journal_is_before(const struct timespec *a, const struct timespec *b);
 
 #define JOURNAL_MARKER	 "scan-everything"
 #define JOURNAL_CONSUMED "consumed"

@@ -119,7 +119,7 @@ static bool reduce(const struct journal_queue *queue, const struct mail_event *e
 	return true;
 }
 
-bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event)
+void journal_queue_event(struct journal_queue *queue, const struct mail_event *event)
 {
 	struct mail_event kept;
 	struct journal_op *op, *before = NULL;
@@ -138,16 +138,15 @@ bool journal_queue_event(struct journal_queue *queue, const struct mail_event *e
 		HASH_FIND(hh, queue->merge, op->data, op->key_len, before);
 		if (before && before->event.origin == kept.origin) {
 			free(op);
-			return false;
+			return;
 		}
 		if (!before)
 			HASH_ADD_KEYPTR(hh, queue->merge, op->data, op->key_len, op);
 	}
 	append(queue, op);
-	return true;
+	return;
 lost:
 	queue->lost_all = true;
-	return true;
 }
 
 int journal_queue_dirty(struct journal_queue *queue, enum journal_op_kind kind, const char *home,

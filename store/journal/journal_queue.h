@@ -39,8 +39,8 @@ struct journal_queue {
 void journal_queue_init(struct journal_queue *queue, size_t count_max, size_t bytes_max);
 void journal_queue_free(struct journal_queue *queue);
 
-/* The event's time is set here. True: something was added. */
-bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event);
+/* The event's time is set here. An equal one that waits already may stand for it. */
+void journal_queue_event(struct journal_queue *queue, const struct mail_event *event);
 /* Joins or leaves the dirty set. -ENOMEM. */
 int journal_queue_dirty(struct journal_queue *queue, enum journal_op_kind kind, const char *home,
 			const char *dir, uint64_t ticket);

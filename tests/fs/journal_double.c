@@ -8,7 +8,7 @@
 
 static char said[65536], taken[65536];
 static char tickets[TICKETS][256];
-static unsigned ticket_count;
+static unsigned ticket_count, last_wait_ms;
 
 const char *journal_double_dirty_home;
 const char *journal_double_dirty_dir;
@@ -56,9 +56,16 @@ const char *journal_double_take_events(void)
 	return taken;
 }
 
-void journal_push(struct journal *journal, const struct mail_event *event)
+unsigned journal_double_last_wait(void)
+{
+	return last_wait_ms;
+}
+
+void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
 {
 	char line[16384];
+
+	last_wait_ms = wait_ms;
 	int len = snprintf(line, sizeof line, "%s %s|%s|%s|%s", kind_names[event->kind],
 			   event->home, event->dir, event->name, event->name2);
 

@@ -15,6 +15,8 @@
 const char *journal_double_take(void);
 /* Only the events. */
 const char *journal_double_take_events(void);
+/* How long the last event may wait. */
+unsigned journal_double_last_wait(void);
 /* What journal_each_dirty() gives; NULL: nothing. */
 extern const char *journal_double_dirty_home;
 extern const char *journal_double_dirty_dir;

@@ -99,7 +99,7 @@ static inline void push(struct journal *journal, enum mail_event_kind kind, cons
 {
 	struct mail_event event = event_of(kind, home, dir, name);
 
-	journal_push(journal, &event);
+	journal_push(journal, &event, 0);
 }
 
 /* Returns when all that was pushed before is durable, or the marker stands in. */

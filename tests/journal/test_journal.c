@@ -26,7 +26,7 @@ static void test_events_come_back_in_order(void **state)
 	journal = open_journal(dir, &clean);
 	assert_false(clean);
 	push(journal, MAIL_EVENT_DELIVERED, "example.org/alice", "Maildir", "1.M1.host");
-	journal_push(journal, &event);
+	journal_push(journal, &event, 0);
 	push(journal, MAIL_EVENT_REMOVED, "example.org/alice", "", "1.M1.host:2,");
 	journal_close(&journal);
 	assert_null(journal);
@@ -289,6 +289,44 @@ static void test_reader_sees_every_commit_as_it_happens(void **state)
 	state_dir_remove(dir);
 }
 
+/* What may wait is committed with the next that may not, or when its time has come. */
+static void test_events_that_may_wait_are_committed_together(void **state)
+{
+	struct mail_event event = event_of(MAIL_EVENT_REMOVED, "h", "box", "patient");
+	char dir[64];
+	struct journal *journal;
+	struct seen seen;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	journal_push(journal, &event, 800);
+	usleep(100000);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 0);
+	free(seen.events);
+	push(journal, MAIL_EVENT_REMOVED, "h", "box", "urgent");
+	barrier(journal);
+	read_all(dir, 0, &seen);
+	assert_int_equal(seen.count, 2);
+	assert_string_equal(seen.events[0].name, "patient");
+	free(seen.events);
+
+	/* A shorter wait counts, whoever comes first. */
+	journal_push(journal, &event, 60000);
+	journal_push(journal, &event, 1);
+	for (int ms = 0; ms < 5000; ms += 10) {
+		read_all(dir, 2, &seen);
+		free(seen.events);
+		if (seen.count == 2)
+			break;
+		usleep(10000);
+	}
+	assert_int_equal(seen.count, 2);
+	journal_close(&journal);
+	state_dir_remove(dir);
+}
+
 static void test_consumed_events_are_forgotten_but_not_their_numbers(void **state)
 {
 	char dir[64];
@@ -496,6 +534,7 @@ int main(void)
 		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
 		cmocka_unit_test(test_dirty_set_outlives_a_kill),
 		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
+		cmocka_unit_test(test_events_that_may_wait_are_committed_together),
 		cmocka_unit_test(test_consumed_events_are_forgotten_but_not_their_numbers),
 		cmocka_unit_test(test_another_journals_position_forgets_nothing),
 		cmocka_unit_test(test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays),

@@ -174,7 +174,7 @@ static void push(struct node *node, enum mail_event_kind kind, const char *dir, 
 	struct mail_event event = {
 		.kind = kind, .home = HOME, .dir = dir, .name = name, .name2 = ""};
 
-	journal_push(node->journal, &event);
+	journal_push(node->journal, &event, 0);
 }
 
 static void deliver(struct node *node, const char *name)
