@@ -47,6 +47,8 @@ struct sync_state {
 };
 void sync_state_free(struct sync_state *state);
 
+struct box_cache; /* sync/box_cache.h */
+
 enum sync_begin { SYNC_BEGIN_OK, SYNC_BEGIN_BUSY };
 
 struct sync_host {
@@ -82,6 +84,8 @@ struct sync_options {
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
 	const char *hostname; /* ours, as sent */
 	char alt_char;	      /* '_' */
+	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */
+	struct box_cache *cache;
 };
 
 enum sync_outcome {

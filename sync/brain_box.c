@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "store/base/log.h"
+#include "sync/box_cache.h"
 #include "sync/brain_private.h"
 
 void box_again(struct box *box, const char *why)
@@ -50,7 +51,7 @@ static int open_mailbox(struct box *box, struct error *err)
 {
 	const struct mail_user *user = box->brain->user;
 	struct mailbox *mailbox = NULL;
-	int ret = mailbox_open(user, box->name, &mailbox, err);
+	int ret = box_cache_take(box->brain->options->cache, user, box->name, &mailbox, err);
 
 	if (ret == -EUCLEAN) {
 		log_warning("%s: rebuilding it user=%s mailbox=%s",
@@ -63,12 +64,16 @@ static int open_mailbox(struct box *box, struct error *err)
 	return ret;
 }
 
-static void box_close(struct box *box)
+/* ret: how the mailbox's part of the session ended. */
+static void box_close(struct box *box, int ret)
 {
 	export_free(&box->export);
 	import_free(&box->import);
 	mailbox_changes_free(&box->changes);
-	mailbox_close(&box->mailbox);
+	if (ret == 0 && box->failed == 0)
+		box_cache_put(box->brain->options->cache, box->brain->user, &box->mailbox);
+	else
+		mailbox_close(&box->mailbox);
 	free(box->name);
 }
 
@@ -449,7 +454,7 @@ int box_sync_master(struct brain *brain, const char *name, const struct guid *gu
 	} else {
 		ret = announce_and_sync(&box, err);
 	}
-	box_close(&box);
+	box_close(&box, ret);
 	return ret;
 }
 
@@ -524,6 +529,6 @@ int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, st
 		ret = decline(brain, &peer, cannot_answer(&box, ret, &box_err), err);
 	else
 		ret = answer_and_sync(&box, err);
-	box_close(&box);
+	box_close(&box, ret);
 	return ret;
 }

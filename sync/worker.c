@@ -71,26 +71,20 @@ void worker_expect(struct worker_process *w, enum worker_message_type type,
 
 /* ---- users and mailboxes ---- */
 
-void worker_close_boxes(struct worker_process *w)
+static void drop_user(struct worker_process *w, unsigned i)
 {
-	while (w->open_count) {
-		w->open_count--;
-		mailbox_close(&w->open[w->open_count].box);
-		free(w->open[w->open_count].name);
-	}
+	box_cache_forget(&w->boxes, w->users[i], NULL);
+	mail_user_free(&w->users[i]);
+	w->user_count--;
+	memmove(&w->users[i], &w->users[i + 1], (w->user_count - i) * sizeof w->users[0]);
 }
 
-void worker_close_box(struct worker_process *w, const char *name)
+static void put_in_front(struct worker_process *w, unsigned i)
 {
-	for (unsigned i = 0; i < w->open_count; i++) {
-		if (strcmp(w->open[i].name, name) != 0)
-			continue;
-		mailbox_close(&w->open[i].box);
-		free(w->open[i].name);
-		w->open_count--;
-		memmove(&w->open[i], &w->open[i + 1], (w->open_count - i) * sizeof w->open[0]);
-		return;
-	}
+	struct mail_user *user = w->users[i];
+
+	memmove(&w->users[1], &w->users[0], i * sizeof w->users[0]);
+	w->users[0] = w->user = user;
 }
 
 int worker_use_user(struct worker_process *w, const char *name, struct error *err)
@@ -98,9 +92,18 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 	struct mail_user *user = NULL;
 	int rc;
 
-	/* A home that has gone away is said to be missing, by a new look. */
-	if (w->user && strcmp(w->user->name, name) == 0 && access(w->user->home, F_OK) == 0)
-		return 0;
+	w->user = NULL;
+	for (unsigned i = 0; i < w->user_count; i++) {
+		if (strcmp(w->users[i]->name, name) != 0)
+			continue;
+		/* A home that has gone away is said to be missing, by a new look. */
+		if (access(w->users[i]->home, F_OK) == 0) {
+			put_in_front(w, i);
+			return 0;
+		}
+		drop_user(w, i);
+		break;
+	}
 	rc = mail_user_find(w->set, name, &user, err);
 	if (rc < 0)
 		return rc;
@@ -111,55 +114,10 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 		mail_user_free(&user);
 		return rc;
 	}
-	worker_close_boxes(w);
-	mail_user_free(&w->user);
-	w->user = user;
-	return 0;
-}
-
-/* Puts the entry at index to the front. */
-static struct mailbox *use_open_box(struct worker_process *w, unsigned index)
-{
-	__typeof__(w->open[0]) entry = w->open[index];
-
-	memmove(&w->open[1], &w->open[0], index * sizeof w->open[0]);
-	w->open[0] = entry;
-	return entry.box;
-}
-
-int worker_open_box(struct worker_process *w, const char *name, struct mailbox **box_r,
-		    struct error *err)
-{
-	struct mailbox *box = NULL;
-	char *copy;
-	int rc;
-
-	for (unsigned i = 0; i < w->open_count; i++) {
-		if (strcmp(w->open[i].name, name) != 0)
-			continue;
-		rc = mailbox_refresh(w->open[i].box, err);
-		if (rc < 0) {
-			worker_close_box(w, name);
-			if (rc != -ESTALE && rc != -ENOENT)
-				return rc;
-			break; /* Another mailbox with this name, perhaps. */
-		}
-		*box_r = use_open_box(w, i);
-		return 0;
-	}
-	rc = mailbox_open(w->user, name, &box, err);
-	if (rc < 0)
-		return rc;
-	copy = strdup(name);
-	if (!copy) {
-		mailbox_close(&box);
-		return error_errno(err, -ENOMEM, "user %s: mailbox %s", w->user->name, name);
-	}
-	if (w->open_count == WORKER_OPEN_BOXES)
-		worker_close_box(w, w->open[w->open_count - 1].name);
-	w->open[w->open_count].name = copy;
-	w->open[w->open_count].box = box;
-	*box_r = use_open_box(w, w->open_count++);
+	if (w->user_count == WORKER_USERS)
+		drop_user(w, w->user_count - 1);
+	w->users[w->user_count] = user;
+	put_in_front(w, w->user_count++);
 	return 0;
 }
 

@@ -148,7 +148,7 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 	struct mailbox *box = NULL;
 	size_t missing = 0;
 	bool changed;
-	int rc = worker_open_box(w, name, &box, err);
+	int rc = box_cache_take(&w->boxes, w->user, name, &box, err);
 
 	if (rc < 0)
 		return rc;
@@ -161,10 +161,11 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 	}
 	if (rc == 0 && group && group->count)
 		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
-	if (rc == 0)
+	if (rc == 0) {
 		report_box(w, box);
-	else
-		worker_close_box(w, name);
+		box_cache_put(&w->boxes, w->user, &box);
+	}
+	mailbox_close(&box);
 	return rc;
 }
 
@@ -180,7 +181,6 @@ static void process_box(struct catch_up *c, const char *name, const struct group
 	if (rc == -EUCLEAN) {
 		log_warning("rebuilding a damaged mailbox: %s user=%s mailbox=%s", err.text,
 			    w->user->name, name);
-		worker_close_box(w, name);
 		rc = mailbox_rebuild(w->user, name, &err);
 		/* What the events brought may not be in the index that was rebuilt. */
 		if (rc == 0)
@@ -262,7 +262,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	struct worker_process *w = c->w;
 	struct error err = {0};
 
-	worker_close_box(w, name);
+	box_cache_forget(&w->boxes, w->user, name);
 	if (strcmp(name, "INBOX") == 0 || exists(w, name))
 		return;
 	report_gone(w, event->event.dir);
@@ -280,8 +280,8 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 	struct error err = {0};
 	struct guid hash;
 
-	worker_close_box(w, from);
-	worker_close_box(w, to);
+	box_cache_forget(&w->boxes, w->user, from);
+	box_cache_forget(&w->boxes, w->user, to);
 	report_gone(w, event->event.dir);
 	mailbox_name_hash(to, w->user->separator, &hash);
 	if (!is_logged(w, MAILBOX_LOG_RENAME, &hash, event->event.time) &&

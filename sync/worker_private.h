@@ -6,12 +6,13 @@
 #include "store/mail_user.h"
 #include "store/mailbox.h"
 #include "store/settings.h"
+#include "sync/box_cache.h"
 #include "sync/doveadm_protocol.h"
 #include "sync/stream.h"
 #include "sync/worker.h"
 #include "sync/worker_protocol.h"
 
-#define WORKER_OPEN_BOXES	8
+#define WORKER_USERS		16
 #define WORKER_KEEP_INCOMING_MS 10000 /* longer than the other side keeps its end */
 #define WORKER_STREAM_SECS	120   /* without a byte from the peer */
 
@@ -23,14 +24,11 @@ struct worker_process {
 	char hostname[256];
 	struct buf in, out; /* messages */
 
-	struct mail_user *user; /* the last one worked for */
-
-	/* Mailboxes that are open, the most recently used first. */
-	struct {
-		char *name; /* of this->user */
-		struct mailbox *box;
-	} open[WORKER_OPEN_BOXES];
-	unsigned open_count;
+	/* Those worked for, the last one first; the cache has mailboxes of theirs. */
+	struct mail_user *users[WORKER_USERS];
+	unsigned user_count;
+	struct mail_user *user; /* the one worked for: users[0] */
+	struct box_cache boxes;
 
 	/* Outgoing: the connection of the last session, if it can be used again. */
 	struct stream *peer_stream;
@@ -54,11 +52,6 @@ void worker_broken(const char *what) __attribute__((noreturn));
 
 /* Makes name the user worked for. -ESTALE: the mail belongs to another uid. */
 int worker_use_user(struct worker_process *w, const char *name, struct error *err);
-/* An open mailbox of w->user, refreshed; owned by the cache. */
-int worker_open_box(struct worker_process *w, const char *name, struct mailbox **box_r,
-		    struct error *err);
-void worker_close_box(struct worker_process *w, const char *name);
-void worker_close_boxes(struct worker_process *w);
 
 /* ---- worker_catchup.c ---- */
 

@@ -291,6 +291,7 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 		.node_id = w->node_id,
 		.hostname = w->hostname,
 		.alt_char = '_',
+		.cache = &w->boxes,
 	};
 	struct sync_result result = {0};
 	struct error err = {0};
@@ -446,6 +447,7 @@ static void serve(struct worker_process *w, const char *user)
 		.node_id = w->node_id,
 		.hostname = w->hostname,
 		.alt_char = '_',
+		.cache = &w->boxes,
 	};
 	AUTO_BUF struct buf reply = BUF_INIT(4096);
 	struct sync_result result = {0};

@@ -223,7 +223,6 @@ int maildir_refresh(struct mailbox *box, struct error *err)
 		return error_errno(err, errno == ENOENT ? -ESTALE : -errno, "%s", md->path);
 	if (path.st_ino != dir.st_ino || path.st_dev != dir.st_dev)
 		return error_set(err, -ESTALE, "%s was replaced by another directory", md->path);
-	md->swept = false;
 	rc = maildir_refresh_files(md, &changed, err);
 	if (rc < 0)
 		return rc;

@@ -38,7 +38,7 @@ struct maildir {
 	struct maildir_keywords keywords; /* see maildir_need_keywords() */
 	bool keywords_fresh;
 	struct maildir_spool *spools; /* open ones */
-	bool swept;		      /* tmp/ was looked through for what others left */
+	int64_t swept_ms; /* when tmp/ was looked through for what others left; 0: not yet */
 	/* what the last struct mail points to */
 	struct buf guid_text;
 	const char **keyword_names;

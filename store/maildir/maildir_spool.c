@@ -12,14 +12,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/process.h"
 #include "store/base/owned_file.h"
 
-#define CREATE_TRIES 5
-#define SPOOL_PREFIX "dsyncfs." /* then our pid, and a name as a delivery has it */
+#define CREATE_TRIES   5
+#define SWEEP_EVERY_MS 60000
+#define SPOOL_PREFIX   "dsyncfs." /* then our pid, and a name as a delivery has it */
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1;
+}
 
 static bool is_left_over(const char *name)
 {
@@ -66,9 +76,10 @@ static int create_tmp(struct maildir_spool *spool, struct error *err)
 	}
 	if (tmp_fd < 0)
 		return error_errno(err, -errno, "%s/tmp", md->path);
-	if (!md->swept)
+	if (md->swept_ms == 0 || now_ms() - md->swept_ms > SWEEP_EVERY_MS) {
 		sweep(md, tmp_fd);
-	md->swept = true;
+		md->swept_ms = now_ms();
+	}
 	for (int i = 0; i < CREATE_TRIES; i++) {
 		maildir_name_generate(unique);
 		snprintf(name, sizeof name, SPOOL_PREFIX "%ld.%.200s", (long)getpid(), unique);

@@ -97,6 +97,7 @@ static void *run_side(void *ptr)
 		.box_count = side->box_count,
 		.hostname = side->node->hostname,
 		.alt_char = '_',
+		.cache = side->node->cache,
 	};
 
 	if (!side->node->plain)

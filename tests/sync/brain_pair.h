@@ -5,6 +5,7 @@
 #ifndef DSYNCFS_TESTS_BRAIN_PAIR_H
 #define DSYNCFS_TESTS_BRAIN_PAIR_H
 
+#include "sync/box_cache.h"
 #include "sync/brain.h"
 #include "sync/stream.h"
 
@@ -15,8 +16,9 @@ struct test_node {
 	const struct mail_user *user;
 	struct guid id;
 	const char *hostname;
-	bool busy;  /* what begin answers */
-	bool plain; /* does not introduce itself as dsyncfs */
+	bool busy;		 /* what begin answers */
+	bool plain;		 /* does not introduce itself as dsyncfs */
+	struct box_cache *cache; /* NULL: mailboxes are opened for each session */
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
 	unsigned saves, forgets;

@@ -25,6 +25,7 @@ struct fixture {
 	char root[256];
 	struct mail_user users[2];
 	struct test_node nodes[2];
+	struct box_cache caches[2];
 	struct session_results results;
 	uint32_t seed, history;
 	unsigned delivered;
@@ -49,6 +50,7 @@ static int setup(void **state)
 		maildir_user_init(&f->users[i], home);
 		test_node_init(&f->nodes[i], &f->users[i],
 			       i == 0 ? "a.example.org" : "b.example.org");
+		f->nodes[i].cache = &f->caches[i];
 	}
 	*state = f;
 	return 0;
@@ -59,8 +61,10 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	maildir_user_remove_root(f->root);
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
+		box_cache_forget(&f->caches[i], &f->users[i], NULL);
 		maildir_user_free(&f->users[i]);
+	}
 	munmap(f, sizeof(*f));
 	return 0;
 }
