@@ -198,8 +198,8 @@ int queue_event_add(struct queue *queue, struct queue_user *user, const struct m
 	DL_APPEND(user->events, copy);
 	user->event_count++;
 	queue->event_count++;
-	if (!echo && user->fresh_count++ == 0)
-		user->fresh_since_ms = now_ms;
+	if (!echo)
+		user->fresh_count++;
 	if (user->event_count > QUEUE_USER_EVENTS_MAX)
 		coalesce(queue, user);
 	queue_user_update(queue, user);
@@ -229,14 +229,14 @@ void queue_events_done(struct queue *queue, struct queue_user *user)
 	queue_user_update(queue, user);
 }
 
-void queue_events_put_back(struct queue *queue, struct queue_user *user, int64_t now_ms)
+void queue_events_put_back(struct queue *queue, struct queue_user *user)
 {
 	const struct queue_event *event;
 
 	DL_FOREACH (user->taken, event) {
 		user->event_count++;
-		if (!event->echo && user->fresh_count++ == 0)
-			user->fresh_since_ms = now_ms;
+		if (!event->echo)
+			user->fresh_count++;
 	}
 	DL_CONCAT(user->taken, user->events);
 	user->events = user->taken;
@@ -256,8 +256,7 @@ void queue_echoes_settle(struct queue *queue, struct queue_user *user, bool trus
 			continue;
 		if (!trusted) {
 			event->echo = false;
-			if (user->fresh_count++ == 0)
-				user->fresh_since_ms = now_ms;
+			user->fresh_count++;
 			continue;
 		}
 		DL_DELETE(user->events, event);

@@ -25,7 +25,6 @@
 
 #define QUEUE_EVENTS_MAX      100000
 #define QUEUE_USER_EVENTS_MAX 20000
-#define QUEUE_DEBOUNCE_MS     2	 /* the events of one delivery arrive together, or nearly */
 #define QUEUE_AGAIN_MAX	      10 /* syncs in a row that found new changes, before a pause */
 
 struct queue_event {
@@ -64,8 +63,7 @@ struct queue_user {
 	struct queue_event *events;	   /* in order of seq */
 	struct queue_event *taken;	   /* those that a job has in hand */
 	unsigned event_count, fresh_count; /* of events; fresh: not echoes */
-	int64_t fresh_since_ms;
-	int64_t distrust_until_ms; /* a worker died: its events are not taken for echoes */
+	int64_t distrust_until_ms;	   /* a worker died: its events are not taken for echoes */
 
 	bool want_scan; /* durable: every mailbox has to be compared with its files */
 	bool scan_unsaved;
@@ -111,7 +109,7 @@ void queue_events_take(struct queue *queue, struct queue_user *user, size_t max)
 /* The job has taken them in. */
 void queue_events_done(struct queue *queue, struct queue_user *user);
 /* It has not: they are first in line again. */
-void queue_events_put_back(struct queue *queue, struct queue_user *user, int64_t now_ms);
+void queue_events_put_back(struct queue *queue, struct queue_user *user);
 /* A session of this user ended: well, then its echoes need nothing more; its worker died, then they
  * count like anybody's events, also those that come within the next seconds. */
 void queue_echoes_settle(struct queue *queue, struct queue_user *user, bool trusted,

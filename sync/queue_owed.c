@@ -150,16 +150,11 @@ static void wait_until(struct choice *choice, int64_t when_ms, int64_t now_ms)
 static bool store_is_due(const struct queue_user *user, const struct queue_clock *clock,
 			 struct choice *choice)
 {
-	int64_t due_ms;
-
 	if (!user->fresh_count && !user->want_scan)
 		return false;
-	due_ms = user->want_scan ? 0 : user->fresh_since_ms + QUEUE_DEBOUNCE_MS;
-	if (user->store_not_before_ms > due_ms)
-		due_ms = user->store_not_before_ms;
-	if (due_ms <= clock->now_ms)
+	if (user->store_not_before_ms <= clock->now_ms)
 		return true;
-	wait_until(choice, due_ms, clock->now_ms);
+	wait_until(choice, user->store_not_before_ms, clock->now_ms);
 	return false;
 }
 

@@ -315,7 +315,7 @@ void replicator_free(struct replicator **replicator)
 	DL_FOREACH_SAFE(r->jobs, job, next)
 	{
 		worker_kill(&job->task.worker);
-		queue_events_put_back(&r->queue, job->user, tcp_now_ms());
+		queue_events_put_back(&r->queue, job->user);
 		for (unsigned i = 0; job->states && i < r->queue.peer_count; i++)
 			state_list_free(&job->states[i]);
 		free(job->states);

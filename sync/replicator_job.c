@@ -238,7 +238,7 @@ static void on_caught_up(struct job *job, struct worker_reader *reader)
 			log_error("mail cannot be taken in: %s user=%s mailboxes=%u", result.reason,
 				  user->name, result.failed);
 		queue_store_failed(user, result.reason, &clock);
-		queue_events_put_back(&r->queue, user, clock.now_ms);
+		queue_events_put_back(&r->queue, user);
 	} else {
 		if (user->taken || job->scan)
 			user->store_failures = 0;
@@ -362,7 +362,7 @@ static void on_done(struct job *job, struct worker_reader *reader)
 		return;
 	/* What failed before it was caught up has not taken anything in. */
 	if (!job->caught_up)
-		queue_events_put_back(&r->queue, job->user, tcp_now_ms());
+		queue_events_put_back(&r->queue, job->user);
 	queue_echoes_settle(&r->queue, job->user, true, tcp_now_ms());
 	on_outcome(job, &done);
 	end_job(job);
@@ -422,7 +422,7 @@ void replicator_job_gone(struct task *task, const char *why)
 	struct queue_clock clock = replicator_clock();
 
 	log_error("%s user=%s", why, job->user->name);
-	queue_events_put_back(&r->queue, job->user, clock.now_ms);
+	queue_events_put_back(&r->queue, job->user);
 	queue_echoes_settle(&r->queue, job->user, false, clock.now_ms);
 	queue_store_failed(job->user, why, &clock);
 	if (job->peer >= 0 && job->went)

@@ -72,7 +72,7 @@ static void test_backoff(void **state)
 	assert_int_equal(backoff_spread("alice", 0), 0);
 }
 
-static void test_delivery_waits_for_its_companions_only(void **state)
+static void test_a_delivery_is_due_at_once(void **state)
 {
 	struct queue queue;
 	struct queue_user *user;
@@ -85,9 +85,6 @@ static void test_delivery_waits_for_its_companions_only(void **state)
 	assert_null(next(&queue, all_up, &peer, &wait));
 	assert_int_equal(wait, -1);
 	add(&queue, user, 10, false);
-	assert_null(next(&queue, all_up, &peer, &wait));
-	assert_int_equal(wait, QUEUE_DEBOUNCE_MS);
-	now.now_ms += QUEUE_DEBOUNCE_MS;
 	assert_ptr_equal(next(&queue, all_up, &peer, &wait), user);
 	assert_int_equal(peer, 0);
 	/* While the peer is away mail is taken in all the same. */
@@ -118,7 +115,7 @@ static void test_events_are_consumed_only_when_taken_in(void **state)
 	assert_int_equal(queue_consumed(&queue, 20), 11);
 	/* The job failed: what it had is first in line again, in order. */
 	add(&queue, a, 13, false);
-	queue_events_put_back(&queue, a, now.now_ms);
+	queue_events_put_back(&queue, a);
 	assert_int_equal(a->event_count, 2);
 	assert_int_equal(a->fresh_count, 2);
 	assert_int_equal(a->events->event.seq, 12);
@@ -340,7 +337,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_backoff),
-		cmocka_unit_test(test_delivery_waits_for_its_companions_only),
+		cmocka_unit_test(test_a_delivery_is_due_at_once),
 		cmocka_unit_test(test_events_are_consumed_only_when_taken_in),
 		cmocka_unit_test(test_echoes),
 		cmocka_unit_test(test_coalescing),
