@@ -4,6 +4,9 @@
 
 #include <string.h>
 
+/* Deliveries and flags often come in rows, by one program or several; a commit takes longer than
+ * each of them. */
+#define MESSAGE_WAIT_MS 2
 /* A change goes on in other files: a record of the log in a name, a name in the uidlist. */
 #define TOUCHED_WAIT_MS 5
 /* Catch-up would wait for the uidlist's lock, so its events wait for the unlink. */
@@ -21,7 +24,7 @@ static void push_here(const struct observed *op, unsigned i, enum mail_event_kin
 {
 	unsigned wait_ms = dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
 			   : kind == MAIL_EVENT_TOUCHED	     ? TOUCHED_WAIT_MS
-							     : 0;
+							     : MESSAGE_WAIT_MS;
 
 	push_within(op, i, wait_ms, kind, name, name2);
 }

@@ -192,20 +192,20 @@ static void events_wait_for_the_lock(void **state)
 	struct observed op;
 
 	renamed(f, f->tmp, "1.a", f->new, "1.a", false);
-	assert_int_equal(journal_double_last_wait(), 0);
+	assert_in_range(journal_double_last_wait(), 0, 2);
 
 	begin1(f, &op, f->maildir, "dovecot-uidlist.lock");
 	observe_ahead(&op);
 	observe_created(&op);
 	observe_end(&op);
 	renamed(f, f->tmp, "2.a", f->new, "2.a", false);
-	assert_in_range(journal_double_last_wait(), 1, 100);
+	assert_in_range(journal_double_last_wait(), 10, 100);
 	renamed(f, f->tmp, "2.a", f->work_cur, "2.a:2,", false);
-	assert_int_equal(journal_double_last_wait(), 0);
+	assert_in_range(journal_double_last_wait(), 0, 2);
 	unlinked(f, f->maildir, "dovecot-uidlist.lock");
 	assert_int_equal(journal_double_last_wait(), 0);
 	renamed(f, f->new, "2.a", f->cur, "2.a:2,", false);
-	assert_int_equal(journal_double_last_wait(), 0);
+	assert_in_range(journal_double_last_wait(), 0, 2);
 
 	/* Made by link, and renamed to what it guards. */
 	begin1(f, &op, f->maildir, "dovecot-uidlist.lock");
@@ -213,11 +213,11 @@ static void events_wait_for_the_lock(void **state)
 	observe_made(&op);
 	observe_end(&op);
 	unlinked(f, f->cur, "2.a:2,");
-	assert_in_range(journal_double_last_wait(), 1, 100);
+	assert_in_range(journal_double_last_wait(), 10, 100);
 	renamed(f, f->maildir, "dovecot-uidlist.lock", f->maildir, "dovecot-uidlist", true);
 	assert_int_equal(journal_double_last_wait(), 0);
 	unlinked(f, f->cur, "1.a:2,");
-	assert_int_equal(journal_double_last_wait(), 0);
+	assert_in_range(journal_double_last_wait(), 0, 2);
 }
 
 static void uidlist_and_keywords(void **state)

@@ -19,8 +19,6 @@ def uids(client, criterion="ALL"):
     return client.uid("SEARCH", criterion)[1][0].split()
 
 
-
-
 def idle_sees_delivery(pair):
     pair.a.deliver(USER, "before")
     eventually("first mail on b", lambda: uids(pair.b.imap(USER)))
@@ -73,9 +71,8 @@ def both_directions(pair, here, there):
     client.logout()
 
 
-def main():
-    need("dovecot")
-    with Pair() as pair:
+def run(location):
+    with Pair(location=location) as pair:
         idle_sees_delivery(pair)
         both_directions(pair, pair.a, pair.b)
         both_directions(pair, pair.b, pair.a)
@@ -83,6 +80,12 @@ def main():
         time.sleep(1)
         for node in pair.nodes:
             assert not node.dovecot_log_problems(), node.dovecot_log_problems()
+
+
+def main():
+    need("dovecot")
+    run("maildir:~/Maildir")
+    run("maildir:~/Maildir:LAYOUT=fs")
     print("ok")
 
 

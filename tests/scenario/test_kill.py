@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """kill -9 of dsyncd, of a worker and of dsyncfs under load, then restart: the same end state as without."""
 import os
+import re
 import subprocess
 import threading
 import time
@@ -9,6 +10,8 @@ import plain
 from node import Pair, eventually, need
 
 USERS = [f"user{n}@example.org" for n in range(4)]
+QUIET_USER = "quiet@example.org"
+CLEAN_SECS = 7  # a mailbox has left the dirty set by then
 
 
 class Load(threading.Thread):
@@ -38,6 +41,12 @@ class Load(threading.Thread):
             time.sleep(0.02)
 
 
+def scanned_at_start(node):
+    """How many mailboxes were scanned, of each start after a crash."""
+    with open(node.log, encoding="utf-8") as file:
+        return [int(n) for n in re.findall(r"being changed when the mount died are scanned count=(\d+)", file.read())]
+
+
 def workers(node):
     out = subprocess.run(["pgrep", "-P", str(dsyncd_pid(node))], capture_output=True, text=True, check=False).stdout
     return [int(pid) for pid in out.split()]
@@ -53,6 +62,10 @@ def main():
         for node in pair.nodes:
             for user in USERS:
                 plain.make_maildir(plain.make_home(node, user) + "/Maildir")
+        quiet = plain.make_home(pair.a, QUIET_USER) + "/Maildir"
+        plain.make_maildir(quiet)
+        plain.deliver(quiet, "long ago")
+        time.sleep(CLEAN_SECS)
         loads = [Load(node) for node in pair.nodes]
         for load in loads:
             load.start()
@@ -86,6 +99,9 @@ def main():
                 return True
 
             eventually(f"{user} is the same on both, nothing lost or back", same, timeout=40)
+        scans = scanned_at_start(pair.a)
+        assert len(scans) == 3 and all(0 < count <= len(USERS) for count in scans), scans
+
         def swept():
             for node in pair.nodes:
                 for user in USERS:
