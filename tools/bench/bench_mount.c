@@ -2,10 +2,11 @@
  * What the mount costs: the same work on a mounted directory and on a plain one of the same disk,
  * in turns, as a ratio of speeds (1.00: as fast).
  *
- *   bench_mount PLAIN MOUNTED [ROUNDS]
+ *   bench_mount PLAIN MOUNTED [ROUNDS [WORK]]
  *
  * PLAIN and MOUNTED are directories where a home may be made (MOUNTED below a mount, PLAIN outside
- * of it on the same filesystem as the backing directory). As root, since it empties the kernel's
+ * of it on the same filesystem as the backing directory). WORK: only what has this in its name. As
+ * root, since it empties the kernel's
  * caches for the cold figures. Nothing else should run on the machine.
  */
 #include <dirent.h>
@@ -267,26 +268,32 @@ int main(int argc, char **argv)
 	static double ratio[KINDS][ROUNDS_MAX], plain_s[KINDS][ROUNDS_MAX],
 		mount_s[KINDS][ROUNDS_MAX];
 	int rounds = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 5;
+	const char *work = argc > 4 ? argv[4] : "";
 	int plain, mounted;
 
 	if (argc < 3 || rounds < 1 || rounds > ROUNDS_MAX) {
-		fprintf(stderr, "usage: bench_mount PLAIN MOUNTED [ROUNDS]\n");
+		fprintf(stderr, "usage: bench_mount PLAIN MOUNTED [ROUNDS [WORK]]\n");
 		return 64;
 	}
 	plain = make_box(argv[1]);
 	mounted = make_box(argv[2]);
 	for (int round = 0; round < rounds; round++) {
 		for (int kind = 0; kind < KINDS; kind++) {
+			if (!strstr(kind_names[kind], work))
+				continue;
 			plain_s[kind][round] = measure((enum kind)kind, plain, round);
 			mount_s[kind][round] = measure((enum kind)kind, mounted, round);
 			ratio[kind][round] = plain_s[kind][round] / mount_s[kind][round];
 		}
 	}
 	printf("%-32s %8s %10s %10s\n", "", "ratio", "plain", "mount");
-	for (int kind = 0; kind < KINDS; kind++)
+	for (int kind = 0; kind < KINDS; kind++) {
+		if (!strstr(kind_names[kind], work))
+			continue;
 		printf("%-32s %8.2f %7.1f ms %7.1f ms\n", kind_names[kind],
 		       median(ratio[kind], rounds), 1e3 * median(plain_s[kind], rounds),
 		       1e3 * median(mount_s[kind], rounds));
+	}
 	remove_box(argv[1]);
 	remove_box(argv[2]);
 	return 0;
