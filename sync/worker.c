@@ -73,18 +73,19 @@ void worker_expect(struct worker_process *w, enum worker_message_type type,
 
 static void drop_user(struct worker_process *w, unsigned i)
 {
-	box_cache_forget(&w->boxes, w->users[i], NULL);
-	mail_user_free(&w->users[i]);
+	box_cache_forget(&w->boxes, w->users[i].user, NULL);
+	mail_user_free(&w->users[i].user);
 	w->user_count--;
 	memmove(&w->users[i], &w->users[i + 1], (w->user_count - i) * sizeof w->users[0]);
 }
 
 static void put_in_front(struct worker_process *w, unsigned i)
 {
-	struct mail_user *user = w->users[i];
+	__typeof__(w->users[0]) entry = w->users[i];
 
 	memmove(&w->users[1], &w->users[0], i * sizeof w->users[0]);
-	w->users[0] = w->user = user;
+	w->users[0] = entry;
+	w->user = entry.user;
 }
 
 int worker_use_user(struct worker_process *w, const char *name, struct error *err)
@@ -94,10 +95,10 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 
 	w->user = NULL;
 	for (unsigned i = 0; i < w->user_count; i++) {
-		if (strcmp(w->users[i]->name, name) != 0)
+		if (strcmp(w->users[i].user->name, name) != 0)
 			continue;
 		/* A home that has gone away is said to be missing, by a new look. */
-		if (access(w->users[i]->home, F_OK) == 0) {
+		if (access(w->users[i].user->home, F_OK) == 0) {
 			put_in_front(w, i);
 			return 0;
 		}
@@ -116,7 +117,7 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 	}
 	if (w->user_count == WORKER_USERS)
 		drop_user(w, w->user_count - 1);
-	w->users[w->user_count] = user;
+	w->users[w->user_count].user = user;
 	put_in_front(w, w->user_count++);
 	return 0;
 }

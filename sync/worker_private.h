@@ -25,9 +25,11 @@ struct worker_process {
 	struct buf in, out; /* messages */
 
 	/* Those worked for, the last one first; the cache has mailboxes of theirs. */
-	struct mail_user *users[WORKER_USERS];
+	struct {
+		struct mail_user *user;
+	} users[WORKER_USERS];
 	unsigned user_count;
-	struct mail_user *user; /* the one worked for: users[0] */
+	struct mail_user *user; /* the one worked for: that of users[0] */
 	struct box_cache boxes;
 
 	/* Outgoing: the connection of the last session, if it can be used again. */
