@@ -19,6 +19,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal.h"
+#include "store/journal/store_id.h"
 
 #define THREADS_DEFAULT 10
 #define POOL_THREADS	8
@@ -31,6 +32,7 @@ struct mount_state {
 	struct session *session;
 	struct journal *journal;
 	bool journal_clean;
+	bool owns_store; /* the backing directory is the one that state_dir belongs to */
 	bool mounted;
 	char aside[PATH_MAX]; /* where the connection is mounted for a moment; see mount.h */
 };
@@ -98,6 +100,29 @@ static int make_parts(const struct fs_options *options, struct mount_state *m, s
 	return 0;
 }
 
+/* The store id is renewed at each start and each clean stop; a disk that does not take it is no
+ * reason to keep mail away. */
+static void renew_store_id(const struct fs_options *options, const struct mount_state *m)
+{
+	struct error err;
+
+	if (store_id_renew(options->state_dir, m->fs.root_fd, options->source, &err) < 0)
+		log_warning("%s: a copy that takes the place of this directory could not be told "
+			    "from it",
+			    err.text);
+}
+
+static void own_store(const struct fs_options *options, struct mount_state *m, bool accepted)
+{
+	if (accepted) {
+		log_notice("another store was accepted: everything is scanned path=%s",
+			   options->source);
+		journal_renew(m->journal);
+	}
+	renew_store_id(options, m);
+	m->owns_store = true;
+}
+
 static int attach(const struct fs_options *options, struct mount_state *m, struct error *err)
 {
 	unsigned threads = options->threads ? options->threads : THREADS_DEFAULT;
@@ -160,6 +185,8 @@ static void take_down(const struct fs_options *options, struct mount_state *m)
 	session_free(&m->session);
 	if (m->journal)
 		journal_close(&m->journal);
+	if (m->owns_store)
+		renew_store_id(options, m);
 	dirty_free(&m->fs.observer.dirty);
 	origins_free(&m->fs.observer.origins);
 	inode_table_free(&m->fs.inodes, m->fs.places);
@@ -170,6 +197,7 @@ static void take_down(const struct fs_options *options, struct mount_state *m)
 int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx, struct error *err)
 {
 	struct mount_state m = {.fs.root_fd = -1};
+	bool accepted = false;
 	sigset_t signals;
 	int rc;
 
@@ -184,8 +212,14 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 	rc = mount_clear_stale(options->mount_point, err);
 	if (rc == 0)
 		rc = open_source(options, &m.fs, err);
+	/* Before the journal is opened, which is then as it was. */
+	if (rc == 0)
+		rc = store_id_check(options->state_dir, m.fs.root_fd, options->source, &accepted,
+				    err);
 	if (rc == 0)
 		rc = make_parts(options, &m, err);
+	if (rc == 0)
+		own_store(options, &m, accepted);
 	if (rc == 0)
 		rc = observe_recover(&m.fs.observer, m.journal_clean, err);
 	if (rc == 0)

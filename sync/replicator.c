@@ -107,7 +107,7 @@ static void dispatch(struct replicator *r)
 		int peer;
 
 		/* Mail that was taken in waits for a connection; taking it in needs a worker. */
-		if (r->draining || !connections)
+		if (r->draining || r->away || !connections)
 			return;
 		user = queue_next(&r->queue, r->up, connections, &clock, &peer, &wait_ms);
 		if (!user) {
@@ -145,10 +145,11 @@ static void on_poll(evutil_socket_t fd, short what, void *ctx)
 {
 	struct replicator *r = ctx;
 
+	replicator_check_mount(r);
 	if (!r->reader)
 		replicator_open_reader(r);
 	replicator_read_journal(r);
-	if ((r->list_wanted || r->store_unchecked) && !r->listing &&
+	if ((r->list_wanted || r->store_unchecked) && !r->listing && !r->away &&
 	    tcp_now_ms() >= r->list_not_before_ms)
 		replicator_list_users(r);
 }
@@ -271,6 +272,7 @@ static int start(struct replicator *r, enum log_target target, enum log_level le
 	if (rc < 0)
 		return rc;
 	r->store_unchecked = HASH_CNT(hh_name, r->queue.by_name) > 0;
+	replicator_check_mount(r);
 	event_active(r->poll_timer, EV_TIMEOUT, 0);
 	replicator_kick(r);
 	return 0;

@@ -26,6 +26,25 @@ static void set_trouble(struct replicator *r, const char *text)
 	snprintf(r->trouble, sizeof r->trouble, "%s", text);
 }
 
+void replicator_check_mount(struct replicator *r)
+{
+	if (r->away || journal_has_writer(r->set->state_dir))
+		return;
+	r->away = true;
+	set_trouble(r, REPLICATOR_AWAY);
+}
+
+static bool mount_is_back(struct replicator *r)
+{
+	if (!journal_has_writer(r->set->state_dir))
+		return false;
+	r->away = false;
+	r->list_not_before_ms = 0;
+	replicator_kick(r);
+	replicator_sessions_wake(r);
+	return true;
+}
+
 static void on_wake(evutil_socket_t fd, short what, void *ctx)
 {
 	struct replicator *r = ctx;
@@ -137,6 +156,8 @@ void replicator_read_journal(struct replicator *r)
 	struct error err = {0};
 	int rc;
 
+	if (r->away && !mount_is_back(r))
+		return;
 	if (!r->reader || r->draining || r->queue.event_count >= QUEUE_EVENTS_MAX)
 		return;
 	rc = check_id(r, &err);

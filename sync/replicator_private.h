@@ -10,7 +10,8 @@
 #include "sync/worker_pool.h"
 
 #define REPLICATOR_LOCAL_PEER "local" /* key of a user's own standing: a scan that is owed */
-#define REPLICATOR_HANG_MS    300000  /* a worker that says nothing for so long is killed */
+#define REPLICATOR_AWAY	      "dsyncfs does not run, so the mail is not mounted"
+#define REPLICATOR_HANG_MS    300000 /* a worker that says nothing for so long is killed */
 
 /* Whoever holds a worker. */
 enum task_kind { TASK_JOB, TASK_SESSION, TASK_FINDER, TASK_PROBE };
@@ -115,6 +116,9 @@ struct replicator {
 	unsigned sessions_running;
 
 	bool draining;
+	/* dsyncfs does not run: where the mail should be is an empty directory, or a store that
+	   dsyncfs refuses. Nothing is taken in, made, sent or received. */
+	bool away;
 	struct event *drain_timer;
 	void (*drain_finished)(void *ctx);
 	void *drain_ctx;
@@ -131,6 +135,8 @@ void replicator_drained(struct replicator *r);
 
 /* replicator_journal.c */
 void replicator_read_journal(struct replicator *r);
+/* Sees when dsyncfs has gone; replicator_read_journal() sees when it is back. */
+void replicator_check_mount(struct replicator *r);
 void replicator_open_reader(struct replicator *r);
 void replicator_close_reader(struct replicator *r);
 

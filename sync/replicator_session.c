@@ -197,7 +197,7 @@ void replicator_sessions_wake(struct replicator *r)
 			event_del(session->timer);
 			answer_begin(session, false);
 		} else if (!session->task.worker && session->user &&
-			   r->sessions_running < limit(r) && !r->draining) {
+			   r->sessions_running < limit(r) && !r->draining && !r->away) {
 			start_session(session);
 		}
 	}
@@ -242,6 +242,10 @@ void replicator_serve(struct replicator *r, int fd, const struct sockaddr_storag
 	struct queue_user *user;
 	unsigned count = 0;
 
+	if (r->away) {
+		answer_and_close(fd, server, "TEMPFAIL", REPLICATOR_AWAY);
+		return;
+	}
 	DL_COUNT(r->sessions, other, count);
 	session = count < SESSIONS_MAX && !r->draining ? calloc(1, sizeof *session) : NULL;
 	if (session) {
@@ -292,7 +296,8 @@ static void on_command(struct session *session, const char *name)
 	const struct worker_key *key = worker_key(session->task.worker);
 	char *copy = strdup(name);
 	bool allowed = user && copy && user->uid_known && user->uid == key->uid &&
-		       user->gid == key->gid && !r->draining && r->sessions_running < limit(r);
+		       user->gid == key->gid && !r->draining && !r->away &&
+		       r->sessions_running < limit(r);
 
 	worker_put_begin(&r->out, WORKER_COMMAND_ANSWER);
 	worker_put_u8(&r->out, allowed);

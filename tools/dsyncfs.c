@@ -252,6 +252,7 @@ static int exit_status(int rc)
 		return EX_UNAVAILABLE;
 	case -ENOENT:
 	case -ENOTDIR:
+	case -ESTALE:
 		return EX_NOINPUT;
 	case -EPERM:
 	case -EACCES:

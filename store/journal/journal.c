@@ -58,10 +58,10 @@ static int take_lock(struct journal *journal, struct error *err)
 	char pid[24];
 	int len;
 
-	journal->lock_fd =
-		openat(journal->dir_fd, "fs.lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	journal->lock_fd = openat(journal->dir_fd, JOURNAL_LOCK,
+				  O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (journal->lock_fd < 0)
-		return error_errno(err, -errno, "%s/journal/fs.lock", journal->state_dir);
+		return error_errno(err, -errno, "%s/journal/" JOURNAL_LOCK, journal->state_dir);
 	if (fcntl(journal->lock_fd, F_OFD_SETLK, &lock) < 0) {
 		ssize_t n = pread(journal->lock_fd, pid, sizeof pid - 1, 0);
 
@@ -73,8 +73,8 @@ static int take_lock(struct journal *journal, struct error *err)
 	}
 	len = snprintf(pid, sizeof pid, "%d", (int)getpid());
 	if (ftruncate(journal->lock_fd, 0) < 0 || pwrite(journal->lock_fd, pid, (size_t)len, 0) < 0)
-		log_debug("%s/journal/fs.lock: cannot write the process id: %s", journal->state_dir,
-			  strerror(errno));
+		log_debug("%s/journal/" JOURNAL_LOCK ": cannot write the process id: %s",
+			  journal->state_dir, strerror(errno));
 	return 0;
 }
 
@@ -326,6 +326,14 @@ void journal_close(struct journal **journal_p)
 }
 
 /* ---- what serving threads call ---- */
+
+void journal_renew(struct journal *journal)
+{
+	pthread_mutex_lock(&journal->mutex);
+	journal->renew = journal->urgent = true;
+	pthread_cond_signal(&journal->work);
+	pthread_mutex_unlock(&journal->mutex);
+}
 
 /* Under the mutex. */
 static void set_due(struct journal *journal, unsigned wait_ms)

@@ -44,6 +44,9 @@ struct journal;
  * stands in. */
 int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_r,
 		 struct error *err);
+/* What was observed so far does not hold for the mail that is there now: readers are told to scan
+ * everything. */
+void journal_renew(struct journal *journal);
 /* Commits what is queued, marks the journal clean, closes. */
 void journal_close(struct journal **journal);
 
@@ -69,6 +72,9 @@ int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ct
  * trusted.dsyncfs.origin). Events carry them; they are plain numbers to the journal. */
 
 /* ---- dsyncd: reads ---- */
+
+/* Whether dsyncfs runs with this state_dir, so that its mail is where it should be. */
+bool journal_has_writer(const char *state_dir);
 
 struct journal_reader;
 /* -ENOENT while dsyncfs has never run with this state_dir; try again later. Also the calls below

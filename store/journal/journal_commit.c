@@ -299,7 +299,7 @@ static void wait_for_work(struct journal *journal)
 	struct timespec clean_at = journal_later(CLEAN_DELAY_MS);
 
 	while (!journal->stop) {
-		bool queued = journal->queue.head || journal->queue.lost_all;
+		bool queued = journal->queue.head || journal->queue.lost_all || journal->renew;
 		struct timespec *until = NULL;
 
 		if (journal->broken)
@@ -332,7 +332,8 @@ static void group_done(struct journal *journal, struct journal_op *ops)
 	}
 	journal_queue_done(&journal->queue, ops);
 	journal->failures = 0;
-	if (journal->broken && !journal->queue.head && !journal->queue.lost_all) {
+	if (journal->broken && !journal->queue.head && !journal->queue.lost_all &&
+	    !journal->renew) {
 		/* All that was promised meanwhile is durable now. A crash before the marker is
 		   taken back costs a scan. */
 		journal->broken = false;
@@ -401,18 +402,21 @@ static void housekeeping(struct journal *journal)
 static bool run_group(struct journal *journal)
 {
 	struct journal_op *ops = journal_queue_take(&journal->queue, GROUP_MAX);
-	bool last = journal->stop && !journal->queue.head, events = has_event(ops), new_id, prune;
+	bool last = journal->stop && !journal->queue.head, events = has_event(ops), lost, new_id,
+	     prune;
 	const char *text = "";
 	int rc = 0;
 
-	new_id = journal->queue.lost_all;
-	journal->queue.lost_all = false;
+	lost = journal->queue.lost_all;
+	new_id = lost || journal->renew;
+	journal->queue.lost_all = journal->renew = false;
 	journal->urgent = journal->queue.head != NULL;
 	journal->has_due = false;
 	pthread_mutex_unlock(&journal->mutex);
 
-	if (new_id) {
+	if (lost)
 		log_error("%s: events were lost: everything is scanned", journal->env.dir);
+	if (new_id) {
 		guid_generate(&journal->id);
 		journal->id_is_new = true;
 	}

@@ -42,6 +42,7 @@ struct journal {
 
 	/* Under the mutex. */
 	struct journal_queue queue;
+	bool renew;
 	bool urgent; /* something in the queue should not wait for company */
 	bool has_due;
 	struct timespec due; /* of what may wait, the first that is to be committed */
@@ -84,5 +85,6 @@ bool journal_is_before(const struct timespec *a, const struct timespec *b);
 #define JOURNAL_CONSUMED "consumed"
 #define JOURNAL_NODE_ID	 "node-id"
 #define JOURNAL_WAKE	 "journal-wake"
+#define JOURNAL_LOCK	 "fs.lock"
 
 #endif

@@ -53,6 +53,18 @@ static int bind_wake(const char *state_dir)
 	return fd;
 }
 
+bool journal_has_writer(const char *state_dir)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	char path[PATH_MAX];
+	AUTO_CLOSE int fd = -1;
+
+	if (snprintf(path, sizeof path, "%s/journal/" JOURNAL_LOCK, state_dir) >= (int)sizeof path)
+		return false;
+	fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
 int journal_reader_open(const char *state_dir, struct journal_reader **reader_r, struct error *err)
 {
 	struct journal_reader *reader = calloc(1, sizeof *reader);

@@ -5,7 +5,7 @@
  * up is told from one that was never written.
  *
  * In state_dir/journal: "scan-everything" (the marker of design invariant 2), "consumed" (how far
- * dsyncd is) and "node-id".
+ * dsyncd is), "node-id" and "store-id".
  */
 #ifndef DSYNCFS_JOURNAL_SLOT_FILE_H
 #define DSYNCFS_JOURNAL_SLOT_FILE_H

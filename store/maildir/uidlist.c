@@ -184,6 +184,18 @@ void uidlist_close(struct uidlist **list)
 	*list = NULL;
 }
 
+/* Overwritten in place, which nobody does to a list that is whole. */
+static bool has_another_header(const struct uidlist *list)
+{
+	struct uidlist_header now;
+
+	return list->body && (list->map[list->body - 1] != '\n' ||
+			      uidlist_parse_header(list->map, list->body - 1, &now, NULL, 0) < 0 ||
+			      now.version != list->header.version ||
+			      now.uid_validity != list->header.uid_validity ||
+			      !guid_equal(&now.guid, &list->header.guid));
+}
+
 int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err)
 {
 	struct stat st;
@@ -192,7 +204,7 @@ int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err)
 	if (fstatat(list->dirfd, UIDLIST_NAME, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return error_errno(err, -errno, "%s/" UIDLIST_NAME, list->what);
 	if (list->fd >= 0 && st.st_ino == list->ino && st.st_dev == list->dev &&
-	    (size_t)st.st_size >= list->size) {
+	    (size_t)st.st_size >= list->size && !has_another_header(list)) {
 		if ((size_t)st.st_size == list->size)
 			return 0;
 		return see_size(list, (size_t)st.st_size, err);

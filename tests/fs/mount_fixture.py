@@ -48,7 +48,7 @@ def dead(path):
 class Mount:
     """over_itself: the backing directory is the mount point. files: RLIMIT_NOFILE of the daemon."""
 
-    def __init__(self, over_itself=False, files=None, options=""):
+    def __init__(self, over_itself=False, files=None, options="", start=True):
         self.dir = tempfile.mkdtemp(prefix="dsyncfs-test-")
         os.chmod(self.dir, 0o755)
         self.backing = self.dir + "/backing"
@@ -56,12 +56,13 @@ class Mount:
         self.state = self.dir + "/state"
         for path in {self.backing, self.mount}:
             os.mkdir(path)
-        self.files, self.options = files, options
+        self.files, self.options, self.start_at_once = files, options, start
         self.process, self.seq = None, 0
         self.log = self.dir + "/log"
 
     def __enter__(self):
-        self.start()
+        if self.start_at_once:
+            self.start()
         return self
 
     def __exit__(self, kind, value, trace):

@@ -245,8 +245,7 @@ def read_only_backing_is_said():
 
 
 def full_disk_is_said_and_passes():
-    with Mount() as mount:
-        mount.kill(signal.SIGTERM)
+    with Mount(start=False) as mount:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount.backing], check=True)
         try:
             mount.start()

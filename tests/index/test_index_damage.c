@@ -229,15 +229,48 @@ static void what_can_be_opened_can_be_written(void **state)
 		buf_free(&damaged.original[i]);
 }
 
+/* A mailbox that stays open sees that its log is not the one any more, and writes nothing there. */
+static void an_open_log_may_be_overwritten(void **state)
+{
+	const struct fixture *fx = *state;
+	const uint8_t garbage[64] = {1, 3, 40, 0, 7, 7, 7, 7};
+	struct index_txn *txn = NULL;
+	struct error err = {0};
+	struct buf after = BUF_INIT(100000);
+	struct index *index;
+	char path[512];
+	size_t size;
+	int fd;
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	append_uid(index, 1, 0);
+	append_uid(index, 2, 0);
+	must(index_refresh(index, &err), &err);
+	snprintf(path, sizeof(path), "%s/dovecot.index.log", fx->dir);
+	read_bytes(path, &after);
+	size = after.len;
+	buf_free(&after);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, garbage, sizeof(garbage)), sizeof(garbage));
+	close(fd);
+	assert_int_equal(index_begin(index, 100, &txn, &err), -EUCLEAN);
+	assert_non_null(strstr(err.text, "dovecot.index.log"));
+	assert_int_equal(index_refresh(index, &err), -EUCLEAN);
+	read_bytes(path, &after);
+	assert_int_equal(after.len, size);
+	buf_free(&after);
+	index_close(&index);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(any_byte_may_be_wrong),
-		TEST(any_file_may_be_cut_off_or_missing),
-		TEST(random_bytes_may_be_anywhere),
-		TEST(what_can_be_opened_can_be_written),
+		TEST(any_byte_may_be_wrong),	      TEST(any_file_may_be_cut_off_or_missing),
+		TEST(random_bytes_may_be_anywhere),   TEST(what_can_be_opened_can_be_written),
+		TEST(an_open_log_may_be_overwritten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -347,6 +347,24 @@ static void test_damage_is_told(void **state)
 	close(dir.fd);
 }
 
+static void test_an_open_list_may_be_overwritten(void **state)
+{
+	struct list_dir dir = make_list(state, "3 V5 N4 G" GUID_HEX "\n1 :a\n2 :b\n");
+	struct uidlist *list = open_list(&dir);
+	struct error err = {0};
+	bool replaced;
+	int fd;
+
+	must(uidlist_refresh(list, &replaced, &err), &err);
+	fd = open(dir.path, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, "garbage ", 8), 8);
+	close(fd);
+	assert_int_equal(uidlist_refresh(list, &replaced, &err), -EUCLEAN);
+	assert_non_null(strstr(err.text, "dovecot-uidlist"));
+	uidlist_close(&list);
+	close(dir.fd);
+}
+
 static void test_lines_that_would_damage_the_list_are_refused(void **state)
 {
 	struct buf lines = BUF_INIT(1000);
@@ -417,6 +435,7 @@ int main(void)
 		UNIT(test_rewrite_keeps_unknown_keys_and_fields),
 		UNIT(test_version_1_is_read),
 		UNIT(test_damage_is_told),
+		UNIT(test_an_open_list_may_be_overwritten),
 		UNIT(test_lines_that_would_damage_the_list_are_refused),
 		UNIT(test_salvage_keeps_what_can_be_read),
 		UNIT(test_create_refuses_an_existing_list),

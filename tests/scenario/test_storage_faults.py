@@ -10,7 +10,7 @@ import sys
 import time
 
 import plain
-from node import Pair, eventually, need
+from node import BUILD, Pair, eventually, need
 from test_faults import OTHER, USER, goes_on, log_has, log_size, root, same, setup
 
 
@@ -170,6 +170,23 @@ def accounts(pair):
     return {(user, folder): plain.files(root(pair.a, user) + folder) for user in (USER, OTHER) for folder in ("", "/.Work")}
 
 
+def refused_until_accepted(pair, *words):
+    """An empty backing directory may be a disk that is not mounted, and a full one an older copy: nothing is put there,
+    taken or removed before an admin says so."""
+    mark = log_size(pair.b)
+    before = os.listdir(pair.b.backing)
+    daemon = pair.b.start("dsyncfs", [f"{BUILD}/tools/dsyncfs", "-f", "-o", f"config={pair.b.settings}", pair.b.backing,
+                                      pair.b.mount], network=False)
+    assert daemon.wait(timeout=10) == os.EX_NOINPUT
+    log_has(pair.b, *words, "accept-store", since=mark)
+    pair.b.start_dsyncd()
+    eventually("status says it", lambda: "not mounted" in pair.b.dsyncctl("status").stdout.partition("\n")[0])
+    time.sleep(1)
+    assert os.listdir(pair.b.backing) == before and not os.listdir(pair.b.mount), "something was put there"
+    pair.b.kill("dsyncd", signal.SIGTERM)
+    assert pair.b.dsyncctl("accept-store").returncode == 0
+
+
 def lost(state_too):
     with pair_on() as pair:
         for user in (USER, OTHER):
@@ -183,8 +200,11 @@ def lost(state_too):
         for name in ("dsyncd", "dsyncfs"):
             pair.b.kill(name, signal.SIGTERM)
         empty(pair.b.backing, pair.b.dir)
+        os.removexattr(pair.b.backing, "trusted.dsyncfs.store")
         if state_too:
             empty(pair.b.dir + "/state", pair.b.dir)
+        if not state_too:
+            refused_until_accepted(pair, "Is its disk mounted?")
         pair.b.start_all(dovecot=False)
         if state_too:  # nobody knows that a new node is there, until the first change of any user
             plain.deliver(root(pair.a), "to the new node")
@@ -195,6 +215,36 @@ def lost(state_too):
             same(pair, user, "/.Work")
         assert accounts(pair) == before, "a lost mail with b's disk"
         in_sync(pair, USER, OTHER)
+
+
+def older_copy():
+    """b's backing directory is replaced by a copy of it from before."""
+    with pair_on() as pair:
+        kept = [plain.deliver(root(pair.a), f"kept {n}") for n in range(3)]
+        gone = plain.deliver(root(pair.a), "expunged since")
+        in_sync(pair, USER)
+        for name in ("dsyncd", "dsyncfs"):
+            pair.b.kill(name, signal.SIGTERM)
+        run("cp", "-a", pair.b.backing, pair.b.dir + "/older")
+        pair.b.start_all(dovecot=False)
+        since = [plain.deliver(root(node), f"since, on {node.host}") for node in pair.nodes]
+        plain.set_flags(root(pair.b), kept[0], "FS")
+        os.unlink(plain.find(root(pair.b), gone))
+        plain.make_maildir(root(pair.b) + "/.New")
+        since_there = plain.deliver(root(pair.b) + "/.New", "in a new folder")
+        in_sync(pair, USER)
+        same(pair, USER, "/.New")
+        before = plain.files(root(pair.a))
+        assert before[kept[0]] == "FS" and gone not in before and set(since) <= set(before)
+        for name in ("dsyncd", "dsyncfs"):
+            pair.b.kill(name, signal.SIGTERM)
+        os.rename(pair.b.backing, pair.b.dir + "/lost")
+        os.rename(pair.b.dir + "/older", pair.b.backing)
+        refused_until_accepted(pair, "an older copy")
+        pair.b.start_all(dovecot=False)
+        eventually("b has the new folder again", lambda: since_there in plain.files(root(pair.b) + "/.New"))
+        in_sync(pair, USER, OTHER)
+        assert plain.files(root(pair.a)) == before, "not as it was"
 
 
 def lost_backing():
@@ -234,7 +284,7 @@ def lost_state():
             print("an expunge while a was down, whose state was lost, came back: it may")
 
 
-PARTS = [disk_full, read_only_and_missing_home, state_dir_full, lost_backing, lost_backing_and_state, lost_state]
+PARTS = [disk_full, read_only_and_missing_home, state_dir_full, older_copy, lost_backing, lost_backing_and_state, lost_state]
 
 
 def main():
