@@ -101,7 +101,7 @@ class Dovecot:
         return client
 
     def lmtp(self):
-        return smtplib.LMTP(self.dir + "/run/lmtp")
+        return smtplib.LMTP(self.dir + "/run/lmtp", local_hostname="localhost")
 
 
 class Work(threading.Thread):

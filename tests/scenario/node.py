@@ -224,7 +224,7 @@ class Node:
     def deliver(self, user, subject, body="Hello.\r\n", sender="sender@example.org"):
         """By Dovecot's LMTP; returns when it has acknowledged."""
         with self.network.on(self.host):
-            client = smtplib.LMTP(self.address, 24)
+            client = smtplib.LMTP(self.address, 24, local_hostname="localhost")
         text = (f"From: <{sender}>\r\nTo: <{user}>\r\nSubject: {subject}\r\n"
                 f"Message-ID: <{subject.replace(' ', '.')}@example.org>\r\n\r\n{body}")
         client.sendmail(sender, [user], text)
