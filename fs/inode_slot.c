@@ -183,21 +183,11 @@ int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (!slot || (slot->flags & SLOT_COPIED))
-		goto out;
-	if (slot->backing_id == 0) {
-		/* Once some opener has it copied, it stays so: both at a time are refused. */
-		id = slot->flags & SLOT_PRIVS ? 0 : make(ctx);
-		if (id <= 0) {
-			slot->flags |= SLOT_COPIED;
-			id = 0;
-			goto out;
-		}
-		slot->backing_id = id;
+	if (slot && slot->opens++ == 0 && make && !(slot->flags & SLOT_PRIVS)) {
+		id = make(ctx);
+		slot->backing_id = id > 0 ? id : 0;
 	}
-	id = slot->backing_id;
-	slot->backing_opens++;
-out:
+	id = slot ? slot->backing_id : 0;
 	pthread_mutex_unlock(&table->lock);
 	return id;
 }
@@ -209,7 +199,7 @@ int inode_backing_release(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->backing_opens && --slot->backing_opens == 0) {
+	if (slot && slot->opens && --slot->opens == 0) {
 		id = slot->backing_id;
 		slot->backing_id = 0;
 	}
