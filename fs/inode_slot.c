@@ -183,11 +183,14 @@ int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->opens++ == 0 && make && !(slot->flags & SLOT_PRIVS)) {
-		id = make(ctx);
-		slot->backing_id = id > 0 ? id : 0;
+	if (slot) {
+		if (slot->opens == 0 && make && !(slot->flags & SLOT_PRIVS))
+			id = make(ctx);
+		if (slot->opens == 0)
+			slot->backing_id = id > 0 ? id : 0;
+		slot->opens++;
+		id = slot->backing_id;
 	}
-	id = slot ? slot->backing_id : 0;
 	pthread_mutex_unlock(&table->lock);
 	return id;
 }
@@ -199,7 +202,9 @@ int inode_backing_release(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->opens && --slot->opens == 0) {
+	if (slot && slot->opens)
+		slot->opens--;
+	if (slot && slot->opens == 0) {
 		id = slot->backing_id;
 		slot->backing_id = 0;
 	}
