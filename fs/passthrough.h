@@ -5,7 +5,8 @@
  * Everything is passed through but
  * - files whose writes are events or are read record by record (logs, uidlist, keywords,
  *   subscriptions): what is not seen cannot be told;
- * - files with suid or sgid, which writes with our credentials would keep.
+ * - files with suid or sgid, which writes with our credentials would keep (one that gets them
+ *   while it is open does keep them; the mount is nosuid).
  * An inode is passed through or copied by all its openers at a time: the kernel refuses to mix them
  * (EIO). So the first opener decides by the name that the file has, and a rename changes nothing
  * until the last one is gone. Openers of one inode share a backing id.
