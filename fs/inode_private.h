@@ -17,8 +17,7 @@
 
 enum slot_flag {
 	SLOT_DIR = 1,
-	SLOT_PRIVS = 2,	 /* may have suid or sgid */
-	SLOT_COPIED = 4, /* not to be passed through */
+	SLOT_PRIVS = 2, /* may have suid or sgid */
 };
 
 struct slot {
@@ -30,8 +29,8 @@ struct slot {
 	uint32_t dir_ref; /* its entry in the LRU; 0: none */
 	int32_t fd;	  /* -1, or a descriptor that stays (the root, HANDLE_NONE, nameless) */
 	int32_t handle_type;
-	int32_t backing_id; /* pass-through; 0: none */
-	uint32_t backing_opens;
+	int32_t backing_id; /* while it is open and passed through; else 0 */
+	uint32_t opens;	    /* counted where the kernel passes files through */
 	uint8_t handle_len;
 	uint8_t kind; /* enum place_file */
 	uint8_t flags;

@@ -183,21 +183,14 @@ int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (!slot || (slot->flags & SLOT_COPIED))
-		goto out;
-	if (slot->backing_id == 0) {
-		/* Once some opener has it copied, it stays so: both at a time are refused. */
-		id = slot->flags & SLOT_PRIVS ? 0 : make(ctx);
-		if (id <= 0) {
-			slot->flags |= SLOT_COPIED;
-			id = 0;
-			goto out;
-		}
-		slot->backing_id = id;
+	if (slot) {
+		if (slot->opens == 0 && make && !(slot->flags & SLOT_PRIVS))
+			id = make(ctx);
+		if (slot->opens == 0)
+			slot->backing_id = id > 0 ? id : 0;
+		slot->opens++;
+		id = slot->backing_id;
 	}
-	id = slot->backing_id;
-	slot->backing_opens++;
-out:
 	pthread_mutex_unlock(&table->lock);
 	return id;
 }
@@ -209,7 +202,9 @@ int inode_backing_release(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->backing_opens && --slot->backing_opens == 0) {
+	if (slot && slot->opens)
+		slot->opens--;
+	if (slot && slot->opens == 0) {
 		id = slot->backing_id;
 		slot->backing_id = 0;
 	}

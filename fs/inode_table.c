@@ -263,7 +263,7 @@ static int enter_key(struct inode_table *table, struct inode_key *key, struct in
 		slot->handle_type = key->type;
 		slot->handle_len = key->len;
 		slot->backing_id = 0;
-		slot->backing_opens = 0;
+		slot->opens = 0;
 		slot->kind = PLACE_FILE_OTHER;
 		slot->listed = false;
 		slot->listers = 0;

@@ -99,13 +99,14 @@ void inode_listing_close(struct inode_table *table, uint64_t nodeid);
 /* A name in the directory was made or removed. */
 void inode_dir_changed(struct inode_table *table, uint64_t nodeid);
 
-/* Pass-through: the backing id that all openers of the inode share, and counts an opener. make()
- * makes it for the first. 0: the inode is not passed through, since it has suid or sgid, is open
- * without, or make() has failed for it once. */
+/* Pass-through: counts an opener of the file, and returns the backing id that all its openers
+ * share, or 0: it is copied. The first opener decides for those that come while any is there, since
+ * the kernel refuses to mix them: make() gives it an id, or none; NULL: it must be copied. A file
+ * with suid or sgid is. */
 typedef int inode_backing_fn(void *ctx);
 int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing_fn *make,
 		       void *ctx);
-/* Returns the id when that was the last opener, for the caller to close; else 0. */
+/* The opener is gone. Returns the id when it was the last one, for the caller to close; else 0. */
 int inode_backing_release(struct inode_table *table, uint64_t nodeid);
 
 struct inode_table_stats {

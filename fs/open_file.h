@@ -31,9 +31,9 @@ struct open_file {
 	pid_t creator;
 	bool told; /* the close was told already */
 
-	/* Pass-through: the backing id, and the inode whose openers share it. */
-	int backing_id;
+	/* A directory's inode; of a file, the one among whose openers it is counted (0: none). */
 	uint64_t nodeid;
+	int backing_id; /* pass-through; 0: it is copied */
 
 	/* Directories. */
 	pthread_mutex_t lock; /* reads of one open directory come one at a time */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 #include "fs/credentials.h"
+#include "fs/passthrough.h"
 #include "store/base/log.h"
 
 #define TROUBLE_EVERY_S 60
@@ -217,18 +218,7 @@ static void fs_init(void *userdata, struct fuse_conn_info *conn)
 		conn->want |= FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
 		fs->caller_umask = true;
 	}
-#if FS_HAVE_PASSTHROUGH
-	/* Without the promise to clear suid bits ourselves the kernel asks for an attribute before
-	   every write, which eats what pass-through gains. */
-	if ((conn->capable & FUSE_CAP_PASSTHROUGH) &&
-	    (conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2)) {
-		conn->want |= FUSE_CAP_PASSTHROUGH;
-		conn->max_backing_stack_depth = 1;
-		fs->passthrough = true;
-	}
-	if (conn->capable & FUSE_CAP_HANDLE_KILLPRIV_V2)
-		conn->want |= FUSE_CAP_HANDLE_KILLPRIV_V2;
-#endif
+	passthrough_negotiate(fs, conn);
 	conn->max_write = MAX_WRITE;
 	conn->time_gran = 1;
 }

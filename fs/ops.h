@@ -28,8 +28,9 @@ struct fs {
 	struct open_files *files;
 	struct io_pool *pool;
 	struct observer observer;
-	bool caller_umask; /* the kernel leaves the umask to us (needed for default ACLs) */
-	bool passthrough;  /* the kernel does it; see ops_file.c for which inodes */
+	bool caller_umask;    /* the kernel leaves the umask to us (needed for default ACLs) */
+	bool passthrough;     /* the kernel does it; see passthrough.h for which files */
+	bool backing_refused; /* atomic: it did not for one, and is not asked again */
 };
 
 /* The name under which O_TMPFILE arrives at fs_create(): no file can have it. See session.c. */

@@ -28,12 +28,11 @@ static struct open_file *finish_open(fuse_req_t req, fuse_ino_t ino, int fd,
 
 	if (!file)
 		return NULL;
-	file->nodeid = ino;
 	/* Nobody else changes the file, so what is cached stays right. Closing means nothing, but
 	   for deliveries: see expect_delivery(). */
 	fi->keep_cache = 1;
 	fi->noflush = 1;
-	passthrough_open(req, fs, file, fi);
+	passthrough_open(req, fs, ino, file, fi);
 	return file;
 }
 
@@ -281,6 +280,12 @@ void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	if (file && file->place && !file->told)
 		tell_delivery(fs, file);
+	if (file && passthrough_was_unseen(fs, file, fi->flags)) {
+		struct observed op;
+
+		fs_watch_begin(fs, &op, ino, 0);
+		fs_watch_end(&op, true);
+	}
 	drop_open(req, fs, fi->fh);
 	fuse_reply_err(req, 0);
 }

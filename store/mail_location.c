@@ -29,9 +29,12 @@ static bool next_part(const char **text, struct buf *part)
 	if (!p)
 		return false;
 	for (; *p; p++) {
-		if (*p == ':' && *++p != ':') {
-			*text = p;
-			return true;
+		if (*p == ':') {
+			p++;
+			if (*p != ':') {
+				*text = p;
+				return true;
+			}
 		}
 		buf_append_byte(part, (unsigned char)*p);
 	}

@@ -85,7 +85,8 @@ static int encode(const struct mail_location *location, const char *name, struct
 		size_t len = strcspn(part, "/"), start;
 		int rc;
 
-		if (++parts > MAILBOX_NAME_PARTS_MAX ||
+		parts++;
+		if (parts > MAILBOX_NAME_PARTS_MAX ||
 		    !part_is_valid(location, part, len, parts == 1))
 			return -EINVAL;
 		/* INBOX has one spelling here, whatever the disk or a client says. */

@@ -6,16 +6,15 @@
 #include <string.h>
 #include "sync/items_private.h"
 
+/* clang-format 14 and 19 differ about braces in macros. */
+// clang-format off
 #define KEY(member_, name_, kind_, flags_)                                                         \
-	{                                                                                          \
-		.name = (name_), .kind = (kind_), .flags = (flags_),                               \
-		.offset = offsetof(struct item, member_)                                           \
-	}
+	{.name = (name_), .kind = (kind_), .flags = (flags_),                                      \
+	 .offset = offsetof(struct item, member_)}
 #define KEY2(member_, second_, name_, kind_, flags_)                                               \
-	{                                                                                          \
-		.name = (name_), .kind = (kind_), .flags = (flags_),                               \
-		.offset = offsetof(struct item, member_), .second = offsetof(struct item, second_) \
-	}
+	{.name = (name_), .kind = (kind_), .flags = (flags_),                                      \
+	 .offset = offsetof(struct item, member_), .second = offsetof(struct item, second_)}
+// clang-format on
 
 static const struct item_key handshake_keys[] = {
 	KEY(handshake.hostname, "hostname", KEY_STR, KEY_REQUIRED),
@@ -151,11 +150,12 @@ static const struct item_key cache_field_keys[] = {
 	KEY(cache_field.last_used, "last_used", KEY_TIME, 0),
 };
 
+/* clang-format 14 and 19 differ about braces in macros. */
+// clang-format off
 #define DESC(code_, name_, minor_, keys_)                                                          \
-	{                                                                                          \
-		.code = (code_), .name = (name_), .min_minor = (minor_), .keys = (keys_),          \
-		.key_count = sizeof(keys_) / sizeof((keys_)[0])                                    \
-	}
+	{.code = (code_), .name = (name_), .min_minor = (minor_), .keys = (keys_),                 \
+	 .key_count = sizeof(keys_) / sizeof((keys_)[0])}
+// clang-format on
 
 /* In the order of the header lines. */
 const struct item_desc item_descs[ITEM_TYPE_COUNT] = {

@@ -18,10 +18,10 @@ struct buf {
 	int failed; /* 0 or a negative errno, sticky until buf_clear() */
 };
 
-#define BUF_INIT(max_bytes)                                                                        \
-	{                                                                                          \
-		.max = (max_bytes)                                                                 \
-	}
+/* clang-format 14 and 19 differ about braces in macros. */
+// clang-format off
+#define BUF_INIT(max_bytes) {.max = (max_bytes)}
+// clang-format on
 
 void buf_init(struct buf *buf, size_t max_bytes);
 void buf_free(struct buf *buf);

@@ -29,10 +29,10 @@ struct index_log {
 	char name[512]; /* label and file name, for messages */
 };
 
-#define INDEX_LOG_INIT                                                                             \
-	{                                                                                          \
-		.fd = -1                                                                           \
-	}
+/* clang-format 14 and 19 differ about braces in macros. */
+// clang-format off
+#define INDEX_LOG_INIT {.fd = -1}
+// clang-format on
 
 /* Opens and reads the header. -ENOENT without a text. writable falls back to reading where the file
  * may not be written. */

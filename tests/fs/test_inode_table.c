@@ -269,11 +269,46 @@ static void openers_share_a_backing_id(void **state)
 	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 5);
 	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
 	assert_int_equal(inode_backing_release(f->table, a.nodeid), 5);
-	/* One failure, and it stays copied. */
-	next = -1;
+	/* The next first one gets another. */
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 6);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 6);
+}
+
+/* The kernel refuses to mix openers that are passed through with such as are copied. */
+static void the_first_opener_decides_for_all(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a;
+	int next = 5, none = -1;
+
+	make_file(f, "a", "x");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	/* It became a log's name while it is open. */
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 5);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, NULL, NULL), 5);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 5);
+	/* It was one. */
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, NULL, NULL), 0);
 	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
-	next = 9;
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	/* The kernel refused. */
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &none), 0);
 	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	/* Suid, as the last attributes said. */
+	inode_note_mode(f->table, a.nodeid, 04755);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
+	inode_note_mode(f->table, a.nodeid, 0755);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
+	assert_int_equal(inode_backing_open(f->table, a.nodeid, make_backing, &next), 6);
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 6);
+	/* More closed than opened. */
+	assert_int_equal(inode_backing_release(f->table, a.nodeid), 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -291,6 +326,7 @@ int main(void)
 		TEST(place_belongs_to_the_slot),
 		TEST(many_inodes),
 		TEST(openers_share_a_backing_id),
+		TEST(the_first_opener_decides_for_all),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

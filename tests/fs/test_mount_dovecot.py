@@ -8,9 +8,13 @@ import signal
 import smtplib
 import socket
 import subprocess
+import sys
 import threading
 
 from mount_fixture import Mount, eventually, run_tests, skip
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import dovecot_config  # noqa: E402 pylint: disable=wrong-import-position
 
 VMAIL = 5000
 USERS = ("alice@example.org", "bob@example.org")
@@ -25,8 +29,6 @@ log_path = {dir}/log
 protocols = imap lmtp
 listen = 127.0.0.1
 ssl = no
-disable_plaintext_auth = no
-mail_location = {location}
 mail_fsync = always
 lock_method = {lock}
 first_valid_uid = 1
@@ -34,14 +36,6 @@ mail_max_userip_connections = 100
 namespace inbox {{
   inbox = yes
   separator = /
-}}
-passdb {{
-  driver = static
-  args = nopassword=yes
-}}
-userdb {{
-  driver = static
-  args = uid={uid} gid={uid} home={mount}/%d/%n
 }}
 service imap-login {{
   chroot =
@@ -72,8 +66,8 @@ class Dovecot:
         os.makedirs(self.dir + "/run")
         os.makedirs(self.dir + "/state")
         with open(self.dir + "/conf", "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(dir=self.dir, mount=mount.mount, uid=VMAIL, imap=self.port, location=location,
-                                     lock=lock))
+            file.write(dovecot_config.beginning(location, VMAIL, mount.mount)
+                       + CONFIG.format(dir=self.dir, imap=self.port, lock=lock))
 
     def __enter__(self):
         self.process = subprocess.Popen(["dovecot", "-F", "-c", self.dir + "/conf"], stdin=subprocess.DEVNULL)
@@ -107,7 +101,7 @@ class Dovecot:
         return client
 
     def lmtp(self):
-        return smtplib.LMTP(self.dir + "/run/lmtp")
+        return smtplib.LMTP(self.dir + "/run/lmtp", local_hostname="localhost")
 
 
 class Work(threading.Thread):

@@ -36,7 +36,7 @@ static void run_copy(const uint8_t *data, size_t size, unsigned changes)
 
 		/* Half of them only where fields and lines end. */
 		copy[at] = next_random() % 2 ? (uint8_t)next_random()
-					     : (uint8_t) "\0\t\n\xff 09"[next_random() % 7];
+					     : (uint8_t)("\0\t\n\xff 09"[next_random() % 7]);
 	}
 	LLVMFuzzerTestOneInput(copy, size);
 	free(copy);

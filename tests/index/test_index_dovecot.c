@@ -15,6 +15,7 @@
 #include "store/index/index_cache.h"
 #include "store/index/index_format.h"
 #include "store/mail.h"
+#include "tests/dovecot_config.h"
 
 #define SKIPPED 77
 #define UID	"65534"
@@ -36,8 +37,7 @@ static const char *const system_flags[] = {"\\Answered", "\\Flagged", "\\Deleted
 static char *doveadm(const struct dovecot *dovecot, const char *args)
 {
 	return shell_output("cd '%s' && HOME='%s/home' USER=alice setpriv --reuid=" UID
-			    " --regid=" UID " --clear-groups doveadm 2>> '%s/log' "
-			    "-c '%s/dovecot.conf' %s",
+			    " --regid=" UID " --clear-groups '%s/doveadm' 2>> '%s/dovecot.log' %s",
 			    dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir, dovecot->fx->dir,
 			    args);
 }
@@ -59,23 +59,18 @@ static void save_mail(const struct dovecot *dovecot, const char *subject)
 
 static void setup_dovecot(struct dovecot *dovecot, const struct fixture *fx, bool mdbox)
 {
-	char conf[2048];
 	char path[512];
 
 	memset(dovecot, 0, sizeof(*dovecot));
 	dovecot->fx = fx;
 	dovecot->mdbox = mdbox;
 	dovecot->map_fd = -1;
-	snprintf(path, sizeof(path), "%s/dovecot.conf", fx->dir);
-	snprintf(conf, sizeof(conf),
-		 "base_dir = %s/run\nlog_path = %s/log\nmail_location = %s\nssl = no\n"
-		 "stats_writer_socket_path =\nfirst_valid_uid = 1\nmail_plugins =\n"
-		 "namespace inbox {\n  inbox = yes\n  separator = /\n}\n",
-		 fx->dir, fx->dir, mdbox ? "mdbox:~/mdbox" : "maildir:~/Maildir");
-	write_bytes(path, conf, strlen(conf));
-	shell("mkdir '%s/home' '%s/run' && touch '%s/log' && chmod 644 '%s/dovecot.conf' && "
-	      "chown -R " UID ":" UID " '%s'",
-	      fx->dir, fx->dir, fx->dir, fx->dir, fx->dir);
+	snprintf(path, sizeof(path), "%s/home", fx->dir);
+	assert_int_equal(dovecot_config_write(fx->dir, path,
+					      mdbox ? "mdbox:~/mdbox" : "maildir:~/Maildir", '/'),
+			 0);
+	shell("mkdir '%s/home' '%s/run' && touch '%s/dovecot.log' && chown -R " UID ":" UID " '%s'",
+	      fx->dir, fx->dir, fx->dir, fx->dir);
 	save_mail(dovecot, "one");
 	save_mail(dovecot, "two");
 	save_mail(dovecot, "three");
@@ -112,7 +107,7 @@ static void check_log(const struct dovecot *dovecot)
 	struct buf log;
 	char path[512];
 
-	snprintf(path, sizeof(path), "%s/log", dovecot->fx->dir);
+	snprintf(path, sizeof(path), "%s/dovecot.log", dovecot->fx->dir);
 	read_bytes(path, &log);
 	if (strstr(buf_str(&log), "Error") != NULL || strstr(buf_str(&log), "Warning") != NULL ||
 	    strstr(buf_str(&log), "Panic") != NULL)

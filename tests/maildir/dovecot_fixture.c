@@ -7,22 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "tests/dovecot_config.h"
 
 static void make_config(struct fixture *fx)
 {
-	AUTO_BUF struct buf text = BUF_INIT(4096);
-	char path[400];
-
-	buf_printf(&text,
-		   "base_dir = %s/run\nstate_dir = %s/run\nlog_path = %s/dovecot.log\n"
-		   "mail_location = maildir:~/Maildir\nssl = no\nstats_writer_socket_path =\n"
-		   "mail_plugins = zlib\nnamespace inbox {\n  inbox = yes\n  separator = /\n}\n",
-		   fx->root, fx->root, fx->root);
-	snprintf(path, sizeof path, "%s/dovecot.conf", fx->root);
-	write_file(path, text.data, text.len);
-	must_shell("mkdir -p '%s/run' && touch '%s/dovecot.log' && chmod 644 '%s' && "
-		   "chown -R %d:%d '%s'",
-		   fx->root, fx->root, path, MAIL_UID, MAIL_UID, fx->root);
+	assert_int_equal(dovecot_config_write(fx->root, fx->home, "maildir:~/Maildir", '/'), 0);
+	must_shell("mkdir -p '%s/run' && touch '%s/dovecot.log' && chown -R %d:%d '%s'", fx->root,
+		   fx->root, MAIL_UID, MAIL_UID, fx->root);
 	fx->user.uid = MAIL_UID;
 	fx->user.gid = MAIL_UID;
 }
@@ -39,28 +30,21 @@ int dovecot_setup(void **state)
 	return 0;
 }
 
-void dovecot_set_location(struct fixture *fx, const char *options)
+void dovecot_set_location(struct fixture *fx, const char *location, char separator)
 {
-	char path[400], text[400];
 	struct error err = {0};
-	int fd;
 
-	snprintf(path, sizeof path, "%s/dovecot.conf", fx->root);
-	fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-	assert_true(fd >= 0);
-	snprintf(text, sizeof text, "mail_location = maildir:~/Maildir%s\n", options);
-	assert_int_equal(file_write_all(fd, text, strlen(text)), 0);
-	close(fd);
+	assert_int_equal(dovecot_config_write(fx->root, fx->home, location, separator), 0);
 	mail_location_free(&fx->user.location);
-	snprintf(text, sizeof text, "maildir:~/Maildir%s", options);
-	must(mail_location_parse(text, fx->home, &fx->user.location, &err), &err);
+	must(mail_location_parse(location, fx->home, &fx->user.location, &err), &err);
+	fx->user.separator = separator;
 }
 
 /* Whatever it says on stderr goes to where assert_no_complaints() looks. */
 char *doveadm_with(struct fixture *fx, const char *input, const char *command)
 {
 	return shell_output("cd '%s' && cat '%s' | setpriv --reuid=%d --regid=%d --clear-groups "
-			    "env HOME='%s' USER=alice TZ=UTC doveadm -c '%s/dovecot.conf' %s "
+			    "env HOME='%s' USER=alice TZ=UTC '%s/doveadm' %s "
 			    "2>> '%s/dovecot.log'",
 			    fx->home, input, MAIL_UID, MAIL_UID, fx->home, fx->root, command,
 			    fx->root);

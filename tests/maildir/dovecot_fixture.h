@@ -14,8 +14,8 @@
 bool dovecot_is_there(void);
 /* The teardown is fixture_teardown(). */
 int dovecot_setup(void **state);
-/* Both get another mail location, which is ~/Maildir with these options: ":INDEX=~/idx". */
-void dovecot_set_location(struct fixture *fx, const char *options);
+/* Both get another mail location and separator. */
+void dovecot_set_location(struct fixture *fx, const char *location, char separator);
 /* What doveadm prints; malloc'ed. Whatever it says on stderr goes to where assert_no_complaints()
  * looks. */
 char *doveadm(struct fixture *fx, const char *command);

@@ -336,7 +336,7 @@ static void test_separate_index_and_control_directories(void **state)
 	struct mailbox *box;
 	char path[400];
 
-	dovecot_set_location(fx, ":INDEX=~/idx:CONTROL=~/ctl");
+	dovecot_set_location(fx, "maildir:~/Maildir:INDEX=~/idx:CONTROL=~/ctl", '/');
 	box = must_open(fx, "INBOX");
 	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .keywords = {"K"}});
 	must_shell("chown -R %d:%d '%s/idx' '%s/ctl'", MAIL_UID, MAIL_UID, fx->home, fx->home);

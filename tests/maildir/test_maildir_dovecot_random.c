@@ -613,7 +613,7 @@ static FILE *start_sessions(struct walk *walk, unsigned count)
 	snprintf(command, sizeof command,
 		 "cd '%s' && for session in '%s'/session.*; do cat $session | "
 		 "setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice TZ=UTC "
-		 "doveadm -c '%s/dovecot.conf' exec imap 2>> '%s/dovecot.log' | grep -c '^d OK'; "
+		 "'%s/doveadm' exec imap 2>> '%s/dovecot.log' | grep -c '^d OK'; "
 		 "done",
 		 fx->home, fx->root, MAIL_UID, MAIL_UID, fx->home, fx->root, fx->root);
 	sessions = popen(command, "r"); // NOLINT(cert-env33-c)

@@ -7,10 +7,14 @@ import shutil
 import signal
 import smtplib
 import subprocess
+import sys
 import tempfile
 import time
 
 from network import Network
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import dovecot_config  # noqa: E402 pylint: disable=wrong-import-position
 
 VMAIL = 5000  # uid and gid that own the mail
 PASSWORD = "between-the-nodes"
@@ -23,22 +27,12 @@ log_path = {dir}/dovecot/log
 protocols = imap lmtp pop3
 listen = {address}
 ssl = no
-disable_plaintext_auth = no
 auth_mechanisms = plain
-mail_location = {location}
 mail_max_userip_connections = 100
 first_valid_uid = 1
 namespace inbox {{
   inbox = yes
   separator = /
-}}
-passdb {{
-  driver = static
-  args = nopassword=yes
-}}
-userdb {{
-  driver = static
-  args = uid={uid} gid={uid} home={mount}/%d/%n
 }}
 service anvil {{
   client_limit = 1000
@@ -63,7 +57,6 @@ service pop3-login {{
 }}
 service lmtp {{
   inet_listener lmtp {{
-    address = {address}
     port = 24
   }}
 }}
@@ -148,7 +141,7 @@ class Node:
         os.makedirs(self.dir + "/dovecot/run")
         os.makedirs(self.dir + "/dovecot/state")
         with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
-            file.write(DOVECOT_CONF.format(**values))
+            file.write(dovecot_config.beginning(location, VMAIL, self.mount) + DOVECOT_CONF.format(**values))
 
     # --- processes
 
@@ -231,7 +224,7 @@ class Node:
     def deliver(self, user, subject, body="Hello.\r\n", sender="sender@example.org"):
         """By Dovecot's LMTP; returns when it has acknowledged."""
         with self.network.on(self.host):
-            client = smtplib.LMTP(self.address, 24)
+            client = smtplib.LMTP(self.address, 24, local_hostname="localhost")
         text = (f"From: <{sender}>\r\nTo: <{user}>\r\nSubject: {subject}\r\n"
                 f"Message-ID: <{subject.replace(' ', '.')}@example.org>\r\n\r\n{body}")
         client.sendmail(sender, [user], text)

@@ -13,7 +13,7 @@ import time
 
 import hostile
 import plain
-from node import BUILD, PASSWORD, Pair, eventually, need
+from node import BUILD, PASSWORD, Pair, dovecot_config, eventually, need
 
 USER, OTHER, VICTIM = "one@example.org", "other@example.org", "victim@example.org"
 MEMORY_MAX_KB = 40 * 1024  # a dsyncd with three users has 10 MB
@@ -323,7 +323,11 @@ def run_with_settings(text, programs=("dsyncd", "dsyncfs", "dsyncctl")):
 
 
 def pasted_dovecot(text, base):
-    """What a Dovecot prints is taken, but for a format that is not; that is named with its line."""
+    """What Dovecot 2.3 prints is taken, but for a format that is not; that is named with its line. 2.4's syntax is another."""
+    if dovecot_config.is_24():
+        for program, (code, _, err) in run_with_settings(base + text).items():
+            assert code == 78 and re.search(r"FILE:\d+: dovecot_config_version: .*Dovecot 2\.4", err), (program, code, err)
+        return
     place = re.compile(r"^(mail_location = ).*$", re.M)
     results = run_with_settings(base + place.sub(r"\1mbox:~/mail:INBOX=/var/mail/%u", text))
     for program, (code, _, err) in results.items():

@@ -68,7 +68,7 @@ def stop_postfix(node):
 
 def send(node, subject):
     with node.network.on(node.host):
-        client = smtplib.SMTP(node.address, 25, timeout=20)
+        client = smtplib.SMTP(node.address, 25, "localhost", timeout=20)
     client.sendmail("sender@example.net", [USER], f"Subject: {subject}\r\n\r\nHello.\r\n")
     client.quit()
 

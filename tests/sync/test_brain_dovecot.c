@@ -2,7 +2,7 @@
  * The brain over a Maildir against a real Dovecot: as master against "doveadm dsync-server", as
  * slave under "doveadm sync". Both ends show the same mail afterwards, and Dovecot logs nothing.
  *
- * Needs root (Dovecot refuses mail owned by root) and Dovecot 2.3; skipped elsewhere.
+ * Needs root (Dovecot refuses mail owned by root) and Dovecot; skipped elsewhere.
  * With --serve HOME STATEFILE the program is the slave on stdin and stdout.
  */
 #include <errno.h>
@@ -21,6 +21,7 @@
 #include <cmocka.h>
 #include "store/base/file.h"
 #include "store/mailbox_list.h"
+#include "tests/dovecot_config.h"
 #include "tests/sync/brain_pair.h"
 #include "tests/sync/maildir_user.h"
 
@@ -30,7 +31,7 @@
 static const char *self;
 
 struct fixture {
-	char root[256], ours[300], theirs[300], config[300], state[300];
+	char root[256], ours[300], theirs[300], state[300];
 	struct mail_user user;
 	struct test_node node;
 	struct sync_result result;
@@ -63,21 +64,15 @@ static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	const char *tmp = getenv("TMPDIR");
-	char text[2048];
 
 	snprintf(f->root, sizeof(f->root), "%s/brain-dovecot.XXXXXX", tmp != NULL ? tmp : "/tmp");
 	if (mkdtemp(f->root) == NULL || chmod(f->root, 0755) < 0)
 		return -1;
 	snprintf(f->ours, sizeof(f->ours), "%s/ours", f->root);
 	snprintf(f->theirs, sizeof(f->theirs), "%s/theirs", f->root);
-	snprintf(f->config, sizeof(f->config), "%s/dovecot.conf", f->root);
 	snprintf(f->state, sizeof(f->state), "%s/state", f->root);
-	snprintf(text, sizeof(text),
-		 "base_dir = %s/run\nstate_dir = %s/run\nlog_path = %s/dovecot.log\n"
-		 "mail_location = maildir:~/Maildir\nssl = no\nstats_writer_socket_path =\n"
-		 "namespace inbox {\n  inbox = yes\n  separator = /\n}\n",
-		 f->root, f->root, f->root);
-	write_text(f->config, text);
+	if (dovecot_config_write(f->root, f->theirs, "maildir:~/Maildir", '/') < 0)
+		return -1;
 	shell("mkdir -p '%s' '%s' '%s/run' && touch '%s/dovecot.log' '%s' && "
 	      "chown -R %d:%d '%s'",
 	      f->ours, f->theirs, f->root, f->root, f->state, MAIL_UID, MAIL_UID, f->root);
@@ -105,8 +100,8 @@ static int doveadm_status(struct fixture *f, const char *command)
 
 	snprintf(line, sizeof(line),
 		 "cd '%s' && setpriv --reuid=%d --regid=%d --clear-groups env HOME='%s' USER=alice "
-		 "doveadm -c '%s' %s >>'%s/doveadm.out' 2>&1",
-		 f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->config, command, f->root);
+		 "'%s/doveadm' %s >>'%s/doveadm.out' 2>&1",
+		 f->theirs, MAIL_UID, MAIL_UID, f->theirs, f->root, command, f->root);
 	int status = system(line); // NOLINT(cert-env33-c): the commands are the tests' own
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 	if (status != 0 && status != 2)
@@ -179,9 +174,10 @@ static pid_t start_dsync_server(struct fixture *f, int *fd_r)
 	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		char log[400];
+		char log[400], program[400];
 
 		snprintf(log, sizeof(log), "%s/doveadm.out", f->root);
+		snprintf(program, sizeof(program), "%s/doveadm", f->root);
 		int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
 		if (dup2(fds[1], 0) < 0 || dup2(fds[1], 1) < 0 || dup2(out, 2) < 0 ||
 		    setgid(MAIL_UID) < 0 || setuid(MAIL_UID) < 0 || chdir(f->theirs) < 0)
@@ -189,7 +185,7 @@ static pid_t start_dsync_server(struct fixture *f, int *fd_r)
 		close(fds[0]);
 		setenv("HOME", f->theirs, 1);
 		setenv("USER", "alice", 1);
-		execlp("doveadm", "doveadm", "-c", f->config, "dsync-server", NULL);
+		execl(program, program, "dsync-server", NULL);
 		_exit(112);
 	}
 	close(fds[1]);
