@@ -8,6 +8,9 @@
 #include <time.h>
 #include <uthash.h>
 #include "fs/lead.h"
+#include "fs/stamp.h"
+#include "store/base/buf.h"
+#include "store/base/file.h"
 #include "store/journal/journal.h"
 
 /* More operations than there are threads cannot be in flight. */
@@ -32,6 +35,7 @@ struct dirty {
 	struct dirty_box *boxes;
 	struct places *places;
 	struct journal *journal;
+	int root_fd;
 };
 
 int64_t dirty_now_ms(void)
@@ -42,7 +46,7 @@ int64_t dirty_now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-struct dirty *dirty_create(struct places *places, struct journal *journal)
+struct dirty *dirty_create(struct places *places, struct journal *journal, int root_fd)
 {
 	struct dirty *dirty = calloc(1, sizeof *dirty);
 
@@ -51,6 +55,7 @@ struct dirty *dirty_create(struct places *places, struct journal *journal)
 	pthread_mutex_init(&dirty->lock, NULL);
 	dirty->places = places;
 	dirty->journal = journal;
+	dirty->root_fd = root_fd;
 	return dirty;
 }
 
@@ -184,7 +189,9 @@ void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *
 	}
 }
 
-size_t dirty_sweep(struct dirty *dirty, int64_t now_ms)
+/* A copy of the keys of quiet mailboxes, each with its time before it. Returns how many boxes are
+ * not quiet. */
+static size_t find_quiet(struct dirty *dirty, int64_t now_ms, struct buf *quiet)
 {
 	struct dirty_box *box, *next;
 	size_t left = 0;
@@ -195,11 +202,50 @@ size_t dirty_sweep(struct dirty *dirty, int64_t now_ms)
 			left++;
 			continue;
 		}
-		journal_clean(dirty->journal, box->home, box->dir);
+		buf_append(quiet, &box->last_ms, sizeof box->last_ms);
+		buf_append(quiet, box->key, box->key_len);
+	}
+	pthread_mutex_unlock(&dirty->lock);
+	return left;
+}
+
+/* Unless something has happened to it while its stamp was taken. */
+static bool clean(struct dirty *dirty, const char *key, size_t key_len, int64_t last_ms,
+		  const struct journal_stamp *stamp)
+{
+	struct dirty_box *box;
+	bool still;
+
+	pthread_mutex_lock(&dirty->lock);
+	HASH_FIND(hh, dirty->boxes, key, key_len, box);
+	still = box && !box->in_flight && box->last_ms == last_ms;
+	if (still) {
+		journal_clean(dirty->journal, box->home, box->dir, stamp);
 		detach_place(dirty, box);
 		HASH_DEL(dirty->boxes, box);
 		free(box);
 	}
 	pthread_mutex_unlock(&dirty->lock);
+	return still;
+}
+
+size_t dirty_sweep(struct dirty *dirty, int64_t now_ms)
+{
+	AUTO_BUF struct buf quiet = BUF_INIT(SIZE_MAX);
+	size_t left = find_quiet(dirty, now_ms, &quiet);
+
+	/* Without memory for all of them some wait for the next time. */
+	for (const char *p = quiet.data, *end = p + quiet.len; p < end;) {
+		const char *home = p + sizeof(int64_t), *dir = home + strlen(home) + 1;
+		struct journal_stamp stamp;
+		int64_t last_ms;
+		bool stamped;
+
+		memcpy(&last_ms, p, sizeof last_ms);
+		p = dir + strlen(dir) + 1;
+		stamped = dirty->root_fd >= 0 && stamp_take(dirty->root_fd, home, dir, &stamp) == 0;
+		if (!clean(dirty, home, (size_t)(p - home), last_ms, stamped ? &stamp : NULL))
+			left++;
+	}
 	return left;
 }

@@ -20,8 +20,8 @@
 struct dirty;
 struct journal;
 
-/* NULL when out of memory. */
-struct dirty *dirty_create(struct places *places, struct journal *journal);
+/* root_fd: the backing directory, for the stamps; -1: none are kept. NULL when out of memory. */
+struct dirty *dirty_create(struct places *places, struct journal *journal, int root_fd);
 void dirty_free(struct dirty **dirty);
 
 /* An operation on the mailbox path->home, path->dir begins; it stays in flight until dirty_leave().
@@ -46,8 +46,8 @@ bool dirty_is_locked(const struct dirty_box *box);
 typedef void dirty_place_fn(void *ctx, struct place *place);
 void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *each, void *ctx);
 
-/* Takes the mailboxes out of the set that have been quiet since now_ms - DIRTY_QUIET_MS. Returns
- * how many are left. */
+/* Takes the mailboxes out of the set that have been quiet since now_ms - DIRTY_QUIET_MS, with a
+ * stamp of what they look like. Returns how many are left. For one thread at a time. */
 size_t dirty_sweep(struct dirty *dirty, int64_t now_ms);
 /* A monotonic clock for dirty_sweep(). */
 int64_t dirty_now_ms(void);

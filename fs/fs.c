@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,6 +35,8 @@ struct mount_state {
 	bool journal_clean;
 	bool owns_store; /* the backing directory is the one that state_dir belongs to */
 	bool mounted;
+	pthread_t stamps; /* compares them while the mount serves already */
+	bool stamps_started, ending;
 	char aside[PATH_MAX]; /* where the connection is mounted for a moment; see mount.h */
 };
 
@@ -93,7 +96,7 @@ static int make_parts(const struct fs_options *options, struct mount_state *m, s
 	fs->observer.places = fs->places;
 	fs->observer.origins = origins_create();
 	if (fs->places)
-		fs->observer.dirty = dirty_create(fs->places, m->journal);
+		fs->observer.dirty = dirty_create(fs->places, m->journal, fs->root_fd);
 	if (!fs->files || !fs->pool || !fs->observer.origins || !fs->observer.dirty)
 		return error_set(err, -ENOMEM, "out of memory");
 	inode_set_place(fs->inodes, INODE_ROOT, place_root(fs->places), PLACE_FILE_OTHER);
@@ -151,6 +154,14 @@ static int attach(const struct fs_options *options, struct mount_state *m, struc
 	return rc;
 }
 
+static void *check_stamps(void *arg)
+{
+	struct mount_state *m = arg;
+
+	observe_check_stamps(&m->fs.observer, m->fs.root_fd, &m->ending);
+	return NULL;
+}
+
 /* Serves until told to end. */
 static void wait_for_end(struct mount_state *m, const sigset_t *signals)
 {
@@ -176,11 +187,16 @@ static void take_down(const struct fs_options *options, struct mount_state *m)
 
 	if (m->mounted && mount_detach(options->mount_point, &err) < 0)
 		log_error("%s", err.text);
+	__atomic_store_n(&m->ending, true, __ATOMIC_RELEASE);
+	if (m->stamps_started)
+		pthread_join(m->stamps, NULL);
 	if (m->session)
 		session_stop(m->session);
 	io_pool_free(&m->fs.pool);
 	if (m->fs.files && m->fs.observer.dirty)
 		fs_close_deliveries(&m->fs);
+	if (m->mounted)
+		dirty_sweep(m->fs.observer.dirty, dirty_now_ms() + 2 * DIRTY_QUIET_MS);
 	open_files_free(&m->fs.files);
 	session_free(&m->session);
 	if (m->journal)
@@ -227,6 +243,7 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 	if (rc == 0) {
 		log_notice("mounted path=%s source=%s", options->mount_point, options->source);
 		ready(ctx);
+		m.stamps_started = pthread_create(&m.stamps, NULL, check_stamps, &m) == 0;
 		wait_for_end(&m, &signals);
 		log_notice("unmounting path=%s", options->mount_point);
 	}

@@ -3,7 +3,9 @@
 #include "fs/observe.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
+#include "fs/stamp.h"
 #include "store/base/log.h"
 #include "store/journal/journal.h"
 
@@ -73,6 +75,11 @@ void observe_ahead(struct observed *op)
 		if (n->kind == PLACE_FILE_TMP || n->kind == PLACE_FILE_UIDLIST_LOCK)
 			enter(op, n);
 	}
+}
+
+void observe_enter(struct observed *op, unsigned i)
+{
+	enter(op, &op->names[i]);
 }
 
 bool observe_is_dirty(struct observed *op)
@@ -157,4 +164,52 @@ int observe_recover(struct observer *observer, bool clean, struct error *err)
 			   "count=%zu",
 			   recovery.count);
 	return rc;
+}
+
+struct stamp_check {
+	struct observer *observer;
+	int root_fd;
+	const bool *ending;
+	size_t count;
+};
+
+static int check_stamp(void *ctx, const char *home, const char *dir,
+		       const struct journal_stamp *stamp)
+{
+	struct stamp_check *check = ctx;
+	struct dirty *dirty = check->observer->dirty;
+	struct observed op = {.observer = check->observer};
+	struct place_path path = {.role = PLACE_DIR, .home = home, .dir = dir};
+	struct journal_stamp now;
+	struct dirty_box *box;
+	int rc;
+
+	if (__atomic_load_n(check->ending, __ATOMIC_ACQUIRE))
+		return -EINTR;
+	rc = stamp_take(check->root_fd, home, dir, &now);
+	if (rc == 0 && stamp_compare(&now, stamp) == STAMP_SAME)
+		return 0;
+	/* In the dirty set, so that a crash now does not lose it; it leaves with a new stamp, or
+	   with none when it is not there any more. */
+	box = dirty_enter(dirty, &path, false);
+	if (rc < 0 && rc != -ENOENT)
+		log_warning("cannot look whether a mailbox was changed: %s home=%s directory=%s",
+			    strerror(-rc), home, dir);
+	if (rc == 0 && stamp_compare(&now, stamp) == STAMP_OTHER_DIRS)
+		observe_push(&op, MAIL_EVENT_RESCAN_HOME, home, "", "", "");
+	else if (rc != -ENOENT)
+		observe_push(&op, MAIL_EVENT_RESCAN, home, dir, "", "");
+	dirty_leave(dirty, box);
+	check->count++;
+	return 0;
+}
+
+void observe_check_stamps(struct observer *observer, int root_fd, const bool *ending)
+{
+	struct stamp_check check = {.observer = observer, .root_fd = root_fd, .ending = ending};
+
+	journal_each_stamp(observer->journal, check_stamp, &check);
+	if (check.count)
+		log_notice("mailboxes that changed while nothing was mounted are scanned count=%zu",
+			   check.count);
 }

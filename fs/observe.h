@@ -97,6 +97,13 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
 /* Directories changed places. */
 void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
 
+/* For observe_dir.c: the mailbox that names[i] is in changes, as its stamp will tell; does not
+ * wait. */
+void observe_enter(struct observed *op, unsigned i);
+
+/* After the start: mailboxes that do not look as their stamps say, since somebody wrote behind the
+ * mount, are scanned. Until *ending. */
+void observe_check_stamps(struct observer *observer, int root_fd, const bool *ending);
 /* At start: what was dirty when the last mount died has to be scanned. clean: it did not die. */
 int observe_recover(struct observer *observer, bool clean, struct error *err);
 

@@ -58,6 +58,7 @@ void observe_dir_made(struct observed *op)
 {
 	struct place_path path;
 
+	observe_enter(op, 0);
 	locate_dir(op, 0, &path);
 	if (path.role == PLACE_CUR) {
 		dirty_text(op, &path);
@@ -70,6 +71,7 @@ void observe_dir_removed(struct observed *op)
 {
 	struct place_path path;
 
+	observe_enter(op, 0);
 	locate_dir(op, 0, &path);
 	if (in_home(&path)) {
 		dirty_text(op, &path);
@@ -178,6 +180,8 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
 {
 	struct place_path from, to;
 
+	observe_enter(op, 0);
+	observe_enter(op, 1);
 	locate_dir(op, 0, &from);
 	locate_dir(op, 1, &to);
 	if (in_home(&from) && in_home(&to) && strcmp(from.home, to.home) == 0) {

@@ -120,6 +120,33 @@ static int load_dirty(struct journal *journal, MDB_txn *txn)
 	return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Into memory, where nothing that happens to the environment touches them. */
+static int load_stamps(struct journal *journal, MDB_txn *txn)
+{
+	char home[JOURNAL_STRING_MAX + 1], dir[JOURNAL_STRING_MAX + 1];
+	MDB_cursor *cursor;
+	MDB_val key, value;
+	int rc = mdb_cursor_open(txn, journal->env.dbi[JOURNAL_STAMPS], &cursor);
+
+	if (rc)
+		return rc;
+	while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+		struct journal_stamp stamp;
+
+		if (journal_stamp_decode(&value, home, dir, &stamp) < 0) {
+			rc = MDB_CORRUPTED;
+			break;
+		}
+		buf_append(&journal->stamps, stamp.bytes, sizeof stamp.bytes);
+		buf_append(&journal->stamps, home, strlen(home) + 1);
+		buf_append(&journal->stamps, dir, strlen(dir) + 1);
+	}
+	mdb_cursor_close(cursor);
+	if (journal->stamps.failed)
+		return ENOMEM;
+	return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 static int get_meta(struct journal *journal, MDB_txn *txn, const char *name, MDB_val *value_r)
 {
 	MDB_val key = {strlen(name), (void *)(uintptr_t)name};
@@ -172,6 +199,8 @@ static int load(struct journal *journal, bool *clean_r)
 	rc = load_last_seq(journal, txn);
 	if (!rc)
 		rc = load_dirty(journal, txn);
+	if (!rc)
+		rc = load_stamps(journal, txn);
 	mdb_txn_abort(txn);
 	return rc;
 }
@@ -267,6 +296,7 @@ static void journal_release(struct journal *journal)
 
 	lmdb_env_close(&journal->env);
 	journal_queue_free(&journal->queue);
+	buf_free(&journal->stamps);
 	HASH_ITER (hh, journal->dirty, dirty, next) {
 		HASH_DEL(journal->dirty, dirty);
 		free(dirty);
@@ -291,6 +321,7 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 		return error_errno(err, -ENOMEM, "journal");
 	journal->state_fd = journal->dir_fd = journal->lock_fd = journal->marker_fd = -1;
 	journal->wake_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	journal->stamps = (struct buf)BUF_INIT(SIZE_MAX);
 	journal_queue_init(&journal->queue, journal_limits.queue_count, journal_limits.queue_bytes);
 	rc = open_dirs(journal, state_dir, err);
 	if (rc == 0)
@@ -380,8 +411,7 @@ static uint64_t dirty_begin(struct journal *journal, const char *home, const cha
 		return dirty->ticket > journal->durable_ticket ? dirty->ticket : 0;
 	dirty = dirty_new(home, dir);
 	ticket = journal->next_ticket + 1;
-	if (!dirty ||
-	    journal_queue_dirty(&journal->queue, JOURNAL_OP_DIRTY, home, dir, ticket) < 0) {
+	if (!dirty || journal_queue_dirty(&journal->queue, home, dir, ticket) < 0) {
 		/* No memory, or no mailbox's path: readers are told to scan everything. */
 		free(dirty);
 		journal->queue.lost_all = journal->urgent = true;
@@ -421,7 +451,8 @@ void journal_dirty_wait(struct journal *journal, uint64_t ticket)
 	pthread_mutex_unlock(&journal->mutex);
 }
 
-void journal_clean(struct journal *journal, const char *home, const char *dir)
+void journal_clean(struct journal *journal, const char *home, const char *dir,
+		   const struct journal_stamp *stamp)
 {
 	struct journal_dirty *dirty;
 
@@ -429,12 +460,29 @@ void journal_clean(struct journal *journal, const char *home, const char *dir)
 	dirty = find_dirty(journal, home, dir);
 	/* It stays in the set when there is no memory: one scan more. Nobody waits for this, so it
 	   waits for company. */
-	if (dirty && journal_queue_dirty(&journal->queue, JOURNAL_OP_CLEAN, home, dir, 0) == 0) {
-		HASH_DEL(journal->dirty, dirty);
+	if (journal_queue_clean(&journal->queue, home, dir, stamp) == 0) {
+		if (dirty)
+			HASH_DEL(journal->dirty, dirty);
 		free(dirty);
 		pthread_cond_signal(&journal->work);
 	}
 	pthread_mutex_unlock(&journal->mutex);
+}
+
+int journal_each_stamp(struct journal *journal, journal_stamp_fn *each, void *ctx)
+{
+	const char *end = journal->stamps.data + journal->stamps.len;
+	int rc = 0;
+
+	for (const char *p = journal->stamps.data; p < end && rc == 0;) {
+		const struct journal_stamp *stamp = (const struct journal_stamp *)p;
+		const char *home = p + sizeof *stamp, *dir = home + strlen(home) + 1;
+
+		rc = each(ctx, home, dir, stamp);
+		p = dir + strlen(dir) + 1;
+	}
+	buf_free(&journal->stamps);
+	return rc;
 }
 
 int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ctx,

@@ -61,8 +61,20 @@ void journal_push(struct journal *journal, const struct mail_event *event, unsig
  * stands in). Ticket 0 needs no wait. */
 uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir);
 void journal_dirty_wait(struct journal *journal, uint64_t ticket);
-/* The mailbox has been quiet and its events are durable: leaves the dirty set. */
-void journal_clean(struct journal *journal, const char *home, const char *dir);
+/* What a mailbox looked like when it left the dirty set. While it is clean it looks the same,
+ * unless somebody wrote into the backing directory behind the mount. The bytes are the caller's. */
+#define JOURNAL_STAMP_SIZE 20
+struct journal_stamp {
+	uint8_t bytes[JOURNAL_STAMP_SIZE];
+};
+/* The mailbox has been quiet and its events are durable: leaves the dirty set. Its stamp is kept
+ * until it is dirty again; NULL: none is, nor one of before. */
+void journal_clean(struct journal *journal, const char *home, const char *dir,
+		   const struct journal_stamp *stamp);
+/* Once, after the start: calls each() for every stamp of the last run. */
+typedef int journal_stamp_fn(void *ctx, const char *home, const char *dir,
+			     const struct journal_stamp *stamp);
+int journal_each_stamp(struct journal *journal, journal_stamp_fn *each, void *ctx);
 /* At start: calls each() for every mailbox that was dirty when the last writer died. */
 typedef int journal_dirty_fn(void *ctx, const char *home, const char *dir);
 int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ctx,

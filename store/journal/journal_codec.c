@@ -197,6 +197,26 @@ int journal_dirty_decode(const MDB_val *value, char *home_r, char *dir_r)
 	return 0;
 }
 
+int journal_stamp_encode(const char *home, const char *dir, const struct journal_stamp *stamp,
+			 struct buf *out)
+{
+	buf_append(out, stamp->bytes, sizeof stamp->bytes);
+	return journal_dirty_encode(home, dir, out);
+}
+
+int journal_stamp_decode(const MDB_val *value, char *home_r, char *dir_r,
+			 struct journal_stamp *stamp_r)
+{
+	MDB_val rest;
+
+	if (value->mv_size < sizeof stamp_r->bytes)
+		return -EBADMSG;
+	memcpy(stamp_r->bytes, value->mv_data, sizeof stamp_r->bytes);
+	rest.mv_size = value->mv_size - sizeof stamp_r->bytes;
+	rest.mv_data = (uint8_t *)value->mv_data + sizeof stamp_r->bytes;
+	return journal_dirty_decode(&rest, home_r, dir_r);
+}
+
 int journal_id_decode(const MDB_val *value, struct guid *id_r)
 {
 	const uint8_t *p = value->mv_data;

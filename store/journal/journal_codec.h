@@ -8,7 +8,7 @@
  *   events     seq, u64 big endian           version 1, kind u8, origin u32, time i64,
  *                                            lengths u16 of home, dir, name, name2, the strings
  *   dirty      SHA-1 of home NUL dir         version 1, lengths u16 of home, dir, the strings
- *   stamps     SHA-1 of home NUL dir         (the next version's: what a clean mailbox looked like)
+ *   stamps     SHA-1 of home NUL dir         20 bytes, then as dirty
  *
  * Numbers in values are little endian. Strings hold no NUL. Private to store/journal.
  */
@@ -21,6 +21,7 @@
 #include "store/base/buf.h"
 #include "store/base/digest.h"
 #include "store/base/guid.h"
+#include "store/journal/journal.h"
 #include "store/journal/lmdb_env.h"
 #include "store/mail_event.h"
 
@@ -57,6 +58,12 @@ void journal_dirty_key(const char *home, const char *dir, struct journal_key *ke
 int journal_dirty_encode(const char *home, const char *dir, struct buf *out);
 /* home_r, dir_r: JOURNAL_STRING_MAX + 1 bytes each. */
 int journal_dirty_decode(const MDB_val *value, char *home_r, char *dir_r);
+
+/* As for dirty. */
+int journal_stamp_encode(const char *home, const char *dir, const struct journal_stamp *stamp,
+			 struct buf *out);
+int journal_stamp_decode(const MDB_val *value, char *home_r, char *dir_r,
+			 struct journal_stamp *stamp_r);
 
 int journal_id_decode(const MDB_val *value, struct guid *id_r);
 

@@ -97,30 +97,54 @@ static int put_event(struct journal *journal, MDB_txn *txn, struct mail_event *e
 	return mdb_put(txn, journal->env.dbi[JOURNAL_EVENTS], &key, &val, MDB_APPEND);
 }
 
-static int put_dirty(struct journal *journal, MDB_txn *txn, const char *home, const char *dir,
-		     struct buf *value)
+static int put_box(struct journal *journal, MDB_txn *txn, enum journal_db db, const char *home,
+		   const char *dir, const struct buf *value)
 {
 	struct journal_key id;
-	MDB_val key = {sizeof id, &id}, val;
+	MDB_val key = {sizeof id, &id}, val = {value->len, value->data};
 
 	journal_dirty_key(home, dir, &id);
-	buf_clear(value);
-	if (journal_dirty_encode(home, dir, value) < 0)
-		return ENOMEM;
-	val.mv_size = value->len;
-	val.mv_data = value->data;
-	return mdb_put(txn, journal->env.dbi[JOURNAL_DIRTY], &key, &val, 0);
+	return mdb_put(txn, journal->env.dbi[db], &key, &val, 0);
 }
 
-static int del_dirty(struct journal *journal, MDB_txn *txn, const char *home, const char *dir)
+static int del_box(struct journal *journal, MDB_txn *txn, enum journal_db db, const char *home,
+		   const char *dir)
 {
 	struct journal_key id;
 	MDB_val key = {sizeof id, &id};
 	int rc;
 
 	journal_dirty_key(home, dir, &id);
-	rc = mdb_del(txn, journal->env.dbi[JOURNAL_DIRTY], &key, NULL);
+	rc = mdb_del(txn, journal->env.dbi[db], &key, NULL);
 	return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+static int put_dirty(struct journal *journal, MDB_txn *txn, const char *home, const char *dir,
+		     struct buf *value)
+{
+	int rc;
+
+	buf_clear(value);
+	if (journal_dirty_encode(home, dir, value) < 0)
+		return ENOMEM;
+	rc = put_box(journal, txn, JOURNAL_DIRTY, home, dir, value);
+	return rc ? rc : del_box(journal, txn, JOURNAL_STAMPS, home, dir);
+}
+
+static int put_clean(struct journal *journal, MDB_txn *txn, const struct journal_op *op,
+		     struct buf *value)
+{
+	const char *home = op->event.home, *dir = op->event.dir;
+	int rc = del_box(journal, txn, JOURNAL_DIRTY, home, dir);
+
+	if (rc)
+		return rc;
+	if (!op->has_stamp)
+		return del_box(journal, txn, JOURNAL_STAMPS, home, dir);
+	buf_clear(value);
+	if (journal_stamp_encode(home, dir, &op->stamp, value) < 0)
+		return ENOMEM;
+	return put_box(journal, txn, JOURNAL_STAMPS, home, dir, value);
 }
 
 static int put_ops(struct journal *journal, MDB_txn *txn, struct journal_op *ops)
@@ -137,7 +161,7 @@ static int put_ops(struct journal *journal, MDB_txn *txn, struct journal_op *ops
 			rc = put_dirty(journal, txn, op->event.home, op->event.dir, &value);
 			break;
 		case JOURNAL_OP_CLEAN:
-			rc = del_dirty(journal, txn, op->event.home, op->event.dir);
+			rc = put_clean(journal, txn, op, &value);
 			break;
 		}
 	}

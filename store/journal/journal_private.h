@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <time.h>
 #include <uthash.h>
+#include "store/base/buf.h"
 #include "store/journal/journal.h"
 #include "store/journal/journal_codec.h"
 #include "store/journal/journal_queue.h"
@@ -49,6 +50,7 @@ struct journal {
 	struct journal_dirty *dirty;
 	uint64_t next_ticket, durable_ticket;
 	unsigned waiters;
+	struct buf stamps; /* of the last run: stamp, home NUL dir NUL, and so on */
 	bool stop, broken; /* broken: the marker stands in for what is not committed */
 
 	/* Of the commit thread alone, once it runs. */

@@ -149,8 +149,8 @@ lost:
 	queue->lost_all = true;
 }
 
-int journal_queue_dirty(struct journal_queue *queue, enum journal_op_kind kind, const char *home,
-			const char *dir, uint64_t ticket)
+static int queue_box(struct journal_queue *queue, enum journal_op_kind kind, const char *home,
+		     const char *dir, struct journal_op **op_r)
 {
 	struct mail_event event = {.home = home, .dir = dir, .name = "", .name2 = ""};
 	struct journal_op *op;
@@ -160,9 +160,33 @@ int journal_queue_dirty(struct journal_queue *queue, enum journal_op_kind kind, 
 	op = op_new(kind, &event);
 	if (!op)
 		return -ENOMEM;
-	op->ticket = ticket;
 	append(queue, op);
+	*op_r = op;
 	return 0;
+}
+
+int journal_queue_dirty(struct journal_queue *queue, const char *home, const char *dir,
+			uint64_t ticket)
+{
+	struct journal_op *op;
+	int rc = queue_box(queue, JOURNAL_OP_DIRTY, home, dir, &op);
+
+	if (rc == 0)
+		op->ticket = ticket;
+	return rc;
+}
+
+int journal_queue_clean(struct journal_queue *queue, const char *home, const char *dir,
+			const struct journal_stamp *stamp)
+{
+	struct journal_op *op;
+	int rc = queue_box(queue, JOURNAL_OP_CLEAN, home, dir, &op);
+
+	if (rc == 0 && stamp) {
+		op->has_stamp = true;
+		op->stamp = *stamp;
+	}
+	return rc;
 }
 
 struct journal_op *journal_queue_take(struct journal_queue *queue, size_t max)

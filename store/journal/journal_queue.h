@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <uthash.h>
+#include "store/journal/journal.h"
 #include "store/mail_event.h"
 
 enum journal_op_kind { JOURNAL_OP_EVENT, JOURNAL_OP_DIRTY, JOURNAL_OP_CLEAN };
@@ -25,6 +26,8 @@ struct journal_op {
 	UT_hash_handle hh;	 /* in queue->merge; the key is the front of data */
 	unsigned key_len;
 	size_t size;
+	bool has_stamp; /* JOURNAL_OP_CLEAN */
+	struct journal_stamp stamp;
 	char data[]; /* kind, home NUL dir NUL name NUL name2 NUL */
 };
 
@@ -41,9 +44,11 @@ void journal_queue_free(struct journal_queue *queue);
 
 /* The event's time is set here. An equal one that waits already may stand for it. */
 void journal_queue_event(struct journal_queue *queue, const struct mail_event *event);
-/* Joins or leaves the dirty set. -ENOMEM. */
-int journal_queue_dirty(struct journal_queue *queue, enum journal_op_kind kind, const char *home,
-			const char *dir, uint64_t ticket);
+/* The mailbox joins the dirty set, or leaves it with a stamp (NULL: none). -ENOMEM. */
+int journal_queue_dirty(struct journal_queue *queue, const char *home, const char *dir,
+			uint64_t ticket);
+int journal_queue_clean(struct journal_queue *queue, const char *home, const char *dir,
+			const struct journal_stamp *stamp);
 /* The first max operations, as a list; to be given back to done() or put_back(). */
 struct journal_op *journal_queue_take(struct journal_queue *queue, size_t max);
 void journal_queue_done(struct journal_queue *queue, struct journal_op *ops);

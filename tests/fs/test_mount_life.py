@@ -10,6 +10,7 @@ import time
 from mount_fixture import DSYNCFS, Mount, dead, deliver, eventually, make_maildir, run_tests, write_file
 
 ALICE = "example.org/alice"
+CLEAN_SECS = 9  # a mailbox has left the dirty set by then
 
 
 def over_itself():
@@ -86,6 +87,49 @@ def clean_end_needs_no_scan():
         assert not os.path.ismount(mount.mount)
         mount.start()
         assert mount.events() == []
+
+
+def what_was_written_while_nothing_was_mounted():
+    for cut in (False, True):
+        with Mount() as mount:
+            for folder in ("", "/.Work", "/.Flags", "/.Quiet"):
+                make_maildir(f"{mount.mount}/{ALICE}/Maildir{folder}")
+                deliver(f"{mount.mount}/{ALICE}/Maildir{folder}", "1.a")
+            make_maildir(f"{mount.mount}/example.org/bob/Maildir")
+            deliver(f"{mount.mount}/example.org/bob/Maildir", "1.a")
+            mount.events()
+            if cut:
+                time.sleep(CLEAN_SECS)
+            mount.kill(signal.SIGKILL if cut else signal.SIGTERM)
+            if cut:  # what the next start does first
+                subprocess.run(["umount", "-l", mount.mount], check=True)
+            maildir = f"{mount.backing}/{ALICE}/Maildir"
+            with open(f"{maildir}/.Quiet/dovecot.index.cache", "wb") as file:
+                file.write(b"no mail")
+            deliver(f"{maildir}/.Work", "2.b")
+            os.rename(f"{maildir}/.Flags/new/1.a", f"{maildir}/.Flags/cur/1.a:2,S")
+            os.unlink(f"{mount.backing}/example.org/bob/Maildir/new/1.a")
+            mount.start()
+            expected = {("RESCAN", ALICE, "Maildir/.Work"), ("RESCAN", ALICE, "Maildir/.Flags"),
+                        ("RESCAN", "example.org/bob", "Maildir")}
+
+            seen = []
+
+            def collect():
+                # The marker may have changed after the start, and before its stamp was compared.
+                seen.extend(event[:3] for event in mount.events() if event[1] != "marker/marker")
+                return set(seen) == expected
+            eventually("what was written to is scanned, and nothing else", collect)
+            # The stamps are those of now.
+            mount.kill(signal.SIGTERM)
+            mount.start()
+            time.sleep(0.3)
+            assert not [event for event in mount.events() if event[1] != "marker/marker"]
+            # A folder that nobody saw being made.
+            mount.kill(signal.SIGTERM)
+            make_maildir(f"{maildir}/.New")
+            mount.start()
+            eventually("the home is scanned", lambda: ("RESCAN_HOME", ALICE, "", "", "") in mount.events())
 
 
 def sigterm_with_open_files():
@@ -290,6 +334,7 @@ if __name__ == "__main__":
         killed_and_started_again_over_itself,
         what_a_start_left_half_done_is_taken_down,
         clean_end_needs_no_scan,
+        what_was_written_while_nothing_was_mounted,
         sigterm_with_open_files,
         sigterm_under_load,
         options_of_mount_hold,

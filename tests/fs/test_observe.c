@@ -42,7 +42,7 @@ static int setup(void **state)
 
 	f->observer.places = places_create(2);
 	f->observer.origins = origins_create();
-	f->observer.dirty = dirty_create(f->observer.places, NULL);
+	f->observer.dirty = dirty_create(f->observer.places, NULL, -1);
 	f->domain = child(f, place_root(f->observer.places), "example.org");
 	f->alice = child(f, f->domain, "alice");
 	f->bob = child(f, f->domain, "bob");
@@ -439,7 +439,9 @@ static void renamed_mailbox_is_dirty_by_its_new_name(void **state)
 	assert_int_equal(place_move(f->observer.places, f->work, f->maildir, ".Play"), 0);
 	observe_dir_renamed(&op, f->work, -1);
 	observe_end(&op);
+	/* So is the mailbox beside it, whose stamp counts the directories in it. */
 	assert_string_equal(journal_double_take(),
+			    "dirty " HOME "|Maildir\n"
 			    "dirty " HOME "|Maildir/.Play\n"
 			    "wait " HOME "|Maildir/.Play\n"
 			    "DIR_RENAMED " HOME "|Maildir/.Work|Maildir/.Play|\n"

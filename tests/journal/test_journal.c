@@ -194,7 +194,7 @@ static void test_dirty_set_outlives_a_kill(void **state)
 		journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "b"));
 		if (journal_dirty_begin(journal, "h", "b") != 0)
 			_exit(1); /* it is durable: nothing to wait for */
-		journal_clean(journal, "h", "a");
+		journal_clean(journal, "h", "a", NULL);
 		journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "c"));
 		kill(getpid(), SIGKILL);
 	}
@@ -206,8 +206,8 @@ static void test_dirty_set_outlives_a_kill(void **state)
 	assert_null(strstr(buf_str(&names), "h/a "));
 	assert_non_null(strstr(buf_str(&names), "h/b "));
 	assert_non_null(strstr(buf_str(&names), "h/c "));
-	journal_clean(journal, "h", "b");
-	journal_clean(journal, "h", "c");
+	journal_clean(journal, "h", "b", NULL);
+	journal_clean(journal, "h", "c", NULL);
 	journal_close(&journal);
 	buf_clear(&names);
 	journal = open_journal(dir, &clean);
@@ -305,6 +305,51 @@ static int events_behind(const char *dir, uint64_t after)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
 	return WEXITSTATUS(status);
+}
+
+static int say_stamp(void *ctx, const char *home, const char *dir,
+		     const struct journal_stamp *stamp)
+{
+	buf_printf(ctx, "%s|%s|%02x ", home, dir, stamp->bytes[JOURNAL_STAMP_SIZE - 1]);
+	return 0;
+}
+
+static void stamps_are(struct journal *journal, const char *expected)
+{
+	AUTO_BUF struct buf text = BUF_INIT(1000);
+
+	assert_int_equal(journal_each_stamp(journal, say_stamp, &text), 0);
+	assert_string_equal(buf_str(&text), expected);
+}
+
+static void test_stamps_are_of_clean_mailboxes(void **state)
+{
+	struct journal_stamp stamp = {{0}};
+	char dir[64];
+	struct journal *journal;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	stamps_are(journal, "");
+	stamp.bytes[JOURNAL_STAMP_SIZE - 1] = 0xab;
+	journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "box"));
+	journal_clean(journal, "h", "box", &stamp);
+	journal_close(&journal);
+	journal = open_journal(dir, &clean);
+	assert_true(clean);
+	stamps_are(journal, "h|box|ab ");
+	/* Dirty again: what it looked like is no proof of anything. */
+	journal_dirty_wait(journal, journal_dirty_begin(journal, "h", "box"));
+	journal_close(&journal);
+	journal = open_journal(dir, &clean);
+	stamps_are(journal, "");
+	journal_clean(journal, "h", "box", NULL);
+	journal_close(&journal);
+	journal = open_journal(dir, &clean);
+	stamps_are(journal, "");
+	journal_close(&journal);
+	state_dir_remove(dir);
 }
 
 /* What may wait is committed with the next that may not, or when its time has come. */
@@ -547,6 +592,7 @@ int main(void)
 		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
 		cmocka_unit_test(test_dirty_set_outlives_a_kill),
 		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
+		cmocka_unit_test(test_stamps_are_of_clean_mailboxes),
 		cmocka_unit_test(test_events_that_may_wait_are_committed_together),
 		cmocka_unit_test(test_consumed_events_are_forgotten_but_not_their_numbers),
 		cmocka_unit_test(test_another_journals_position_forgets_nothing),

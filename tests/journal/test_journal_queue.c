@@ -131,7 +131,7 @@ static void test_names_that_are_too_long_become_a_rescan(void **state)
 	journal_queue_init(&queue, 100, 1 << 20);
 	add(&queue, MAIL_EVENT_DELIVERED, "a", name);
 	assert_int_equal(count(&queue, MAIL_EVENT_RESCAN_HOME), 1);
-	assert_int_equal(journal_queue_dirty(&queue, JOURNAL_OP_DIRTY, "h", name, 1), -EMSGSIZE);
+	assert_int_equal(journal_queue_dirty(&queue, "h", name, 1), -EMSGSIZE);
 	journal_queue_free(&queue);
 	free(name);
 }

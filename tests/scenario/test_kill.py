@@ -11,7 +11,7 @@ from node import Pair, eventually, need
 
 USERS = [f"user{n}@example.org" for n in range(4)]
 QUIET_USER = "quiet@example.org"
-CLEAN_SECS = 7  # a mailbox has left the dirty set by then
+CLEAN_SECS = 9  # a mailbox has left the dirty set by then
 
 
 class Load(threading.Thread):
