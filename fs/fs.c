@@ -19,13 +19,15 @@
 #include "fs/session.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/service.h"
 #include "store/journal/journal.h"
 #include "store/journal/store_id.h"
 
 #define THREADS_DEFAULT 10
 #define POOL_THREADS	8
 #define DIR_FDS_MAX	2048
-#define SWEEP_EVERY_S	1
+#define SWEEP_EVERY_MS	1000
+#define TICK_MS		500
 
 /* Everything that is to be released at the end, in the order in which it was made. */
 struct mount_state {
@@ -165,10 +167,13 @@ static void *check_stamps(void *arg)
 /* Serves until told to end. */
 static void wait_for_end(struct mount_state *m, const sigset_t *signals)
 {
-	const struct timespec tick = {.tv_sec = SWEEP_EVERY_S};
+	const struct timespec tick = {.tv_nsec = TICK_MS * 1000000L};
+	int64_t swept_ms = dirty_now_ms(), alive_ms = swept_ms;
+	unsigned interval_ms = service_alive_interval_ms();
 
 	for (;;) {
 		int number = sigtimedwait(signals, NULL, &tick);
+		int64_t now_ms = dirty_now_ms();
 
 		if (number == SIGTERM || number == SIGINT)
 			return;
@@ -176,7 +181,14 @@ static void wait_for_end(struct mount_state *m, const sigset_t *signals)
 			log_notice("unmounted by somebody else");
 			return;
 		}
-		dirty_sweep(m->fs.observer.dirty, dirty_now_ms());
+		if (now_ms - swept_ms >= SWEEP_EVERY_MS) {
+			dirty_sweep(m->fs.observer.dirty, now_ms);
+			swept_ms = now_ms;
+		}
+		if (interval_ms && now_ms - alive_ms >= interval_ms) {
+			service_alive();
+			alive_ms = now_ms;
+		}
 	}
 }
 
@@ -243,8 +255,10 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 	if (rc == 0) {
 		log_notice("mounted path=%s source=%s", options->mount_point, options->source);
 		ready(ctx);
+		service_ready();
 		m.stamps_started = pthread_create(&m.stamps, NULL, check_stamps, &m) == 0;
 		wait_for_end(&m, &signals);
+		service_stopping();
 		log_notice("unmounting path=%s", options->mount_point);
 	}
 	take_down(options, &m);

@@ -20,6 +20,7 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/service.h"
 #include "store/settings.h"
 #include "sync/control.h"
 #include "sync/listener.h"
@@ -144,6 +145,7 @@ static void on_terminate(evutil_socket_t signal_number, short what, void *ctx)
 {
 	struct daemon *d = ctx;
 
+	service_stopping();
 	log_notice("ending on signal %d", (int)signal_number);
 	listener_free(&d->listener);
 	replicator_drain(d->replicator, on_finished, d);
@@ -154,20 +156,40 @@ static void on_reload(evutil_socket_t signal_number, short what, void *ctx)
 	struct daemon *d = ctx;
 	struct settings *set = NULL;
 	struct error err = {0};
-	int rc = settings_load(d->config, NULL, 0, 0, &set, &err);
+	int rc;
 
+	service_reloading();
+	rc = settings_load(d->config, NULL, 0, 0, &set, &err);
 	if (rc == 0)
 		rc = replicator_set_settings(d->replicator, set, &err);
 	if (rc < 0) {
 		log_error("the old settings stay: %s", err.text);
 		settings_free(&set);
-		return;
+	} else {
+		if (d->listener)
+			listener_set_settings(d->listener, set);
+		settings_free(&d->set);
+		d->set = set;
+		log_notice("settings were read again");
 	}
-	if (d->listener)
-		listener_set_settings(d->listener, set);
-	settings_free(&d->set);
-	d->set = set;
-	log_notice("settings were read again");
+	service_ready();
+}
+
+static void on_alive(evutil_socket_t fd, short what, void *ctx)
+{
+	service_alive();
+}
+
+/* NULL: nobody waits for it. */
+static struct event *add_watchdog(struct daemon *d)
+{
+	unsigned ms = service_alive_interval_ms();
+	struct timeval interval = {.tv_sec = ms / 1000, .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+	struct event *event = ms ? event_new(d->base, -1, EV_PERSIST, on_alive, d) : NULL;
+
+	if (event)
+		event_add(event, &interval);
+	return event;
 }
 
 static struct event *add_signal(struct daemon *d, int signal_number, event_callback_fn handler)
@@ -181,15 +203,16 @@ static struct event *add_signal(struct daemon *d, int signal_number, event_callb
 
 static int run(struct daemon *d)
 {
-	struct event *events[3] = {add_signal(d, SIGTERM, on_terminate),
-				   add_signal(d, SIGINT, on_terminate),
-				   add_signal(d, SIGHUP, on_reload)};
+	struct event *events[] = {add_signal(d, SIGTERM, on_terminate),
+				  add_signal(d, SIGINT, on_terminate),
+				  add_signal(d, SIGHUP, on_reload), add_watchdog(d)};
 
 	tell_ready(d);
+	service_ready();
 	log_notice("started mail_root=%s state_dir=%s peers=%zu", d->set->mail_root,
 		   d->set->state_dir, d->set->peer_count);
 	event_base_dispatch(d->base);
-	for (unsigned i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof events / sizeof events[0]; i++) {
 		if (events[i])
 			event_free(events[i]);
 	}
@@ -244,6 +267,7 @@ int main(int argc, char **argv)
 	if (optind != argc)
 		return usage();
 	log_open("dsyncd", LOG_TARGET_STDERR, LOG_LEVEL_INFO);
+	service_init();
 	rc = settings_load(d.config, NULL, 0, 0, &d.set, &err);
 	if (rc < 0)
 		return fail(&d, EX_CONFIG, err.text);

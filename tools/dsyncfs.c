@@ -22,6 +22,7 @@
 #include "fs/mount.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/service.h"
 #include "store/mail_user.h"
 #include "store/settings.h"
 
@@ -339,6 +340,7 @@ int main(int argc, char **argv)
 	status = parse_arguments(&command, argc, argv);
 	if (status != EX_OK)
 		return status;
+	service_init();
 	umask(0077);
 	if (!command.foreground) {
 		status = detach(&command);

@@ -11,7 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,6 +23,7 @@
 #include "store/base/file.h"
 #include "store/base/guid.h"
 #include "store/base/process.h"
+#include "store/base/service.h"
 #include "store/base/tabescape.h"
 
 static void error_says_what_and_why(void **state)
@@ -257,6 +260,72 @@ static void a_zombie_is_not_alive(void **state)
 	assert_false(process_is_alive(pid));
 }
 
+/* ---- systemd ---- */
+
+static int listen_as_systemd(const char *name, bool abstract)
+{
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	memcpy(at.sun_path, name, strlen(name));
+	if (abstract)
+		at.sun_path[0] = '\0';
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(setenv("NOTIFY_SOCKET", name, 1), 0);
+	return fd;
+}
+
+static void hears(int fd, const char *expected)
+{
+	char text[128] = "";
+	ssize_t n = recv(fd, text, sizeof text - 1, 0);
+
+	if (expected)
+		assert_memory_equal(text, expected, strlen(expected));
+	else
+		assert_true(n < 0 && errno == EAGAIN);
+}
+
+static void service_manager_is_told(void **state)
+{
+	char name[64], pid[16];
+	int fd;
+
+	snprintf(name, sizeof name, "@dsyncfs-test-%d", (int)getpid());
+	fd = listen_as_systemd(name, true);
+	snprintf(pid, sizeof pid, "%d", (int)getpid());
+	assert_int_equal(setenv("WATCHDOG_USEC", "3000000", 1), 0);
+	assert_int_equal(setenv("WATCHDOG_PID", pid, 1), 0);
+	service_init();
+	assert_null(getenv("NOTIFY_SOCKET")); /* children do not speak for us */
+	assert_int_equal(service_alive_interval_ms(), 1500);
+	service_ready();
+	hears(fd, "READY=1");
+	service_alive();
+	hears(fd, "WATCHDOG=1");
+	service_reloading();
+	hears(fd, "RELOADING=1\nMONOTONIC_USEC=");
+	service_stopping();
+	hears(fd, "STOPPING=1");
+	close(fd);
+
+	snprintf(name, sizeof name, "/tmp/dsyncfs-test-%d", (int)getpid());
+	fd = listen_as_systemd(name, false);
+	assert_int_equal(setenv("WATCHDOG_USEC", "3000000", 1), 0);
+	assert_int_equal(setenv("WATCHDOG_PID", "1", 1), 0); /* somebody else's */
+	service_init();
+	assert_int_equal(service_alive_interval_ms(), 0);
+	service_ready();
+	hears(fd, "READY=1");
+	service_init(); /* nobody listens */
+	service_ready();
+	hears(fd, NULL);
+	assert_int_equal(unlink(name), 0);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -274,6 +343,7 @@ int main(void)
 						place_teardown),
 		cmocka_unit_test_setup_teardown(removing_a_tree_follows_no_link, place_setup,
 						place_teardown),
+		cmocka_unit_test(service_manager_is_told),
 		cmocka_unit_test_setup_teardown(reading_is_bounded, place_setup, place_teardown),
 	};
 

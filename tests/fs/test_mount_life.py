@@ -3,6 +3,7 @@ import errno
 import os
 import resource
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -87,6 +88,24 @@ def clean_end_needs_no_scan():
         assert not os.path.ismount(mount.mount)
         mount.start()
         assert mount.events() == []
+
+
+def service_manager_is_told():
+    with Mount(start=False) as mount, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(mount.dir + "/notify")
+        systemd.settimeout(10)
+        os.environ.update(NOTIFY_SOCKET=mount.dir + "/notify", WATCHDOG_USEC="1000000")
+        try:
+            mount.start()
+        finally:
+            del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
+        assert systemd.recv(100) == b"READY=1"
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        assert mount.kill(signal.SIGTERM) == 0
+        said = b"WATCHDOG=1"
+        while said == b"WATCHDOG=1":
+            said = systemd.recv(100)
+        assert said == b"STOPPING=1"
 
 
 def what_was_written_while_nothing_was_mounted():
@@ -334,6 +353,7 @@ if __name__ == "__main__":
         killed_and_started_again_over_itself,
         what_a_start_left_half_done_is_taken_down,
         clean_end_needs_no_scan,
+        service_manager_is_told,
         what_was_written_while_nothing_was_mounted,
         sigterm_with_open_files,
         sigterm_under_load,

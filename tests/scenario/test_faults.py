@@ -6,6 +6,8 @@ import os
 import random
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -356,7 +358,38 @@ def settings(_):
             pasted_dovecot(subprocess.run(["doveconf", option], capture_output=True, text=True, check=True).stdout, base)
 
 
-PARTS = [settings, wrong_password, unknown_users, hostile_names, hostile_mails, damaged_mailboxes, strangers, many_mailboxes]
+def told(systemd, last):
+    """What systemd hears of a daemon up to that message."""
+    said = []
+    while not said or not said[-1].startswith(last):
+        said.append(systemd.recv(200).decode())
+    return said
+
+
+def service_manager(pair):
+    """dsyncd tells systemd that it is ready, alive, reading its settings again, and ending."""
+    pair.b.kill("dsyncd", signal.SIGTERM)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(pair.b.dir + "/notify")
+        systemd.settimeout(10)
+        os.environ.update(NOTIFY_SOCKET=pair.b.dir + "/notify", WATCHDOG_USEC="400000")
+        try:
+            pair.b.start_dsyncd()
+        finally:
+            del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
+        assert told(systemd, "WATCHDOG=1") == ["READY=1", "WATCHDOG=1"]
+        goes_on(pair, OTHER, "told by a service")
+        os.kill(pair.b.pid("dsyncd"), signal.SIGHUP)
+        told(systemd, "RELOADING=1\nMONOTONIC_USEC=")
+        told(systemd, "READY=1")
+        pair.b.kill("dsyncd", signal.SIGTERM)
+        told(systemd, "STOPPING=1")
+    pair.b.start_dsyncd()
+    goes_on(pair, OTHER, "after the service")
+
+
+PARTS = [settings, service_manager, wrong_password, unknown_users, hostile_names, hostile_mails, damaged_mailboxes, strangers,
+         many_mailboxes]
 
 
 def main():
