@@ -115,7 +115,7 @@ int worker_use_user(struct worker_process *w, const char *name, struct error *er
 		mail_user_free(&user);
 		return rc;
 	}
-	if (w->user_count == WORKER_USERS)
+	if (w->user_count == WORKER_KNOWN_USERS)
 		drop_user(w, w->user_count - 1);
 	w->users[w->user_count].user = user;
 	put_in_front(w, w->user_count++);

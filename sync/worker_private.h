@@ -12,7 +12,7 @@
 #include "sync/worker.h"
 #include "sync/worker_protocol.h"
 
-#define WORKER_USERS		16
+#define WORKER_KNOWN_USERS	16
 #define WORKER_KEEP_INCOMING_MS 10000 /* longer than the other side keeps its end */
 #define WORKER_STREAM_SECS	120   /* without a byte from the peer */
 
@@ -27,7 +27,7 @@ struct worker_process {
 	/* Those worked for, the last one first; the cache has mailboxes of theirs. */
 	struct {
 		struct mail_user *user;
-	} users[WORKER_USERS];
+	} users[WORKER_KNOWN_USERS];
 	unsigned user_count;
 	struct mail_user *user; /* the one worked for: that of users[0] */
 	struct box_cache boxes;
