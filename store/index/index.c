@@ -405,6 +405,10 @@ int index_refresh(struct index *index, struct error *err)
 		if (ret == 0)
 			ret = index_follow_rotation(index, err);
 	}
+	/* A view that is kept for long shows nothing of what became of the bytes that it has read.
+	 */
+	if (ret == 0 && !replaced)
+		ret = index_log_check(&index->log, err);
 	if (ret == -EUCLEAN && !index->locked)
 		return index_reload(index, err);
 	if (ret < 0 && ret != -ENOENT)

@@ -114,6 +114,16 @@ int index_log_open(int dirfd, const char *label, const char *file, bool writable
 	return 0;
 }
 
+int index_log_check(const struct index_log *log, struct error *err)
+{
+	struct index_log now = *log;
+	int ret = log_read_header(&now, err);
+
+	if (ret == 0 && (now.indexid != log->indexid || now.file_seq != log->file_seq))
+		ret = index_log_damaged(log, LOG_HDR_OFF_INDEXID, err, "the header is another's");
+	return ret;
+}
+
 void index_log_close(struct index_log *log)
 {
 	file_close(&log->fd);

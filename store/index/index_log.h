@@ -39,6 +39,8 @@ struct index_log {
 int index_log_open(int dirfd, const char *label, const char *file, bool writable,
 		   struct index_log *log_r, struct error *err);
 void index_log_close(struct index_log *log);
+/* Reads the header again. -EUCLEAN: it was overwritten where it is, or marked as corrupted. */
+int index_log_check(const struct index_log *log, struct error *err);
 /* Size now, bounded to what 32-bit offsets can say. */
 int index_log_size(const struct index_log *log, uint64_t *size_r, struct error *err);
 
