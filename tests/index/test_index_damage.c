@@ -263,6 +263,35 @@ static void an_open_log_may_be_overwritten(void **state)
 	index_close(&index);
 }
 
+/* A view that is kept for long notices that the log's header was overwritten where it is, as
+ * Dovecot does to mark the log as corrupted. */
+static void damage_under_an_open_view_is_noticed(void **state)
+{
+	const struct fixture *fx = *state;
+	static const unsigned char no_indexid[4] = {0};
+	struct damaged damaged;
+	struct error err = {0};
+	struct index *index;
+	char path[512];
+	int fd;
+
+	begin_damage(&damaged, fx);
+	must(index_open(fx->dirfd, &damaged.options, &index, &err), &err);
+	must(index_refresh(index, &err), &err);
+	path_of(&damaged, 1, path, sizeof(path));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, no_indexid, sizeof(no_indexid), LOG_HDR_OFF_INDEXID),
+			 sizeof(no_indexid));
+	close(fd);
+	assert_int_equal(index_refresh(index, &err), -EUCLEAN);
+	restore(&damaged, 1);
+	must(index_refresh(index, &err), &err);
+	index_close(&index);
+	for (size_t i = 0; i < FILES; i++)
+		buf_free(&damaged.original[i]);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -271,6 +300,7 @@ int main(void)
 		TEST(any_byte_may_be_wrong),	      TEST(any_file_may_be_cut_off_or_missing),
 		TEST(random_bytes_may_be_anywhere),   TEST(what_can_be_opened_can_be_written),
 		TEST(an_open_log_may_be_overwritten),
+		TEST(damage_under_an_open_view_is_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
