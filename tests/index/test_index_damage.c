@@ -299,8 +299,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(any_byte_may_be_wrong),	      TEST(any_file_may_be_cut_off_or_missing),
 		TEST(random_bytes_may_be_anywhere),   TEST(what_can_be_opened_can_be_written),
-		TEST(an_open_log_may_be_overwritten),
-		TEST(damage_under_an_open_view_is_noticed),
+		TEST(an_open_log_may_be_overwritten), TEST(damage_under_an_open_view_is_noticed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
