@@ -84,6 +84,9 @@ struct sync_options {
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
 	const char *hostname; /* ours, as sent */
 	char alt_char;	      /* '_' */
+	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
+	 * escaped). NULL: all. */
+	const char *only_box, *exclude;
 	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */
 	struct box_cache *cache;
 };

@@ -152,6 +152,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .sync_type = brain->type == SYNC_FULL ? "f"
 					   : brain->wire_stateful   ? "s"
 								    : "c",
+			      .sync_box = brain->only_box,
+			      .exclude_mailboxes = brain->exclude,
 			      .send_mail_requests = true,
 			      .dsyncfs = dsyncfs_value(brain, value),
 			      .dsyncfs_boxes = brain->type == SYNC_BOXES},

@@ -1,0 +1,243 @@
+/*
+ * The dsync command's sessions. See dsync_run.h.
+ *
+ * There is no daemon and no journal: each end first takes in what programs did to its files, and no
+ * state is kept from one run to the next. So nothing is skipped on equal numbers, and no absence is
+ * taken for an expunge that a log does not show.
+ */
+#include "sync/dsync_run.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "store/base/log.h"
+#include "store/mailbox.h"
+#include "store/mailbox_list.h"
+#include "sync/brain.h"
+#include "sync/dsync_connect.h"
+#include "sync/dsync_user.h"
+#include "sync/stream.h"
+
+#define HOSTNAME_SIZE 256
+
+/* ---- before the session ---- */
+
+/* New files get UIDs, renamed ones their flags. */
+static int take_in_box(const struct mail_user *user, const char *name, struct error *err)
+{
+	struct mailbox *box = NULL;
+	size_t missing = 0;
+	bool changed;
+	int rc = mailbox_open(user, name, &box, err);
+
+	if (rc == -EUCLEAN) {
+		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text, user->name, name);
+		rc = mailbox_rebuild(user, name, err);
+		if (rc == 0)
+			rc = mailbox_open(user, name, &box, err);
+	}
+	if (rc == 0)
+		rc = mailbox_scan(box, &changed, &missing, err);
+	if (rc == 0 && missing > 0)
+		log_notice("%zu messages have no file; their records stay user=%s mailbox=%s",
+			   missing, user->name, name);
+	mailbox_close(&box);
+	return rc;
+}
+
+/* A mailbox that fails here fails in the session, too, and is named there. */
+static int take_in(const struct mail_user *user, struct error *err)
+{
+	struct mailbox_tree tree;
+	bool incomplete = false;
+	int rc = mailbox_list_read(user, &tree, &incomplete, err);
+
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < tree.node_count; i++) {
+		struct error box_err = {0};
+
+		if (tree.nodes[i].exists && !guid_is_empty(&tree.nodes[i].guid) &&
+		    take_in_box(user, tree.nodes[i].name, &box_err) < 0)
+			log_debug("%s", box_err.text);
+	}
+	mailbox_tree_free(&tree);
+	return 0;
+}
+
+/* ---- what the engine asks ---- */
+
+static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *answer_r,
+		      struct sync_state *state_r, struct error *err)
+{
+	*answer_r = SYNC_BEGIN_OK;
+	*state_r = (struct sync_state){.boxes = NULL};
+	return 0;
+}
+
+static void host_save(void *ctx, const struct sync_peer *peer,
+		      const struct sync_mailbox_state *state)
+{
+}
+
+static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid)
+{
+}
+
+static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, unsigned received)
+{
+	log_info("%s: %u sent, %u received", mailbox, sent, received);
+}
+
+static const struct sync_host command_host = {
+	.begin = host_begin,
+	.save = host_save,
+	.forget = host_forget,
+	.mailbox_done = host_mailbox_done,
+};
+
+/* ---- both roles ---- */
+
+static int exit_status(int rc, const struct sync_result *result, const struct error *err)
+{
+	if (rc < 0) {
+		log_error("%s", err->text[0] ? err->text : strerror(-rc));
+		return DSYNC_EXIT_FAILED;
+	}
+	switch (result->outcome) {
+	case SYNC_DONE:
+		return DSYNC_EXIT_DONE;
+	case SYNC_AGAIN:
+	case SYNC_NEED_TREE:
+		log_info("to be run again: %s", result->reason);
+		return DSYNC_EXIT_AGAIN;
+	case SYNC_BUSY:
+	case SYNC_FAILED:
+		break;
+	}
+	log_error("%s", result->reason);
+	return DSYNC_EXIT_FAILED;
+}
+
+static int run_session(const struct dsync_run *run, struct stream *stream, enum sync_role role,
+		       bool introduce, const char *box)
+{
+	const struct dsync_options *command = run->options;
+	char hostname[HOSTNAME_SIZE] = "localhost";
+	struct sync_options options = {
+		.role = role,
+		.type = command->full ? SYNC_FULL : SYNC_CHANGED,
+		.hostname = hostname,
+		.alt_char = command->alt_char,
+		.only_box = box,
+		.exclude = command->excludes.len > 0 ? buf_str(&command->excludes) : NULL,
+	};
+	struct sync_result result = {0};
+	struct error err = {0};
+	int rc = take_in(run->user, &err);
+
+	(void)gethostname(hostname, sizeof hostname - 1);
+	if (introduce)
+		guid_generate(&options.node_id);
+	if (rc == 0)
+		rc = sync_run(stream, run->user, &options, &command_host, &result, &err);
+	if (rc == 0)
+		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
+			 run->user->name, result.mailboxes, result.mails_sent,
+			 result.mails_received, result.changes_applied);
+	return exit_status(rc, &result, &err);
+}
+
+/* ---- the other end ---- */
+
+int dsync_run_server(const struct dsync_run *run, int fd_in, int fd_out)
+{
+	struct stream_settings settings = {.timeout_secs = run->options->timeout_secs,
+					   .peer_name = "the other end"};
+	struct stream *stream = NULL;
+	struct error err = {0};
+	int status;
+
+	if (stream_new(fd_in, fd_out, &settings, &stream, &err) < 0) {
+		log_error("%s", err.text);
+		return DSYNC_EXIT_FAILED;
+	}
+	status = run_session(run, stream, SYNC_SLAVE, true, NULL);
+	stream_free(&stream);
+	return status;
+}
+
+struct local_end {
+	const struct dsync_run *run;
+	const struct mail_user *user;
+};
+
+static int serve_local(void *ctx, int fd)
+{
+	const struct local_end *end = ctx;
+	struct dsync_run run = *end->run;
+
+	/* The master says what is done on both sides. */
+	log_open("dsync", LOG_TARGET_STDERR,
+		 run.options->debug ? LOG_LEVEL_DEBUG : LOG_LEVEL_NOTICE);
+	run.user = end->user;
+	return dsync_run_server(&run, fd, fd);
+}
+
+/* ---- the master ---- */
+
+static int sync_with(const struct dsync_run *run, const struct dsync_location *location,
+		     struct local_end *end, const char *box)
+{
+	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
+	   are none, and come without one. */
+	bool introduce = location->place != DSYNC_PLACE_TCP;
+	struct dsync_peer peer;
+	struct error err = {0};
+	int status, peer_status;
+
+	if (dsync_connect(location, run->set, run->options->timeout_secs, serve_local, end, &peer,
+			  &err) < 0) {
+		log_error("%s", err.text);
+		return DSYNC_EXIT_FAILED;
+	}
+	status = run_session(run, peer.stream, SYNC_MASTER, introduce, box);
+	peer_status = dsync_disconnect(&peer);
+	if (location->place == DSYNC_PLACE_COMMAND && peer_status != 0)
+		log_at(status == DSYNC_EXIT_DONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
+		       "the command ended with status %d: %s", peer_status, location->text);
+	return status;
+}
+
+/* A failure is worth more than "run again". */
+static int worse(int a, int b)
+{
+	if (a == DSYNC_EXIT_FAILED || b == DSYNC_EXIT_FAILED)
+		return DSYNC_EXIT_FAILED;
+	return a > b ? a : b;
+}
+
+int dsync_run_master(const struct dsync_run *run, const struct dsync_location *location)
+{
+	const struct dsync_words *boxes = &run->options->boxes;
+	struct local_end end = {.run = run};
+	struct mail_user *other = NULL;
+	struct error err = {0};
+	int status = DSYNC_EXIT_DONE;
+
+	if (location->place == DSYNC_PLACE_LOCAL) {
+		if (dsync_user_at(run->user, location->mail, &other, &err) < 0) {
+			log_error("LOCATION2 %s: %s", location->text, err.text);
+			return DSYNC_EXIT_FAILED;
+		}
+		end.user = other;
+	}
+	if (boxes->count == 0)
+		status = sync_with(run, location, &end, NULL);
+	for (size_t i = 0; i < boxes->count; i++)
+		status = worse(status, sync_with(run, location, &end, boxes->word[i]));
+	mail_user_free(&other);
+	return status;
+}
