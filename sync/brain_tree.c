@@ -409,13 +409,32 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 	return 0;
 }
 
+static const char *action_name(enum merge_tree_kind kind)
+{
+	static const char *const names[] = {
+		[MERGE_TREE_CREATE] = "create",	      [MERGE_TREE_DELETE] = "delete",
+		[MERGE_TREE_RENAME] = "rename",	      [MERGE_TREE_ADOPT_GUID] = "take the GUID of",
+		[MERGE_TREE_CREATE_DIR] = "make dir", [MERGE_TREE_DELETE_DIR] = "remove dir",
+		[MERGE_TREE_SUBSCRIBE] = "subscribe", [MERGE_TREE_UNSUBSCRIBE] = "unsubscribe",
+	};
+
+	return names[kind];
+}
+
 static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 {
 	for (size_t i = 0; i < plan->action_count; i++) {
 		struct error err = {0};
 		int ret = apply_action(brain, &plan->actions[i], &err);
 
-		if (ret == -EEXIST || ret == -ENOENT || ret == -ESTALE)
+		log_debug("tree: %s %s%s%s user=%s", action_name(plan->actions[i].kind),
+			  plan->actions[i].name, plan->actions[i].new_name != NULL ? " to " : "",
+			  plan->actions[i].new_name != NULL ? plan->actions[i].new_name : "",
+			  brain->user->name);
+		/* To create one, nothing of it has to be there: what is missing is the place. */
+		bool no_place = ret == -ENOENT && plan->actions[i].kind == MERGE_TREE_CREATE;
+
+		if ((ret == -EEXIST || ret == -ENOENT || ret == -ESTALE) && !no_place)
 			brain_again(brain, plan->actions[i].name, err.text);
 		else if (ret < 0)
 			brain_failed(brain, plan->actions[i].name, ret, &err);

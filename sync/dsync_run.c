@@ -228,8 +228,13 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 	int status = DSYNC_EXIT_DONE;
 
 	if (location->place == DSYNC_PLACE_LOCAL) {
-		if (dsync_user_at(run->user, location->mail, &other, &err) < 0) {
+		int rc = dsync_user_at(run->user, location->mail, &other, &err);
+
+		if (rc == 0)
+			rc = dsync_user_make_root(other, &err);
+		if (rc < 0) {
 			log_error("LOCATION2 %s: %s", location->text, err.text);
+			mail_user_free(&other);
 			return DSYNC_EXIT_FAILED;
 		}
 		end.user = other;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "store/base/buf.h"
@@ -151,6 +152,25 @@ int dsync_user_at(const struct mail_user *user, const char *location, struct mai
 	if (rc < 0)
 		mail_user_free(user_r);
 	return rc;
+}
+
+int dsync_user_make_root(const struct mail_user *user, struct error *err)
+{
+	AUTO_FREE char *path = strdup(user->location.root);
+	struct stat st;
+
+	for (char *p = path; p && *p; p++) {
+		char next = p[1];
+
+		/* At the end of each name. */
+		if (next != '/' && next != '\0')
+			continue;
+		p[1] = '\0';
+		if (mkdir(path, 0700) < 0 && errno != EEXIST && stat(path, &st) < 0)
+			return error_errno(err, -errno, "%s cannot be made", path);
+		p[1] = next;
+	}
+	return path ? 0 : error_errno(err, -ENOMEM, "%s", user->location.root);
 }
 
 int dsync_user_become(const struct mail_user *user, struct error *err)

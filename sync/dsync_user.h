@@ -13,6 +13,8 @@ int dsync_user_find(const struct settings *set, const char *name, struct mail_us
 /* The same user with another mail location, variables replaced. */
 int dsync_user_at(const struct mail_user *user, const char *location, struct mail_user **user_r,
 		  struct error *err);
+/* Makes the location's directory, and what is missing above it: a backup may be the first one. */
+int dsync_user_make_root(const struct mail_user *user, struct error *err);
 /* From here on this process is the user's, for good. -EPERM: it is not root, nor the user. */
 int dsync_user_become(const struct mail_user *user, struct error *err);
 
