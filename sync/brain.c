@@ -353,6 +353,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.result = result_r,
 		.role = options->role,
 		.type = options->type,
+		.way = options->way,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};

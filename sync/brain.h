@@ -24,6 +24,12 @@ enum sync_type {
 	SYNC_BOXES,   /* between two dsyncfs nodes: only the listed mailboxes, no tree */
 };
 
+enum sync_way {
+	SYNC_BOTH_WAYS,
+	SYNC_TO_PEER,	/* backup: the peer becomes what we are, and nothing is written here */
+	SYNC_FROM_PEER, /* and the other way round */
+};
+
 /* Who the peer is, known after its handshake. */
 struct sync_peer {
 	char id[128]; /* node id in hex of a dsyncfs node, else "dovecot:<hostname>" */
@@ -69,6 +75,9 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* A mailbox is created, renamed (to new_name, else NULL), ... here. May be NULL. */
+	void (*tree_changed)(void *ctx, const char *what, const char *mailbox,
+			     const char *new_name);
 };
 
 struct sync_box {
@@ -78,7 +87,13 @@ struct sync_box {
 
 struct sync_options {
 	enum sync_role role;
-	enum sync_type type;	      /* master only; a slave adopts what the master says */
+	enum sync_type type; /* master only; a slave adopts what the master says */
+	/* Master; a slave adopts it where allow_one_way is set. Only between ends that do not know
+	 * each other as dsyncfs nodes, and without a saved state. */
+	enum sync_way way;
+	bool allow_one_way;
+	/* SYNC_FROM_PEER: nothing is changed; what could not be done makes it fail. */
+	bool check_only;
 	const struct sync_box *boxes; /* SYNC_BOXES */
 	size_t box_count;
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */

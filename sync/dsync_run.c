@@ -4,6 +4,9 @@
  * There is no daemon and no journal: each end first takes in what programs did to its files, and no
  * state is kept from one run to the next. So nothing is skipped on equal numbers, and no absence is
  * taken for an expunge that a log does not show.
+ *
+ * A backup whose destination is ours is run twice: at first nothing is changed, and what cannot
+ * become the source's ends it there.
  */
 #include "sync/dsync_run.h"
 
@@ -91,16 +94,16 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 	log_info("%s: %u sent, %u received", mailbox, sent, received);
 }
 
-static const struct sync_host command_host = {
-	.begin = host_begin,
-	.save = host_save,
-	.forget = host_forget,
-	.mailbox_done = host_mailbox_done,
-};
+static void host_tree_changed(void *ctx, const char *what, const char *mailbox,
+			      const char *new_name)
+{
+	log_info("%s %s%s%s", what, mailbox, new_name ? " to " : "", new_name ? new_name : "");
+}
 
 /* ---- both roles ---- */
 
-static int exit_status(int rc, const struct sync_result *result, const struct error *err)
+static int exit_status(int rc, const struct sync_result *result, bool quiet,
+		       const struct error *err)
 {
 	if (rc < 0) {
 		log_error("%s", err->text[0] ? err->text : strerror(-rc));
@@ -111,7 +114,8 @@ static int exit_status(int rc, const struct sync_result *result, const struct er
 		return DSYNC_EXIT_DONE;
 	case SYNC_AGAIN:
 	case SYNC_NEED_TREE:
-		log_info("to be run again: %s", result->reason);
+		if (!quiet)
+			log_info("to be run again: %s", result->reason);
 		return DSYNC_EXIT_AGAIN;
 	case SYNC_BUSY:
 	case SYNC_FAILED:
@@ -121,57 +125,72 @@ static int exit_status(int rc, const struct sync_result *result, const struct er
 	return DSYNC_EXIT_FAILED;
 }
 
-static int run_session(const struct dsync_run *run, struct stream *stream, enum sync_role role,
-		       bool introduce, const char *box)
+/* options: what is not the same for all sessions. quiet: nothing is done, so only failures are
+ * said. */
+static int run_session(const struct dsync_run *run, struct stream *stream,
+		       struct sync_options options, bool quiet)
 {
 	const struct dsync_options *command = run->options;
-	char hostname[HOSTNAME_SIZE] = "localhost";
-	struct sync_options options = {
-		.role = role,
-		.type = command->full ? SYNC_FULL : SYNC_CHANGED,
-		.hostname = hostname,
-		.alt_char = command->alt_char,
-		.only_box = box,
-		.exclude = command->excludes.len > 0 ? buf_str(&command->excludes) : NULL,
+	bool master = options.role == SYNC_MASTER;
+	struct sync_host host = {
+		.begin = host_begin,
+		.save = host_save,
+		.forget = host_forget,
+		/* One side says it, for both. */
+		.mailbox_done = master && !quiet ? host_mailbox_done : NULL,
+		.tree_changed = quiet ? NULL : host_tree_changed,
 	};
+	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
 	struct error err = {0};
 	int rc = take_in(run->user, &err);
 
 	(void)gethostname(hostname, sizeof hostname - 1);
-	if (introduce)
-		guid_generate(&options.node_id);
+	options.hostname = hostname;
+	options.type = command->full ? SYNC_FULL : SYNC_CHANGED;
+	options.alt_char = command->alt_char;
+	options.exclude = command->excludes.len > 0 ? buf_str(&command->excludes) : NULL;
 	if (rc == 0)
-		rc = sync_run(stream, run->user, &options, &command_host, &result, &err);
-	if (rc == 0)
+		rc = sync_run(stream, run->user, &options, &host, &result, &err);
+	if (rc == 0 && master && !quiet)
 		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
 			 run->user->name, result.mailboxes, result.mails_sent,
 			 result.mails_received, result.changes_applied);
-	return exit_status(rc, &result, &err);
+	return exit_status(rc, &result, quiet, &err);
 }
 
 /* ---- the other end ---- */
 
-int dsync_run_server(const struct dsync_run *run, int fd_in, int fd_out)
+static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_only)
 {
 	struct stream_settings settings = {.timeout_secs = run->options->timeout_secs,
 					   .peer_name = "the other end"};
+	struct sync_options options = {
+		.role = SYNC_SLAVE, .allow_one_way = true, .check_only = check_only};
 	struct stream *stream = NULL;
 	struct error err = {0};
 	int status;
+
+	guid_generate(&options.node_id);
 
 	if (stream_new(fd_in, fd_out, &settings, &stream, &err) < 0) {
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status = run_session(run, stream, SYNC_SLAVE, true, NULL);
+	status = run_session(run, stream, options, check_only);
 	stream_free(&stream);
 	return status;
+}
+
+int dsync_run_server(const struct dsync_run *run, int fd_in, int fd_out)
+{
+	return serve(run, fd_in, fd_out, false);
 }
 
 struct local_end {
 	const struct dsync_run *run;
 	const struct mail_user *user;
+	bool check_only;
 };
 
 static int serve_local(void *ctx, int fd)
@@ -179,31 +198,43 @@ static int serve_local(void *ctx, int fd)
 	const struct local_end *end = ctx;
 	struct dsync_run run = *end->run;
 
-	/* The master says what is done on both sides. */
-	log_open("dsync", LOG_TARGET_STDERR,
-		 run.options->debug ? LOG_LEVEL_DEBUG : LOG_LEVEL_NOTICE);
 	run.user = end->user;
-	return dsync_run_server(&run, fd, fd);
+	return serve(&run, fd, fd, end->check_only);
 }
 
 /* ---- the master ---- */
 
-static int sync_with(const struct dsync_run *run, const struct dsync_location *location,
-		     struct local_end *end, const char *box)
+static enum sync_way way_of(const struct dsync_options *options)
 {
-	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
-	   are none, and come without one. */
-	bool introduce = location->place != DSYNC_PLACE_TCP;
+	if (options->verb != DSYNC_BACKUP)
+		return SYNC_BOTH_WAYS;
+	return options->reverse ? SYNC_FROM_PEER : SYNC_TO_PEER;
+}
+
+static int sync_with(const struct dsync_run *run, const struct dsync_location *location,
+		     struct local_end *end, const char *box, bool check_only)
+{
+	struct sync_options options = {
+		.role = SYNC_MASTER,
+		.way = way_of(run->options),
+		.only_box = box,
+	};
 	struct dsync_peer peer;
 	struct error err = {0};
 	int status, peer_status;
 
+	options.check_only = check_only && options.way == SYNC_FROM_PEER;
+	end->check_only = check_only && options.way == SYNC_TO_PEER;
+	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
+	   are none, and come without an id. One way, there is nothing that dsyncfs nodes add. */
+	if (location->place != DSYNC_PLACE_TCP && options.way == SYNC_BOTH_WAYS)
+		guid_generate(&options.node_id);
 	if (dsync_connect(location, run->set, run->options->timeout_secs, serve_local, end, &peer,
 			  &err) < 0) {
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status = run_session(run, peer.stream, SYNC_MASTER, introduce, box);
+	status = run_session(run, peer.stream, options, check_only);
 	peer_status = dsync_disconnect(&peer);
 	if (location->place == DSYNC_PLACE_COMMAND && peer_status != 0)
 		log_at(status == DSYNC_EXIT_DONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
@@ -219,9 +250,31 @@ static int worse(int a, int b)
 	return a > b ? a : b;
 }
 
-int dsync_run_master(const struct dsync_run *run, const struct dsync_location *location)
+/* One session for each -m, or one for all. */
+static int sync_all(const struct dsync_run *run, const struct dsync_location *location,
+		    struct local_end *end, bool check_only)
 {
 	const struct dsync_words *boxes = &run->options->boxes;
+	int status = DSYNC_EXIT_DONE;
+
+	if (boxes->count == 0)
+		return sync_with(run, location, end, NULL, check_only);
+	for (size_t i = 0; i < boxes->count; i++)
+		status = worse(status, sync_with(run, location, end, boxes->word[i], check_only));
+	return status;
+}
+
+/* Of a destination at another end only that end can know. */
+static bool can_check_first(const struct dsync_run *run, const struct dsync_location *location)
+{
+	enum sync_way way = way_of(run->options);
+
+	return way == SYNC_FROM_PEER ||
+	       (way == SYNC_TO_PEER && location->place == DSYNC_PLACE_LOCAL);
+}
+
+int dsync_run_master(const struct dsync_run *run, const struct dsync_location *location)
+{
 	struct local_end end = {.run = run};
 	struct mail_user *other = NULL;
 	struct error err = {0};
@@ -239,10 +292,12 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 		}
 		end.user = other;
 	}
-	if (boxes->count == 0)
-		status = sync_with(run, location, &end, NULL);
-	for (size_t i = 0; i < boxes->count; i++)
-		status = worse(status, sync_with(run, location, &end, boxes->word[i]));
+	if (can_check_first(run, location))
+		status = sync_all(run, location, &end, true);
+	if (status == DSYNC_EXIT_FAILED)
+		log_error("nothing was changed");
+	else
+		status = sync_all(run, location, &end, false);
 	mail_user_free(&other);
 	return status;
 }

@@ -1,7 +1,7 @@
 /*
  * dsync: makes two mail stores equal, as Dovecot's command of that name did.
  *
- *   dsync [options] mirror LOCATION2
+ *   dsync [options] mirror|backup LOCATION2
  *   dsync [options] server
  *
  * Exits with 0 in sync, 2 done but to be run again, 1 or more failed: 64 for the command line, 67
@@ -132,9 +132,6 @@ int main(int argc, char **argv)
 	} else if (options.help) {
 		fputs(DSYNC_USAGE, stdout);
 		status = EX_OK;
-	} else if (options.verb == DSYNC_BACKUP) {
-		error_set(&err, -EOPNOTSUPP, "backup is not built yet");
-		status = fail(EX_USAGE, &err);
 	} else {
 		status = run_command(&options);
 	}

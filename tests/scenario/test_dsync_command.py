@@ -11,6 +11,11 @@ def dsync(home, *args, expect=(0, 2), **options):
     return run([DSYNC, *SETTINGS, "-v", *args], expect=expect, env={**os.environ, "HOME": home}, **options)
 
 
+def make_home(path):
+    os.mkdir(path)
+    os.chown(path, *[as_mail_user().get("user", -1)] * 2)
+
+
 def moved(result):
     """Mails sent, received and changes, as the last line says."""
     words = [line for line in result.stderr.splitlines() if " mailboxes, " in line][-1].replace(",", "").split()
@@ -40,9 +45,8 @@ def both_ways(home, mirror, ours, theirs):
 
 def local_location(directory):
     home, backup = directory + "/local", directory + "/backup"
-    for path in (home, backup):
-        os.mkdir(path)
-        os.chown(path, *[as_mail_user().get("user", -1)] * 2)
+    make_home(home)
+    make_home(backup)
     location = f"maildir:{backup}/not/there/yet"
     both_ways(home, lambda **options: dsync(home, "mirror", location, **options), home + "/Maildir",
               backup + "/not/there/yet")
@@ -52,9 +56,8 @@ def local_location(directory):
 
 def behind_a_command(directory):
     home, there = directory + "/here", directory + "/there"
-    for path in (home, there):
-        os.mkdir(path)
-        os.chown(path, *[as_mail_user().get("user", -1)] * 2)
+    make_home(home)
+    make_home(there)
     words = ["env", f"HOME={there}", DSYNC, *SETTINGS]
     both_ways(home, lambda **options: dsync(home, "mirror", *words, **options), home + "/Maildir", there + "/Maildir")
     # The same in one word, and with the verb of Dovecot's peers.
@@ -64,9 +67,8 @@ def behind_a_command(directory):
 
 def only_some(directory):
     home, backup = directory + "/some", directory + "/some-backup"
-    for path in (home, backup):
-        os.mkdir(path)
-        os.chown(path, *[as_mail_user().get("user", -1)] * 2)
+    make_home(home)
+    make_home(backup)
     for number, folder in enumerate((None, "Work", "Junk", "Lists.c")):
         deliver(home + "/Maildir", f"170000000{number}.M1P1.x", "Subject: x\n\nx\n", folder=folder)
     location = f"maildir:{backup}/Maildir"
@@ -79,10 +81,86 @@ def only_some(directory):
     assert maildir_view(backup + "/Maildir") == maildir_view(home + "/Maildir")
 
 
+def snapshot(path):
+    """Every file but indexes and locks: what must not change where nothing may be written."""
+    found = {}
+    for base, _, names in os.walk(path):
+        for name in names:
+            if "index" not in name and "lock" not in name:
+                with open(os.path.join(base, name), "rb") as file:
+                    found[os.path.join(base, name)] = file.read()
+    return found
+
+
+def one_way(directory):
+    home, backup = directory + "/source", directory + "/copies"
+    make_home(home)
+    make_home(backup)
+    source, copy = home + "/Maildir", backup + "/Maildir"
+    location = f"maildir:{copy}"
+
+    def run_backup(*options, **expect):
+        return dsync(home, *options, "backup", location, **expect)
+
+    def is_equal():
+        before = snapshot(source)
+        run_backup(expect=(0,))
+        assert maildir_view(copy) == maildir_view(source)
+        assert snapshot(source) == before
+        kept = snapshot(copy)
+        assert moved(run_backup(expect=(0,))) == (0, 0, 0)
+        assert snapshot(copy) == kept
+
+    deliver(source, "1700000001.M1P1.x", "Subject: 1\n\none\n")
+    deliver(source, "1700000002.M1P1.x", "Subject: 2\n\ntwo\n", flags="S")
+    deliver(source, "1700000003.M1P1.x", "Subject: 3\n\nthree\n", folder="Work")
+    deliver(source, "1700000004.M1P1.x", "Subject: 4\n\nfour\n", folder="Work")
+    run_backup(expect=(0,))  # the source's files get their UIDs
+    is_equal()
+    # A restored, an emptied and a flagged message at the copy; a new folder, mails and flags at the source.
+    os.rename(f"{copy}/cur/1700000002.M1P1.x:2,S", f"{copy}/cur/1700000002.M1P1.x:2,FT")
+    deliver(copy, "1700000005.M1P1.x", "Subject: 5\n\nonly here\n", folder="Stray")
+    deliver(copy, "1700000006.M1P1.x", "Subject: 6\n\nonly here\n", folder="Work")
+    deliver(source, "1700000007.M1P1.x", "Subject: 7\n\nseven\n", folder="New")
+    deliver(source, "1700000008.M1P1.x", "Subject: 8\n\neight\n")
+    run_backup(expect=(0,))
+    is_equal()
+    assert set(maildir_view(copy)) == {"", "Work", "New"}
+    # The copy's INBOX has given a UID away that the source will give to another mail: nothing is touched.
+    deliver(copy, "1700000009.M1P1.x", "Subject: 9\n\nonly here\n")
+    deliver(source, "1700000010.M1P1.x", "Subject: 10\n\nten\n", folder="Work")
+    run([DSYNC, *SETTINGS, "mirror", f"maildir:{directory}/elsewhere/Maildir"],
+        env={**os.environ, "HOME": backup})  # gives it its UID
+    kept = snapshot(copy)
+    result = run_backup(expect=(1,))
+    assert "INBOX" in result.stderr and "nothing was changed" in result.stderr, result.stderr
+    assert snapshot(copy) == kept
+    # And the other way: the copy is the truth, after the source was lost; but an empty copy empties nothing.
+    result = dsync(home, "-R", "backup", f"maildir:{directory}/empty/Maildir", expect=(1,))
+    assert "no mailboxes" in result.stderr, result.stderr
+    restored = directory + "/restored"
+    make_home(restored)
+    dsync(restored, "-R", "backup", location, expect=(0,))
+    assert maildir_view(restored + "/Maildir") == maildir_view(copy)
+    assert moved(dsync(restored, "-R", "backup", location, expect=(0,))) == (0, 0, 0)
+    # Behind a command, the other end is the destination.
+    command = ["env", f"HOME={directory}/by-command", DSYNC, *SETTINGS]
+    make_home(directory + "/by-command")
+    for _ in range(2):
+        result = dsync(home, "backup", *command, expect=(0,))
+    assert moved(result) == (0, 0, 0)
+    assert maildir_view(directory + "/by-command/Maildir") == maildir_view(source)
+    # -m touches no other mailbox.
+    deliver(directory + "/by-command/Maildir", "1700000011.M1P1.x", "Subject: 11\n\n11\n", folder="Stays")
+    deliver(source, "1700000012.M1P1.x", "Subject: 12\n\n12\n", folder="Work")
+    dsync(home, "-m", "Work", "backup", *command, expect=(0,))
+    view = maildir_view(directory + "/by-command/Maildir")
+    assert len(view["Work"][0]) == 4 and "Stays" in view, view
+
+
 def failures(directory):
     home = directory + "/failing"
-    os.mkdir(home)
-    os.chown(home, *[as_mail_user().get("user", -1)] * 2)
+    make_home(home)
     deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: x\n\nx\n")
     for status, words, text in ((64, [], "LOCATION2 is missing"),
                                 (64, ["mbox:/tmp/x"], "mbox: is not supported"),
@@ -99,7 +177,7 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, failures):
+        for step in (local_location, behind_a_command, only_some, one_way, failures):
             step(directory)
             print("ok:", step.__name__)
 
