@@ -507,6 +507,20 @@ static void distrust_states(struct brain *brain, const struct mailbox_tree *peer
 	}
 }
 
+/* Where the tree stays as it is: only what both have can be compared. */
+static void keep_known(struct mailbox_tree *tree, const struct mailbox_tree *peer)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < tree->node_count; i++) {
+		if (tree_has(peer, &tree->nodes[i].guid))
+			tree->nodes[kept++] = tree->nodes[i];
+		else
+			free(tree->nodes[i].name);
+	}
+	tree->node_count = kept;
+}
+
 /* The own tree as the peer got it. The names belong to brain->tree. */
 static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 {
@@ -547,7 +561,9 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan);
-	if (plan.action_count > 0 && !brain->options->check_only) {
+	if (brain->options->check_only) {
+		keep_known(&brain->tree, &builder->tree);
+	} else if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);
 		if (ret == 0)
 			tell_places(brain);

@@ -128,6 +128,54 @@ def quiet(sides, sync, what):
     assert sides.same() == before
 
 
+# --- one way
+
+def backup_ways(sides):
+    """(name, source, destination, how it is run)"""
+    pipe = ["doveadm", "-c", sides.theirs.conf, "dsync-server", "-u", USER]
+    port = [f"tcp:127.0.0.1:{sides.theirs.port}"]
+    server = [f"{DSYNC} -c {sides.ours.conf} -u {USER} server"]
+
+    def theirs(*args):
+        return sides.theirs.doveadm("backup", "-u", USER, *args, *server, expect=(0, 2))
+
+    return (("we start, to them", sides.ours, sides.theirs, lambda: sides.dsync("backup", *pipe)),
+            ("we start, from them", sides.theirs, sides.ours, lambda: sides.dsync("-R", "backup", *pipe)),
+            ("they start, to us", sides.theirs, sides.ours, theirs),
+            ("they start, from us", sides.ours, sides.theirs, lambda: theirs("-R")),
+            ("tcp, to them", sides.ours, sides.theirs, lambda: sides.dsync("backup", *port)),
+            ("tcp, from them", sides.theirs, sides.ours, lambda: sides.dsync("-R", "-f", "backup", *port)))
+
+
+def one_way(sides):
+    for number, (name, source, destination, sync) in enumerate(backup_ways(sides)):
+        folder = f"Backup{number}"
+        source.own("mailbox", "create", "-s", folder, folder + "/sub")
+        for text in ("one", "two", "three"):
+            source.deliver(f"Subject: {name}\n\n{text}\n", mailbox=folder + "/sub")
+        source.deliver(f"Subject: {name}\n\nnew\n")
+        destination.own("flags", "add", r"\Seen only-there", "mailbox", "INBOX", "1")
+        destination.own("mailbox", "subscribe", "Nothing")
+        if destination is sides.ours:
+            # What a Dovecot as the destination meets with a failed run.
+            destination.own("mailbox", "create", f"Stray{number}", "Theirs/below")
+            destination.deliver("Subject: stray\n\nstray\n", mailbox="Theirs")
+        until_done(sync)
+        before = source.view()
+        until_done(sync)
+        assert source.view() == before == sides.same(), name
+        source.own("expunge", "mailbox", folder + "/sub", "2")
+        source.own("flags", "replace", r"\Answered work", "mailbox", folder + "/sub", "1")
+        source.own("mailbox", "rename", folder, folder + "-renamed")
+        if number:
+            source.own("mailbox", "delete", f"Backup{number - 1}-renamed/sub")
+        until_done(sync)
+        before = source.view()
+        until_done(sync)
+        assert source.view() == before == sides.same(), name
+        print("ok:", name)
+
+
 def fails_clearly(sides):
     for words, text in ((["-o", "doveadm_password=wrong", "mirror", f"tcp:127.0.0.1:{sides.theirs.port}"], "password"),
                         (["mirror", "tcp:127.0.0.1:1"], "refused"),
@@ -147,6 +195,7 @@ def main():
                 changes(sides, sync, name)
                 quiet(sides, sync, name)
                 print("ok:", name)
+            one_way(sides)
             fails_clearly(sides)
             assert not sides.ours.complaints(), sides.ours.complaints()
             print("ok: fails_clearly")
