@@ -305,9 +305,7 @@ static int receive_nodes(struct brain *brain, struct tree_builder *builder, bool
 	}
 	if (item.type == ITEM_END)
 		return 0;
-	ret = error_set(err, -EPROTO, "Received unexpected input %s in the mailbox tree",
-			items_type_name(item.type));
-	return stream_set_failed(brain->stream, ret, err);
+	return items_unexpected(brain->items, &item, ITEM_NODE, err);
 }
 
 static int receive_tree(struct brain *brain, struct tree_builder *builder, bool *ended_r,

@@ -147,7 +147,7 @@ static int look_at_own(struct one_way *way, struct mailbox_node *own, bool *keep
 		*keep_r = false;
 		return delete_first(way, own);
 	}
-	if (!takes)
+	if (!takes || peer == NULL)
 		return 0;
 	int ret = adopt_first(way, own, &peer->guid);
 	own->guid = peer->guid;
