@@ -16,59 +16,13 @@
 #include <unistd.h>
 
 #include "store/base/log.h"
-#include "store/mailbox.h"
-#include "store/mailbox_list.h"
 #include "sync/brain.h"
 #include "sync/dsync_connect.h"
+#include "sync/dsync_take_in.h"
 #include "sync/dsync_user.h"
 #include "sync/stream.h"
 
 #define HOSTNAME_SIZE 256
-
-/* ---- before the session ---- */
-
-/* New files get UIDs, renamed ones their flags. */
-static int take_in_box(const struct mail_user *user, const char *name, struct error *err)
-{
-	struct mailbox *box = NULL;
-	size_t missing = 0;
-	bool changed;
-	int rc = mailbox_open(user, name, &box, err);
-
-	if (rc == -EUCLEAN) {
-		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text, user->name, name);
-		rc = mailbox_rebuild(user, name, err);
-		if (rc == 0)
-			rc = mailbox_open(user, name, &box, err);
-	}
-	if (rc == 0)
-		rc = mailbox_scan(box, &changed, &missing, err);
-	if (rc == 0 && missing > 0)
-		log_notice("%zu messages have no file; their records stay user=%s mailbox=%s",
-			   missing, user->name, name);
-	mailbox_close(&box);
-	return rc;
-}
-
-/* A mailbox that fails here fails in the session, too, and is named there. */
-static int take_in(const struct mail_user *user, struct error *err)
-{
-	struct mailbox_tree tree;
-	bool incomplete = false;
-	int rc = mailbox_list_read(user, &tree, &incomplete, err);
-
-	if (rc < 0)
-		return rc;
-	for (size_t i = 0; i < tree.node_count; i++) {
-		struct error box_err = {0};
-
-		if (tree.nodes[i].exists && !guid_is_empty(&tree.nodes[i].guid) &&
-		    take_in_box(user, tree.nodes[i].name, &box_err) < 0)
-			log_debug("%s", box_err.text);
-	}
-	mailbox_tree_free(&tree);
-	return 0;
-}
 
 /* ---- what the engine asks ---- */
 
@@ -143,7 +97,7 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
 	struct error err = {0};
-	int rc = take_in(run->user, &err);
+	int rc = dsync_take_in(run->user, &err);
 
 	(void)gethostname(hostname, sizeof hostname - 1);
 	options.hostname = hostname;

@@ -81,6 +81,29 @@ def only_some(directory):
     assert maildir_view(backup + "/Maildir") == maildir_view(home + "/Maildir")
 
 
+def removed_by_a_program(directory):
+    """rm is an expunge, as it is for Dovecot; a mailbox without one file is a lost disk."""
+    home, backup = directory + "/rm", directory + "/rm-copy"
+    make_home(home)
+    source, location = home + "/Maildir", f"maildir:{backup}"
+    for number in range(3):
+        deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+        deliver(source, f"170000001{number}.M1P1.x", f"Subject: {number}\n\nx\n", folder="Work")
+    make_home(backup)
+    for verb in ("mirror", "backup"):
+        os.unlink(source + "/new/" + sorted(os.listdir(source + "/new"))[0])
+        until_done(lambda: dsync(home, verb, location))
+        view = maildir_view(source)
+        assert maildir_view(backup) == view, (verb, view)
+        assert moved(dsync(home, verb, location, expect=(0,)))[:2] == (0, 0)
+    assert len(view[""][0]) == 1
+    for name in os.listdir(source + "/.Work/new"):
+        os.unlink(f"{source}/.Work/new/{name}")
+    result = dsync(home, "mirror", location, expect=(0, 2))
+    assert "none is taken for expunged" in result.stderr, result.stderr
+    assert len(maildir_view(backup)["Work"][0]) == 3
+
+
 def snapshot(path):
     """Every file but indexes and locks: what must not change where nothing may be written."""
     found = {}
@@ -177,7 +200,7 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, one_way, failures):
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, failures):
             step(directory)
             print("ok:", step.__name__)
 
