@@ -57,6 +57,12 @@ struct box_cache; /* sync/box_cache.h */
 
 enum sync_begin { SYNC_BEGIN_OK, SYNC_BEGIN_BUSY };
 
+/* What the import of one mailbox comes to. */
+struct sync_planned {
+	size_t new_mails, expunges, flag_changes, uid_changes;
+	bool made_anew; /* deleted, and everything fetched again */
+};
+
 struct sync_host {
 	void *ctx;
 	/* After the handshake: may this session run (one sync per user and node at a time), and
@@ -75,6 +81,8 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* With check_only: what would be done to it here. May be NULL. */
+	void (*mailbox_planned)(void *ctx, const char *mailbox, const struct sync_planned *planned);
 	/* A mailbox is created, renamed (to new_name, else NULL), ... here. May be NULL. */
 	void (*tree_changed)(void *ctx, const char *what, const char *mailbox,
 			     const char *new_name);
@@ -92,7 +100,8 @@ struct sync_options {
 	 * each other as dsyncfs nodes, and without a saved state. */
 	enum sync_way way;
 	bool allow_one_way;
-	/* SYNC_FROM_PEER: nothing is changed; what could not be done makes it fail. */
+	/* Nothing is changed here; what could not be done makes it fail. The peer does what it
+	 * does with what we send. */
 	bool check_only;
 	const struct sync_box *boxes; /* SYNC_BOXES */
 	size_t box_count;

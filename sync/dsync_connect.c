@@ -52,6 +52,8 @@ static int connect_local(const struct dsync_location *location, unsigned timeout
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return error_errno(err, -errno, "socketpair");
+	/* What is buffered must not be written twice. */
+	fflush(NULL);
 	peer->pid = fork();
 	if (peer->pid == 0) {
 		close(fds[0]);

@@ -14,6 +14,7 @@
 #define SERVER_LETTERS ":C:DET:UNc:fl:o:r:u:vh"
 
 #define EXCLUDES_MAX 65536
+#define DRY_RUN	     256 /* beyond every letter */
 
 static int add_word(struct dsync_words *words, const char *word, int letter, struct error *err)
 {
@@ -101,6 +102,9 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 'D':
 		options->verbose = options->debug = true;
 		return 0;
+	case DRY_RUN:
+		options->dry_run = true;
+		return 0;
 	case 'd':
 		options->use_replica = true;
 		return 0;
@@ -129,19 +133,27 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	}
 }
 
+static const struct option long_options[] = {
+	{"dry-run", no_argument, NULL, DRY_RUN},
+	{"help", no_argument, NULL, 'h'},
+	{NULL, 0, NULL, 0},
+};
+
 static int take_options(struct dsync_options *options, int argc, char **argv, const char *letters,
 			struct error *err)
 {
 	int letter;
 
 	optind = 0;
-	while ((letter = getopt(argc, argv, letters)) != -1) {
+	while ((letter = getopt_long(argc, argv, letters, long_options, NULL)) != -1) {
 		int rc;
 
 		if (letter == ':')
 			return error_set(err, -EINVAL, "-%c needs a value", optopt);
-		if (letter == '?')
+		if (letter == '?' && optopt != 0)
 			return error_set(err, -EINVAL, "unknown option -%c", optopt);
+		if (letter == '?')
+			return error_set(err, -EINVAL, "unknown option %s", argv[optind - 1]);
 		rc = take_option(options, letter, optarg, err);
 		if (rc < 0)
 			return rc;
@@ -203,8 +215,12 @@ int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, 
 	argv += at;
 	at = take_options(options_r, argc, argv,
 			  options_r->verb == DSYNC_SERVER ? SERVER_LETTERS : MASTER_LETTERS, err);
-	if (at < 0 || options_r->help || options_r->verb == DSYNC_SERVER)
+	if (at < 0 || options_r->help)
 		return at < 0 ? at : 0;
+	if (options_r->verb == DSYNC_SERVER)
+		return options_r->dry_run
+			       ? error_set(err, -EINVAL, "--dry-run is for mirror and backup")
+			       : 0;
 	return take_location(options_r, argc - at, argv + at, err);
 }
 

@@ -35,6 +35,7 @@ struct dsync_options {
 	struct buf excludes;	      /* -x, as dsync's handshake has them */
 	char alt_char;		      /* -C */
 	bool full, reverse, verbose, debug;
+	bool dry_run;	       /* --dry-run */
 	bool use_replica;      /* -d: LOCATION2 is the user's mail_replica */
 	unsigned timeout_secs; /* -T; 0: the default */
 	char *const *location; /* LOCATION2, within argv */
@@ -44,7 +45,7 @@ struct dsync_options {
 #define DSYNC_USAGE                                                                                \
 	"usage: dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-m MAILBOX] [-x MAILBOX] [-C "       \
 	"CHAR]\n"                                                                                  \
-	"             [-fRvD] mirror|backup LOCATION2\n"                                           \
+	"             [-fRvD] [--dry-run] mirror|backup LOCATION2\n"                               \
 	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] server\n"
 
 /* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */

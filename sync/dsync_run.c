@@ -43,6 +43,12 @@ static void host_forget(void *ctx, const struct sync_peer *peer, const struct gu
 {
 }
 
+/* Whose doing is told. */
+struct side {
+	const char *name;
+	bool dry_run;
+};
+
 static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, unsigned received)
 {
 	log_info("%s: %u sent, %u received", mailbox, sent, received);
@@ -51,7 +57,28 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 static void host_tree_changed(void *ctx, const char *what, const char *mailbox,
 			      const char *new_name)
 {
-	log_info("%s %s%s%s", what, mailbox, new_name ? " to " : "", new_name ? new_name : "");
+	const struct side *side = ctx;
+
+	if (side->dry_run)
+		printf("%s: would %s %s%s%s\n", side->name, what, mailbox, new_name ? " to " : "",
+		       new_name ? new_name : "");
+	else
+		log_info("%s: %s %s%s%s", side->name, what, mailbox, new_name ? " to " : "",
+			 new_name ? new_name : "");
+}
+
+static void host_mailbox_planned(void *ctx, const char *mailbox, const struct sync_planned *planned)
+{
+	const struct side *side = ctx;
+
+	if (planned->made_anew)
+		printf("%s: %s would be made anew\n", side->name, mailbox);
+	else if (planned->new_mails + planned->expunges + planned->flag_changes +
+		 planned->uid_changes)
+		printf("%s: %s would get %zu mails, lose %zu, change flags of %zu and UIDs of "
+		       "%zu\n",
+		       side->name, mailbox, planned->new_mails, planned->expunges,
+		       planned->flag_changes, planned->uid_changes);
 }
 
 /* ---- both roles ---- */
@@ -86,13 +113,16 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 {
 	const struct dsync_options *command = run->options;
 	bool master = options.role == SYNC_MASTER;
+	struct side side = {.name = run->side, .dry_run = command->dry_run};
 	struct sync_host host = {
+		.ctx = &side,
 		.begin = host_begin,
 		.save = host_save,
 		.forget = host_forget,
 		/* One side says it, for both. */
 		.mailbox_done = master && !quiet ? host_mailbox_done : NULL,
-		.tree_changed = quiet ? NULL : host_tree_changed,
+		.tree_changed = quiet && !side.dry_run ? NULL : host_tree_changed,
+		.mailbox_planned = side.dry_run ? host_mailbox_planned : NULL,
 	};
 	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
@@ -153,7 +183,11 @@ static int serve_local(void *ctx, int fd)
 	struct dsync_run run = *end->run;
 
 	run.user = end->user;
-	return serve(&run, fd, fd, end->check_only);
+	run.side = end->user->location.root;
+	int status = serve(&run, fd, fd, end->check_only);
+
+	/* The process ends without the library's own end. */
+	return fflush(stdout) == 0 ? status : DSYNC_EXIT_FAILED;
 }
 
 /* ---- the master ---- */
@@ -177,8 +211,8 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	struct error err = {0};
 	int status, peer_status;
 
-	options.check_only = check_only && options.way == SYNC_FROM_PEER;
-	end->check_only = check_only && options.way == SYNC_TO_PEER;
+	options.check_only = check_only && options.way != SYNC_TO_PEER;
+	end->check_only = check_only && options.way != SYNC_FROM_PEER;
 	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
 	   are none, and come without an id. One way, there is nothing that dsyncfs nodes add. */
 	if (location->place != DSYNC_PLACE_TCP && options.way == SYNC_BOTH_WAYS)
@@ -227,6 +261,20 @@ static bool can_check_first(const struct dsync_run *run, const struct dsync_loca
 	       (way == SYNC_TO_PEER && location->place == DSYNC_PLACE_LOCAL);
 }
 
+/* Of what another end would do to itself, only that end knows. */
+static int dry_run(const struct dsync_run *run, const struct dsync_location *location,
+		   struct local_end *end)
+{
+	int status;
+
+	if (location->place != DSYNC_PLACE_LOCAL && way_of(run->options) != SYNC_FROM_PEER) {
+		log_error("--dry-run: the other end would be changed");
+		return DSYNC_EXIT_FAILED;
+	}
+	status = sync_all(run, location, end, true);
+	return status == DSYNC_EXIT_FAILED ? status : DSYNC_EXIT_DONE;
+}
+
 int dsync_run_master(const struct dsync_run *run, const struct dsync_location *location)
 {
 	struct local_end end = {.run = run};
@@ -245,6 +293,11 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 			return DSYNC_EXIT_FAILED;
 		}
 		end.user = other;
+	}
+	if (run->options->dry_run) {
+		status = dry_run(run, location, &end);
+		mail_user_free(&other);
+		return status;
 	}
 	if (can_check_first(run, location))
 		status = sync_all(run, location, &end, true);

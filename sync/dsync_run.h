@@ -17,6 +17,7 @@ struct dsync_run {
 	const struct dsync_options *options;
 	const struct settings *set;
 	const struct mail_user *user;
+	const char *side; /* what its changes are told of as */
 };
 
 /* One session; with -m one for each. The process is the user's by now. Errors are logged. */

@@ -185,5 +185,10 @@ int dsync_user_become(const struct mail_user *user, struct error *err)
 	    setresuid(user->uid, user->uid, user->uid) < 0)
 		return error_errno(err, -errno, "user %s: cannot become uid %u", user->name,
 				   (unsigned)user->uid);
+	/* For the commands that are started: ssh looks for its keys there. */
+	if (setenv("HOME", user->home, 1) < 0 || setenv("USER", user->name, 1) < 0)
+		return error_errno(err, -errno, "user %s: environment", user->name);
+	if (access(".", X_OK) < 0 && chdir(user->home) < 0 && chdir("/") < 0)
+		return error_errno(err, -errno, "user %s: %s", user->name, user->home);
 	return 0;
 }

@@ -150,6 +150,22 @@ static int merge_anew(struct box *box, struct error *err)
 	return ret;
 }
 
+static void say_planned(const struct box *box)
+{
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+	const struct sync_host *host = box->brain->host;
+	struct sync_planned planned = {
+		.new_mails = plan->appends + plan->copies,
+		.expunges = plan->expunges,
+		.flag_changes = plan->flag_changes,
+		.uid_changes = plan->uid_changes,
+		.made_anew = plan->need_new,
+	};
+
+	if (host->mailbox_planned != NULL)
+		host->mailbox_planned(host->ctx, box->name, &planned);
+}
+
 /* Only memory and the mailbox can fail here: the stream goes on either way. */
 int import_make_plan(struct box *box, struct error *err)
 {
@@ -166,6 +182,7 @@ int import_make_plan(struct box *box, struct error *err)
 		return 0;
 	}
 	if (box->brain->options->check_only) {
+		say_planned(box);
 		import->planned = false;
 		import->request_count = 0;
 		return 0;

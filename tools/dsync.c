@@ -104,7 +104,8 @@ static int run_command(const struct dsync_options *options)
 	if (rc < 0) {
 		status = fail(user_status(rc), &err);
 	} else {
-		struct dsync_run run = {.options = options, .set = set, .user = user};
+		struct dsync_run run = {
+			.options = options, .set = set, .user = user, .side = "here"};
 
 		status = run_as_user(&run);
 	}

@@ -181,6 +181,37 @@ def one_way(directory):
     assert len(view["Work"][0]) == 4 and "Stays" in view, view
 
 
+def dry_run(directory):
+    """Says what it would do at either side, and does nothing."""
+    home, backup = directory + "/dry", directory + "/dry-copy"
+    make_home(home)
+    make_home(backup)
+    source, location = home + "/Maildir", f"maildir:{backup}"
+    for number in range(3):
+        deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+    until_done(lambda: dsync(home, "mirror", location))
+    deliver(source, "1700000010.M1P1.x", "Subject: new\n\nx\n", folder="New")
+    deliver(source, "1700000011.M1P1.x", "Subject: new\n\nx\n")
+    os.unlink(f"{backup}/new/1700000000.M1P1.x")
+    dsync(home, "--dry-run", "mirror", location, expect=(0,))  # now each side has taken its own in
+    kept = snapshot(directory)
+    result = dsync(home, "--dry-run", "mirror", location, expect=(0,))
+    assert snapshot(directory) == kept
+    assert sorted(result.stdout.splitlines()) == [
+        f"{backup}: INBOX would get 1 mails, lose 0, change flags of 0 and UIDs of 0",
+        f"{backup}: would create New",
+        "here: INBOX would get 0 mails, lose 1, change flags of 0 and UIDs of 0"], result.stdout
+    result = dsync(home, "--dry-run", "-R", "backup", location, expect=(1,))
+    assert snapshot(directory) == kept and "INBOX cannot become" in result.stderr, result
+    dsync(home, "--dry-run", "mirror", "sh", "-c", "exit 1", expect=(1,))
+    until_done(lambda: dsync(home, "mirror", location))
+    for verb in ("mirror", "backup"):
+        assert dsync(home, "--dry-run", verb, location, expect=(0,)).stdout == ""
+    os.rename(f"{backup}/new/1700000011.M1P1.x", f"{backup}/cur/1700000011.M1P1.x:2,F")
+    assert dsync(home, "--dry-run", "backup", location, expect=(0,)).stdout == \
+        f"{backup}: INBOX would get 0 mails, lose 0, change flags of 1 and UIDs of 0\n"
+
+
 def failures(directory):
     home = directory + "/failing"
     make_home(home)
@@ -200,7 +231,7 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, failures):
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, dry_run, failures):
             step(directory)
             print("ok:", step.__name__)
 

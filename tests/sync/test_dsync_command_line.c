@@ -124,6 +124,10 @@ static void what_old_scripts_pass_is_taken(void **state)
 	dsync_options_free(&options);
 	assert_int_equal(parse("dsync -R backup host", &words, &options), 0);
 	assert_true(options.reverse && options.verb == DSYNC_BACKUP);
+	assert_false(options.dry_run);
+	dsync_options_free(&options);
+	assert_int_equal(parse("dsync --dry-run backup host", &words, &options), 0);
+	assert_true(options.dry_run);
 	dsync_options_free(&options);
 }
 
@@ -148,6 +152,8 @@ static void what_cannot_be_done_is_refused(void **state)
 		{"dsync -1 mirror host", -EOPNOTSUPP},
 		{"dsync -I 1M mirror host", -EOPNOTSUPP},
 		{"dsync -n Shared/ mirror host", -EOPNOTSUPP},
+		{"dsync --dry-run server", -EINVAL},
+		{"dsync --wet-run mirror host", -EINVAL},
 		{"dsync -m \\Sent mirror host", -EOPNOTSUPP},
 	};
 
