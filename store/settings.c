@@ -262,8 +262,10 @@ static int check_namespace(struct settings_owner *owner, const struct settings_d
 
 /* ---- peers and the listener ---- */
 
-static int keep_peer(struct settings_owner *owner, const char *text, struct error *err)
+static int keep_peer(struct settings_owner *owner, const char *text, unsigned flags,
+		     struct error *err)
 {
+	bool one_sync = flags & SETTINGS_ONE_SYNC;
 	struct settings *set = &owner->set;
 	struct settings_peer *peer = &owner->peers[set->peer_count];
 	AUTO_BUF struct buf strings = BUF_INIT(1024);
@@ -272,10 +274,10 @@ static int keep_peer(struct settings_owner *owner, const char *text, struct erro
 
 	if (rc < 0)
 		return rc;
-	if (parts.transport != SETTINGS_TRANSPORT_TCP)
+	if (parts.transport != SETTINGS_TRANSPORT_TCP && !one_sync)
 		return error_set(err, -EINVAL,
 				 "tcps:, remote: and remoteprefix: are not built yet; only tcp:");
-	if (set->peer_count > 0)
+	if (set->peer_count > 0 && !one_sync)
 		return error_set(err, -EINVAL, "more than one peer is not built yet");
 	peer->transport = parts.transport;
 	peer->port = parts.port		      ? parts.port
@@ -302,7 +304,7 @@ static int keep_peers(struct settings_owner *owner, const struct settings_draft 
 		/* Empty switches replication off, as in Dovecot. */
 		if (!raw->text || !raw->text[0])
 			continue;
-		rc = keep_peer(owner, raw->text, err);
+		rc = keep_peer(owner, raw->text, draft->flags, err);
 		if (rc < 0) {
 			if (i)
 				snprintf(name, sizeof name, "mail_replica%u", i + 1);
@@ -335,7 +337,7 @@ static int keep_listener(struct settings_owner *owner, const struct settings_dra
 		if (rc < 0)
 			return settings_raw_error(&listener->address, "address", rc, err);
 	}
-	if (!port || !ssl->text)
+	if (!port || !ssl->text || draft->flags & SETTINGS_ONE_SYNC)
 		return 0;
 	/* The global one also knows "required". */
 	required = ssl == &draft->global_ssl && strcmp(ssl->text, "required") == 0;
@@ -412,6 +414,8 @@ static int check(const struct settings *set, const struct settings_draft *draft,
 	size_t root_len = strlen(set->mail_root);
 	int rc = 0;
 
+	if (draft->flags & SETTINGS_ONE_SYNC)
+		return 0;
 	if (set->replication_sync_timeout_secs)
 		return refuse(draft, "replication_sync_timeout",
 			      error_set(err, -EINVAL,

@@ -47,6 +47,16 @@ struct settings_socket {
 	mode_t mode;
 };
 
+/* "tcp:host:port" in its parts; the strings are appended to out, each with its NUL. port 0: not
+ * given. */
+struct settings_peer_text {
+	enum settings_transport transport;
+	size_t login, host; /* offsets in out */
+	uint16_t port;
+};
+int settings_parse_peer(const char *text, struct settings_peer_text *peer_r, struct buf *out,
+			struct error *err);
+
 /* Strings are never NULL; "" where nothing is set and nothing is the default. */
 struct settings {
 	/* Who has mail, and where. */
@@ -96,6 +106,9 @@ struct settings {
 /* One `name=value` from a command line (-o), stronger than the file. */
 enum settings_flags {
 	SETTINGS_QUIET = 0x01, /* no warnings and notices in the log */
+	/* For a program that runs one sync: what only dsyncd has to be able to do is not refused.
+	 */
+	SETTINGS_ONE_SYNC = 0x02,
 };
 
 /* path NULL: the defaults alone. overrides: "name=value" strings (dsync -o), stronger than the

@@ -55,16 +55,6 @@ int settings_parse_mode(const char *text, mode_t *mode_r, struct error *err);
 /* Absolute, no "." or ".." in it; '/' at its end is cut. Appends to out. */
 int settings_parse_path(const char *text, struct buf *out, struct error *err);
 
-/* "tcp:host:port" in its parts; the strings are appended to out, each with its NUL. port_r 0: not
- * given. */
-struct settings_peer_text {
-	enum settings_transport transport;
-	size_t login, host; /* offsets in out */
-	uint16_t port;
-};
-int settings_parse_peer(const char *text, struct settings_peer_text *peer_r, struct buf *out,
-			struct error *err);
-
 /* ---- names ---- */
 
 enum settings_dovecot_name {

@@ -325,6 +325,21 @@ static void brain_free(struct brain *brain)
 	free(brain->exclude);
 }
 
+/* A slave learns it from the master. */
+static int restrict_session(struct brain *brain, struct error *err)
+{
+	const struct sync_options *options = brain->options;
+
+	if (options->only_box != NULL)
+		brain->only_box = strdup(options->only_box);
+	if (options->exclude != NULL)
+		brain->exclude = strdup(options->exclude);
+	return (options->only_box != NULL && brain->only_box == NULL) ||
+			       (options->exclude != NULL && brain->exclude == NULL)
+		       ? error_errno(err, -ENOMEM, "session")
+		       : 0;
+}
+
 int sync_run(struct stream *stream, const struct mail_user *user,
 	     const struct sync_options *options, const struct sync_host *host,
 	     struct sync_result *result_r, struct error *_err)
@@ -338,6 +353,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.result = result_r,
 		.role = options->role,
 		.type = options->type,
+		.way = options->way,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};
@@ -348,6 +364,8 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 	brain.hashed_headers = strdup(BRAIN_HASHED_HEADERS);
 	int ret = brain.hashed_headers != NULL ? attach_session(&brain, &err)
 					       : error_errno(&err, -ENOMEM, "session");
+	if (ret == 0)
+		ret = restrict_session(&brain, &err);
 	if (ret == 0)
 		ret = brain.role == SYNC_MASTER ? run_master(&brain, &ended, &err)
 						: run_slave(&brain, &ended, &err);

@@ -24,6 +24,12 @@ enum sync_type {
 	SYNC_BOXES,   /* between two dsyncfs nodes: only the listed mailboxes, no tree */
 };
 
+enum sync_way {
+	SYNC_BOTH_WAYS,
+	SYNC_TO_PEER,	/* backup: the peer becomes what we are, and nothing is written here */
+	SYNC_FROM_PEER, /* and the other way round */
+};
+
 /* Who the peer is, known after its handshake. */
 struct sync_peer {
 	char id[128]; /* node id in hex of a dsyncfs node, else "dovecot:<hostname>" */
@@ -51,6 +57,12 @@ struct box_cache; /* sync/box_cache.h */
 
 enum sync_begin { SYNC_BEGIN_OK, SYNC_BEGIN_BUSY };
 
+/* What the import of one mailbox comes to. */
+struct sync_planned {
+	size_t new_mails, expunges, flag_changes, uid_changes;
+	bool made_anew; /* deleted, and everything fetched again */
+};
+
 struct sync_host {
 	void *ctx;
 	/* After the handshake: may this session run (one sync per user and node at a time), and
@@ -69,6 +81,11 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* With check_only: what would be done to it here. May be NULL. */
+	void (*mailbox_planned)(void *ctx, const char *mailbox, const struct sync_planned *planned);
+	/* A mailbox is created, renamed (to new_name, else NULL), ... here. May be NULL. */
+	void (*tree_changed)(void *ctx, const char *what, const char *mailbox,
+			     const char *new_name);
 };
 
 struct sync_box {
@@ -78,12 +95,22 @@ struct sync_box {
 
 struct sync_options {
 	enum sync_role role;
-	enum sync_type type;	      /* master only; a slave adopts what the master says */
+	enum sync_type type; /* master only; a slave adopts what the master says */
+	/* Master; a slave adopts it where allow_one_way is set. Only between ends that do not know
+	 * each other as dsyncfs nodes, and without a saved state. */
+	enum sync_way way;
+	bool allow_one_way;
+	/* Nothing is changed here; what could not be done makes it fail. The peer does what it
+	 * does with what we send. */
+	bool check_only;
 	const struct sync_box *boxes; /* SYNC_BOXES */
 	size_t box_count;
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
 	const char *hostname; /* ours, as sent */
 	char alt_char;	      /* '_' */
+	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
+	 * escaped). NULL: all. */
+	const char *only_box, *exclude;
 	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */
 	struct box_cache *cache;
 };

@@ -215,8 +215,9 @@ static int unequal_numbers(struct box *box, struct error *err)
 		       saved->peer_modseq == box->peer.highest_modseq &&
 		       saved->common_uid + 1 == box->status.uid_next;
 
-	if (brain_mode(box->brain) != MERGE_DOVECOT || box->brain->role != SYNC_SLAVE || settled ||
-	    box->own.uid_next <= 1 || !box_is_skipped(box))
+	if (brain_mode(box->brain) != MERGE_DOVECOT || box->brain->role != SYNC_SLAVE ||
+	    box->brain->way != SYNC_BOTH_WAYS || settled || box->own.uid_next <= 1 ||
+	    !box_is_skipped(box))
 		return 0;
 	int ret = mailbox_begin(box->mailbox, &txn, err);
 	if (ret == 0)
@@ -229,6 +230,26 @@ static int unequal_numbers(struct box *box, struct error *err)
 	box->status = *mailbox_status(box->mailbox);
 	mailbox_changes_free(&box->changes);
 	return box_prepare(box, err);
+}
+
+int box_make_anew(struct box *box, struct error *err)
+{
+	const struct mail_user *user = box->brain->user;
+	const struct guid guid = box->status.guid;
+
+	mailbox_close(&box->mailbox);
+	int ret = mailbox_list_delete(user, box->name, &guid, err);
+	if (ret == 0)
+		ret = mailbox_list_create(user, box->name, &guid, box->peer.uid_validity, err);
+	if (ret == 0)
+		ret = mailbox_open(user, box->name, &box->mailbox, err);
+	if (ret < 0)
+		return ret;
+	box->status = *mailbox_status(box->mailbox);
+	mailbox_changes_free(&box->changes);
+	export_free(&box->export);
+	fill_own_item(box);
+	return 0;
 }
 
 void box_fill_side(const struct box *box, bool own, struct merge_side *side_r)
@@ -265,6 +286,8 @@ static uint32_t reported_common_uid(const struct box *box)
 {
 	const struct import *import = &box->import;
 
+	if (box->brain->way == SYNC_TO_PEER)
+		return box->own.uid_next - 1;
 	if (!import->planned || import->plan.need_full || box->failed != 0)
 		return 0;
 	if (import->stopped)
@@ -277,13 +300,15 @@ static uint32_t reported_common_uid(const struct box *box)
 int box_send_state(struct box *box, struct error *err)
 {
 	bool need_full = box->import.planned && box->import.plan.need_full;
+	/* What the peer has of us, or we of it. */
+	uint64_t common_modseq = box->brain->way == SYNC_TO_PEER ? box->own.highest_modseq
+								 : box->peer.highest_modseq;
 	struct item item = {
 		.type = ITEM_STATE,
 		.state = {.mailbox_guid = box->own.mailbox_guid,
 			  .last_uidvalidity = need_full ? 0 : box->own.uid_validity,
 			  .last_common_uid = reported_common_uid(box),
-			  .last_common_modseq =
-				  box->failed != 0 || need_full ? 0 : box->peer.highest_modseq,
+			  .last_common_modseq = box->failed != 0 || need_full ? 0 : common_modseq,
 			  .last_common_pvt_modseq = box->peer.highest_pvt_modseq,
 			  .last_messages_count = mailbox_status(box->mailbox)->messages,
 			  .changes_during_sync = box->failed != 0 || box->again,
@@ -343,7 +368,8 @@ static void finish_box(struct box *box)
 		return;
 	if (box->import.plan.run_again)
 		brain_again(brain, box->name, "a message was put back");
-	save_state(box);
+	if (brain->way == SYNC_BOTH_WAYS)
+		save_state(box);
 }
 
 /* After both B items. */

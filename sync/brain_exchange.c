@@ -3,6 +3,8 @@
  *
  *   sends  .  C* .  R* .  M* .  S          reads  A* .  C* .  R* .  M* .  S
  *
+ * One way, the source sends no R and reads nothing but R and S, and the destination sends R and S.
+ *
  * R is sent once the peer's C list is read, M once its R list is, S once both M lists are through
  * and what came is durable. Neither side waits for the other in between, so a large mailbox fills
  * both directions; the stream's queues stay small since each step stops when they are full.
@@ -27,9 +29,41 @@ struct exchange {
 	bool in_attribute; /* a value that we cannot store is passing */
 };
 
-static enum phase after_changes(const struct exchange *exchange)
+/* Does this session have the phase in a direction? gives: whoever sends in it has what the other
+ * wants; takes: it wants what the other has. */
+static bool has_phase(const struct exchange *exchange, enum phase phase, bool gives, bool takes)
 {
-	return exchange->box->brain->send_requests ? PHASE_REQUESTS : PHASE_MAILS;
+	const struct brain *brain = exchange->box->brain;
+
+	switch (phase) {
+	case PHASE_ATTRIBUTES:
+		return gives && items_peer_minor(brain->items) >= 1;
+	case PHASE_CHANGES:
+	case PHASE_MAILS:
+		return gives;
+	case PHASE_REQUESTS:
+		return takes && brain->send_requests;
+	default:
+		return true;
+	}
+}
+
+static enum phase next_sent(const struct exchange *exchange, enum phase phase)
+{
+	enum sync_way way = exchange->box->brain->way;
+
+	while (!has_phase(exchange, phase, way != SYNC_FROM_PEER, way != SYNC_TO_PEER))
+		phase = (enum phase)(phase + 1);
+	return phase;
+}
+
+static enum phase next_received(const struct exchange *exchange, enum phase phase)
+{
+	enum sync_way way = exchange->box->brain->way;
+
+	while (!has_phase(exchange, phase, way != SYNC_TO_PEER, way != SYNC_FROM_PEER))
+		phase = (enum phase)(phase + 1);
+	return phase;
 }
 
 /* May the next thing be sent yet? */
@@ -52,11 +86,8 @@ static bool may_send(const struct exchange *exchange)
 /* Attributes (Sieve, metadata) are not ours to send yet. */
 static int send_attributes(struct exchange *exchange, struct error *err)
 {
-	struct brain *brain = exchange->box->brain;
+	int ret = items_send_end(exchange->box->brain->items, err);
 
-	if (items_peer_minor(brain->items) < 1)
-		return 1;
-	int ret = items_send_end(brain->items, err);
 	return ret < 0 ? ret : 1;
 }
 
@@ -102,8 +133,7 @@ static int send_step(struct exchange *exchange, struct error *err)
 		progress = 1;
 		if (ret == 0)
 			break;
-		exchange->send = exchange->send == PHASE_CHANGES ? after_changes(exchange)
-								 : (enum phase)(exchange->send + 1);
+		exchange->send = next_sent(exchange, (enum phase)(exchange->send + 1));
 	}
 	return progress;
 }
@@ -118,16 +148,15 @@ static int end_of_list(struct exchange *exchange, struct error *err)
 		ret = import_make_plan(box, err);
 		if (ret == 0 && !box->brain->send_requests)
 			ret = export_request_all(box, err);
-		exchange->receive = after_changes(exchange);
-		return ret;
+		break;
 	case PHASE_MAILS:
 		import_finish_mails(box);
 		break;
 	default:
 		break;
 	}
-	exchange->receive = (enum phase)(exchange->receive + 1);
-	return 0;
+	exchange->receive = next_received(exchange, (enum phase)(exchange->receive + 1));
+	return ret;
 }
 
 static void note_attribute(const struct exchange *exchange, const struct item_attribute *attribute)
@@ -233,8 +262,14 @@ int box_exchange(struct box *box, struct error *err)
 {
 	struct exchange exchange = {.box = box};
 
-	if (items_peer_minor(box->brain->items) < 1)
-		exchange.receive = PHASE_CHANGES;
+	/* A source that is not asked reads no list either. */
+	if (box->brain->way == SYNC_TO_PEER && !box->brain->send_requests) {
+		int ret = export_request_all(box, err);
+		if (ret < 0)
+			return ret;
+	}
+	exchange.send = next_sent(&exchange, PHASE_ATTRIBUTES);
+	exchange.receive = next_received(&exchange, PHASE_ATTRIBUTES);
 	while (exchange.send != PHASE_DONE || exchange.receive != PHASE_DONE) {
 		int sent = send_step(&exchange, err);
 		if (sent < 0)

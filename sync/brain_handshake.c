@@ -152,7 +152,11 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .sync_type = brain->type == SYNC_FULL ? "f"
 					   : brain->wire_stateful   ? "s"
 								    : "c",
+			      .sync_box = brain->only_box,
+			      .exclude_mailboxes = brain->exclude,
 			      .send_mail_requests = true,
+			      .backup_recv = brain->way == SYNC_TO_PEER,
+			      .backup_send = brain->way == SYNC_FROM_PEER,
 			      .dsyncfs = dsyncfs_value(brain, value),
 			      .dsyncfs_boxes = brain->type == SYNC_BOXES},
 	};
@@ -305,12 +309,27 @@ static bool has_other_namespace(const struct item_handshake *master)
 	return prefixes != NULL && prefixes[strspn(prefixes, "\n")] != '\0';
 }
 
+/* backup_recv: we are the one that receives. */
+static int take_way(struct brain *brain, const struct item_handshake *master, struct error *err)
+{
+	brain->way = SYNC_BOTH_WAYS;
+	if (!master->backup_send && !master->backup_recv)
+		return 0;
+	if (!brain->options->allow_one_way || brain->peer.is_dsyncfs)
+		return refuse(brain, "a one-way sync (backup)", err);
+	if (master->no_backup_overwrite || (master->backup_send && master->backup_recv))
+		return refuse(brain, "a one-way sync that overwrites nothing (-1)", err);
+	brain->way = master->backup_recv ? SYNC_FROM_PEER : SYNC_TO_PEER;
+	return 0;
+}
+
 static int take_options(struct brain *brain, const struct item_handshake *master, struct error *err)
 {
 	int ret;
 
-	if (master->backup_send || master->backup_recv)
-		return refuse(brain, "a one-way sync (backup)", err);
+	ret = take_way(brain, master, err);
+	if (ret < 0)
+		return ret;
 	if (master->sync_since_timestamp != 0 || master->sync_until_timestamp != 0 ||
 	    master->sync_max_size != 0 || master->sync_flags != NULL)
 		return refuse(brain, "a filter (-t, -e, -I or -O)", err);

@@ -49,6 +49,7 @@ struct brain {
 	struct sync_result *result;
 	enum sync_role role;
 	enum sync_type type; /* what this session does, in both roles */
+	enum sync_way way;
 	struct sync_peer peer;
 
 	struct sync_state state; /* with this peer, as the host knows it */
@@ -81,6 +82,7 @@ void brain_again(struct brain *brain, const char *mailbox, const char *why);
 const struct sync_mailbox_state *brain_saved_state(const struct brain *brain,
 						   const struct guid *guid);
 const struct item_state *brain_wire_state(const struct brain *brain, const struct guid *guid);
+/* Of a two-way session; also which of the two protocols is spoken. */
 enum merge_mode brain_mode(const struct brain *brain);
 enum merge_role brain_merge_role(const struct brain *brain);
 
@@ -211,6 +213,8 @@ int box_sync_master(struct brain *brain, const char *name, const struct guid *gu
 		    struct error *err);
 /* The slave answers the master's B. */
 int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, struct error *err);
+/* The mailbox is deleted and made again, empty, as the peer's: its list is empty then. */
+int box_make_anew(struct box *box, struct error *err);
 void box_fill_side(const struct box *box, bool own, struct merge_side *side_r);
 
 /* brain_exchange.c */

@@ -88,6 +88,16 @@ static bool is_restricted(const struct brain *brain)
 	return brain->only_box != NULL || brain->has_only_guid || brain->exclude != NULL;
 }
 
+/* What a source cannot read would be deleted at the destination. */
+static int check_complete(const struct brain *brain, struct error *err)
+{
+	if (brain->way != SYNC_TO_PEER || !brain->tree_incomplete)
+		return 0;
+	int ret = error_set(err, -EIO, "a mailbox of user %s cannot be read: no backup without it",
+			    brain->user->name);
+	return stream_set_failed(brain->stream, ret, err);
+}
+
 /* ---- sending ---- */
 
 static int send_node(struct brain *brain, const struct mailbox_node *node, struct error *err)
@@ -295,9 +305,7 @@ static int receive_nodes(struct brain *brain, struct tree_builder *builder, bool
 	}
 	if (item.type == ITEM_END)
 		return 0;
-	ret = error_set(err, -EPROTO, "Received unexpected input %s in the mailbox tree",
-			items_type_name(item.type));
-	return stream_set_failed(brain->stream, ret, err);
+	return items_unexpected(brain->items, &item, ITEM_NODE, err);
 }
 
 static int receive_tree(struct brain *brain, struct tree_builder *builder, bool *ended_r,
@@ -385,7 +393,7 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 					   err);
 	case MERGE_TREE_DELETE:
 		ret = mailbox_list_delete(user, action->name, &action->guid, err);
-		if (ret == 0)
+		if (ret == 0 && brain->way == SYNC_BOTH_WAYS)
 			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid);
 		return ret;
 	case MERGE_TREE_RENAME:
@@ -409,13 +417,32 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 	return 0;
 }
 
+static const char *action_name(enum merge_tree_kind kind)
+{
+	static const char *const names[] = {
+		[MERGE_TREE_CREATE] = "create",	      [MERGE_TREE_DELETE] = "delete",
+		[MERGE_TREE_RENAME] = "rename",	      [MERGE_TREE_ADOPT_GUID] = "take the GUID of",
+		[MERGE_TREE_CREATE_DIR] = "make dir", [MERGE_TREE_DELETE_DIR] = "remove dir",
+		[MERGE_TREE_SUBSCRIBE] = "subscribe", [MERGE_TREE_UNSUBSCRIBE] = "unsubscribe",
+	};
+
+	return names[kind];
+}
+
 static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 {
 	for (size_t i = 0; i < plan->action_count; i++) {
 		struct error err = {0};
-		int ret = apply_action(brain, &plan->actions[i], &err);
+		const struct merge_tree_action *action = &plan->actions[i];
 
-		if (ret == -EEXIST || ret == -ENOENT || ret == -ESTALE)
+		if (brain->host->tree_changed != NULL)
+			brain->host->tree_changed(brain->host->ctx, action_name(action->kind),
+						  action->name, action->new_name);
+		int ret = brain->options->check_only ? 0 : apply_action(brain, action, &err);
+		/* To create one, nothing of it has to be there: what is missing is the place. */
+		bool no_place = ret == -ENOENT && plan->actions[i].kind == MERGE_TREE_CREATE;
+
+		if ((ret == -EEXIST || ret == -ENOENT || ret == -ESTALE) && !no_place)
 			brain_again(brain, plan->actions[i].name, err.text);
 		else if (ret < 0)
 			brain_failed(brain, plan->actions[i].name, ret, &err);
@@ -478,6 +505,20 @@ static void distrust_states(struct brain *brain, const struct mailbox_tree *peer
 	}
 }
 
+/* Where the tree stays as it is: only what both have can be compared. */
+static void keep_known(struct mailbox_tree *tree, const struct mailbox_tree *peer)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < tree->node_count; i++) {
+		if (tree_has(peer, &tree->nodes[i].guid))
+			tree->nodes[kept++] = tree->nodes[i];
+		else
+			free(tree->nodes[i].name);
+	}
+	tree->node_count = kept;
+}
+
 /* The own tree as the peer got it. The names belong to brain->tree. */
 static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 {
@@ -512,12 +553,15 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 		.own_incomplete = brain->tree_incomplete,
 		.own_has_no_directories = brain->user->location.layout == MAIL_LAYOUT_MAILDIRPP,
 	};
-	ret = merge_tree(&input, &plan, err);
+	ret = brain->way == SYNC_FROM_PEER ? merge_tree_backup(&input, &plan, err)
+					   : merge_tree(&input, &plan, err);
 	free(own.nodes);
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan);
-	if (plan.action_count > 0) {
+	if (brain->options->check_only) {
+		keep_known(&brain->tree, &builder->tree);
+	} else if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);
 		if (ret == 0)
 			tell_places(brain);
@@ -529,14 +573,17 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err)
 {
 	struct tree_builder builder = {0};
-	int ret = send_tree(brain, err);
+	int ret = check_complete(brain, err);
 
 	*ended_r = false;
 	if (ret == 0)
+		ret = send_tree(brain, err);
+	if (ret == 0)
 		ret = receive_tree(brain, &builder, ended_r, err);
-	if (ret == 0 && !*ended_r)
+	/* A source's tree stays as it is. */
+	if (ret == 0 && !*ended_r && brain->way != SYNC_TO_PEER)
 		ret = merge_trees(brain, &builder, err);
-	if (ret == 0 && !*ended_r) {
+	if (ret == 0 && !*ended_r && brain->way == SYNC_BOTH_WAYS) {
 		forget_gone(brain, &builder.tree);
 		if (brain->role == SYNC_MASTER)
 			distrust_states(brain, &builder.tree);

@@ -94,7 +94,7 @@ static int merge_lists(struct box *box, struct error *err)
 {
 	struct import *import = &box->import;
 	struct merge_mailbox_input input = {
-		.mode = brain_mode(box->brain),
+		.mode = box->brain->way == SYNC_FROM_PEER ? MERGE_BACKUP : brain_mode(box->brain),
 		.role = brain_merge_role(box->brain),
 		.common_uid = box->common_uid,
 		.stateful = box->stateful,
@@ -115,9 +115,55 @@ static int merge_lists(struct box *box, struct error *err)
 	ret = merge_mailbox(&input, &import->plan, err);
 	if (ret < 0)
 		return ret;
+	if (import->plan.need_new)
+		return 0;
 	import->planned = true;
 	ret = make_requests(import);
 	return ret < 0 ? error_errno(err, ret, "mail requests") : 0;
+}
+
+/* A backup that cannot become the source's as it is: a folder is made anew, an INBOX stays what it
+ * is. */
+static int merge_anew(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+	uint32_t uid = import->plan.conflict_uid;
+
+	if (strcmp(box->name, "INBOX") == 0)
+		return error_set(
+			err, -EOPNOTSUPP,
+			"INBOX cannot become the source's, whose message with UID %u it "
+			"cannot take below its UIDNEXT %u; nothing of it was changed. Move "
+			"it away to have it made anew",
+			uid, box->own.uid_next);
+	if (box->brain->options->check_only)
+		return 0;
+	log_notice("it is made anew: the source's message with UID %u does not fit user=%s "
+		   "mailbox=%s",
+		   uid, box->brain->user->name, box->name);
+	merge_mailbox_plan_free(&import->plan);
+	int ret = box_make_anew(box, err);
+	if (ret == 0)
+		ret = merge_lists(box, err);
+	if (ret == 0 && import->plan.need_new)
+		ret = error_set(err, -EPROTO, "the source's list does not fit an empty mailbox");
+	return ret;
+}
+
+static void say_planned(const struct box *box)
+{
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+	const struct sync_host *host = box->brain->host;
+	struct sync_planned planned = {
+		.new_mails = plan->appends + plan->copies,
+		.expunges = plan->expunges,
+		.flag_changes = plan->flag_changes,
+		.uid_changes = plan->uid_changes,
+		.made_anew = plan->need_new,
+	};
+
+	if (host->mailbox_planned != NULL)
+		host->mailbox_planned(host->ctx, box->name, &planned);
 }
 
 /* Only memory and the mailbox can fail here: the stream goes on either way. */
@@ -129,8 +175,16 @@ int import_make_plan(struct box *box, struct error *err)
 	if (box->failed != 0)
 		return 0;
 	int ret = merge_lists(box, &merge_err);
+	if (ret == 0 && import->plan.need_new)
+		ret = merge_anew(box, &merge_err);
 	if (ret < 0) {
 		box_fail(box, ret, &merge_err);
+		return 0;
+	}
+	if (box->brain->options->check_only) {
+		say_planned(box);
+		import->planned = false;
+		import->request_count = 0;
 		return 0;
 	}
 	if (import->plan.need_full) {

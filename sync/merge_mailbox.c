@@ -415,7 +415,7 @@ static void set_numbers(struct merge_work *work)
 	plan->first_recent_uid = first_recent_uid(work);
 	plan->adopt_uid_validity =
 		own->uid_validity != peer->uid_validity &&
-		(peer->messages > own->messages ||
+		(work->in->mode == MERGE_BACKUP || peer->messages > own->messages ||
 		 (peer->messages == own->messages && peer->uid_validity > own->uid_validity));
 	plan->uid_validity = plan->adopt_uid_validity ? peer->uid_validity : own->uid_validity;
 }
@@ -433,10 +433,12 @@ static int merge_run(struct merge_work *work)
 	if (in->mode == MERGE_DSYNCFS) {
 		ret = merge_evidence(work);
 		work->plan->common_uid = work->next - 1;
+	} else if (in->mode == MERGE_BACKUP) {
+		ret = merge_backup(work);
 	} else {
 		ret = merge_dovecot(work);
 	}
-	if (ret < 0 || work->plan->need_full)
+	if (ret < 0 || work->plan->need_full || work->plan->need_new)
 		return ret;
 	set_numbers(work);
 	return make_actions(work);
@@ -454,7 +456,9 @@ int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_
 	work.side[work.own] = &input->own;
 	work.side[work.other] = &input->peer;
 	work.by_guid = input->mode == MERGE_DSYNCFS ||
-		       (input->own.have_save_guids && input->peer.have_save_guids);
+		       (input->own.have_save_guids &&
+			(input->peer.have_save_guids ||
+			 (input->mode == MERGE_BACKUP && input->peer.have_guids)));
 	work.next = input->own.uid_next > input->peer.uid_next ? input->own.uid_next
 							       : input->peer.uid_next;
 	plan_r->pool = calloc(1, sizeof(struct merge_pool));

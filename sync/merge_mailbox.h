@@ -13,6 +13,8 @@
  * gave another UID on one side only, was expunged under one of the two, and then meets a session
  * without state (U0 = 0). It looks like one that was moved out and in again.
  * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
+ * MERGE_BACKUP: afterwards the own mailbox has the peer's messages under the peer's UIDs and with
+ * its flags, and no others. Only without state, and only called by the side that takes.
  */
 #ifndef DSYNCFS_SYNC_MERGE_MAILBOX_H
 #define DSYNCFS_SYNC_MERGE_MAILBOX_H
@@ -28,6 +30,7 @@
 enum merge_mode {
 	MERGE_DOVECOT, /* the peer is Dovecot */
 	MERGE_DSYNCFS, /* both are dsyncfs nodes: evidence only */
+	MERGE_BACKUP,  /* one way, whoever the peer is: own becomes what the peer's is */
 };
 
 /* One C item. */
@@ -119,6 +122,11 @@ struct merge_mailbox_plan {
 	/* The lists contradict U0 (a message up to it is missing or is another one): nothing else
 	 * in the plan is valid. Forget the state, run again without (U0 = 0). */
 	bool need_full;
+	/* MERGE_BACKUP: the mailbox can only become the peer's if it is made anew, since the peer
+	 * has a message at conflict_uid that cannot be put there (or may give that UID to one).
+	 * Nothing else in the plan is valid. */
+	bool need_new;
+	uint32_t conflict_uid;
 	struct merge_action *actions;
 	size_t action_count;
 	size_t expunge_start; /* actions from here on are MERGE_EXPUNGE */

@@ -4,6 +4,7 @@
  *   merge_mailbox.c          checks the lists, runs one of the two modes, puts the plan together
  *   merge_mailbox_evidence.c MERGE_DSYNCFS: which messages exist afterwards, with which flags
  *   merge_mailbox_dovecot.c  MERGE_DOVECOT: the same by Dovecot's rules
+ *   merge_mailbox_backup.c   MERGE_BACKUP: the peer's, whatever is here
  *   merge_mailbox_pair.c     both: which instance here is which there, and their UIDs
  *   merge_mailbox_modseq.c   MERGE_DSYNCFS: the MODSEQs that both sides can reach
  *
@@ -84,6 +85,7 @@ int merge_both_flags(struct merge_work *work, struct merged *m);
 
 int merge_evidence(struct merge_work *work);
 int merge_dovecot(struct merge_work *work);
+int merge_backup(struct merge_work *work);
 int merge_modseqs(struct merge_work *work);
 
 #endif

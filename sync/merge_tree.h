@@ -71,6 +71,11 @@ struct merge_tree_plan {
  * -ENOMEM. Free with merge_tree_plan_free(). */
 int merge_tree(const struct merge_tree_input *input, struct merge_tree_plan *plan_r,
 	       struct error *err);
+/* One way: the own tree becomes the peer's, with its names, GUIDs and subscriptions; mode is not
+ * looked at. -EOPNOTSUPP, with the reason, where that cannot be: an INBOX that the peer does not
+ * have, or with a UIDNEXT above the peer's; and where the peer has no mailboxes at all. */
+int merge_tree_backup(const struct merge_tree_input *input, struct merge_tree_plan *plan_r,
+		      struct error *err);
 void merge_tree_plan_free(struct merge_tree_plan *plan);
 
 #endif

@@ -400,6 +400,87 @@ static void random_trees_converge_by_dovecots_rules(void **state)
 	random_histories(MERGE_DOVECOT, 3000);
 }
 
+/* ---- one way ---- */
+
+static void random_trees_become_the_sources(void **state)
+{
+	const char *only = getenv("DSYNCFS_TEST_SEED");
+	uint32_t first = only != NULL ? (uint32_t)strtoul(only, NULL, 10) : 1;
+
+	for (uint32_t seed = first; seed <= (only != NULL ? first : 1500); seed++)
+		tree_model_backup_history(seed, only != NULL);
+}
+
+static int backup(const struct mailbox_node *own, size_t own_count, const struct mailbox_node *peer,
+		  size_t peer_count, struct merge_tree_plan *plan_r)
+{
+	struct mailbox_tree own_tree = {
+		.nodes = (struct mailbox_node *)own, .node_count = own_count, .separator = '.'};
+	struct mailbox_tree peer_tree = {
+		.nodes = (struct mailbox_node *)peer, .node_count = peer_count, .separator = '.'};
+	struct merge_tree_input input = {.own = &own_tree, .peer = &peer_tree};
+	struct error err = {0};
+
+	return merge_tree_backup(&input, plan_r, &err);
+}
+
+static struct mailbox_node node_of(const char *name, unsigned char guid, uint32_t uid_next)
+{
+	return (struct mailbox_node){.name = (char *)name,
+				     .exists = true,
+				     .guid = {.bytes = {guid}},
+				     .uid_validity = 1,
+				     .uid_next = uid_next};
+}
+
+/* Defects 15 and 16: what cannot be done is refused before anything is changed. */
+static void a_source_without_mailboxes_empties_nothing(void **state)
+{
+	const struct mailbox_node own[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+	const struct mailbox_node work[] = {node_of("Work", 2, 5)};
+
+	assert_int_equal(backup(own, 2, NULL, 0, &plan), -EOPNOTSUPP);
+	assert_int_equal(plan.action_count, 0);
+	assert_int_equal(backup(own, 2, work, 1, &plan), -EOPNOTSUPP);
+	assert_int_equal(plan.action_count, 0);
+}
+
+static void an_inbox_that_is_ahead_is_refused(void **state)
+{
+	const struct mailbox_node own[] = {node_of("INBOX", 1, 6)};
+	const struct mailbox_node peer[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+
+	assert_int_equal(backup(own, 1, peer, 2, &plan), -EOPNOTSUPP);
+	assert_int_equal(plan.action_count, 0);
+}
+
+static void a_folder_that_is_ahead_is_made_anew(void **state)
+{
+	const struct mailbox_node own[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 6)};
+	const struct mailbox_node peer[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+
+	assert_int_equal(backup(own, 2, peer, 2, &plan), 0);
+	assert_int_equal(plan.action_count, 2);
+	assert_int_equal(plan.actions[0].kind, MERGE_TREE_DELETE);
+	assert_int_equal(plan.actions[1].kind, MERGE_TREE_CREATE);
+	assert_string_equal(plan.actions[1].name, "Work");
+	merge_tree_plan_free(&plan);
+}
+
+/* A copy that another program made has GUIDs of its own. */
+static void a_mailbox_made_independently_takes_the_sources_guid(void **state)
+{
+	const struct mailbox_node own[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+	const struct mailbox_node peer[] = {node_of("INBOX", 3, 5), node_of("Work", 4, 5)};
+
+	assert_int_equal(backup(own, 2, peer, 2, &plan), 0);
+	assert_int_equal(plan.action_count, 2);
+	assert_int_equal(plan.actions[0].kind, MERGE_TREE_ADOPT_GUID);
+	assert_int_equal(plan.actions[1].kind, MERGE_TREE_ADOPT_GUID);
+	assert_int_equal(plan.actions[1].guid.bytes[0], 4);
+	merge_tree_plan_free(&plan);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -423,6 +504,11 @@ int main(void)
 		CASE(an_incomplete_tree_creates_nothing),
 		CASE(hostile_trees_are_refused),
 		CASE(dovecot_drops_a_deletion_of_a_name_made_again),
+		cmocka_unit_test(a_source_without_mailboxes_empties_nothing),
+		cmocka_unit_test(an_inbox_that_is_ahead_is_refused),
+		cmocka_unit_test(a_folder_that_is_ahead_is_made_anew),
+		cmocka_unit_test(a_mailbox_made_independently_takes_the_sources_guid),
+		cmocka_unit_test(random_trees_become_the_sources),
 		cmocka_unit_test(random_trees_converge_without_loss),
 		cmocka_unit_test(random_trees_converge_by_dovecots_rules),
 	};

@@ -442,6 +442,34 @@ void tree_model_sync(struct tree_model *model, size_t master_max, size_t slave_m
 	}
 }
 
+void tree_model_backup(struct tree_model *model)
+{
+	struct mailbox_tree tree[2];
+	struct merge_tree_plan plan;
+	struct error err = {0};
+
+	render(model, 0, &tree[0]);
+	render(model, 1, &tree[1]);
+	struct merge_tree_input input = {
+		.role = random_below(model, 2) == 0 ? MERGE_MASTER : MERGE_SLAVE,
+		.own = &tree[1],
+		.peer = &tree[0],
+		.own_has_no_directories = true,
+	};
+	if (merge_tree_backup(&input, &plan, &err) < 0)
+		fail_msg("merge failed: %s", err.text);
+	assert_false(plan.run_again);
+	model->actions[0] = 0;
+	model->actions[1] = plan.action_count;
+	model->clock++;
+	for (size_t i = 0; i < plan.action_count; i++)
+		apply(model, 1, &plan.actions[i]);
+	model->clock++;
+	merge_tree_plan_free(&plan);
+	render_free(&tree[0]);
+	render_free(&tree[1]);
+}
+
 const char *tree_model_difference(const struct tree_model *model)
 {
 	const struct tree_side *a = model->side[0], *b = model->side[1];
@@ -611,6 +639,36 @@ static void complete_session(struct tree_model *model, uint32_t seed)
 		fail_msg("seed %u: a second run has something to do", seed);
 	}
 	free(before);
+}
+
+/* Users change the source, and sometimes the copy. */
+void tree_model_backup_history(uint32_t seed, bool print)
+{
+	struct tree_model model;
+	const char *difference;
+
+	if (seed % 2 == 0)
+		tree_model_init(&model, MERGE_DSYNCFS, seed);
+	else
+		tree_model_init_apart(&model, MERGE_DSYNCFS, seed);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		for (int side = 0; side < 2; side++) {
+			for (uint32_t i = random_below(&model, side == 0 ? 8 : 4); i > 0; i--)
+				random_change(&model, side);
+		}
+		if (print)
+			tree_model_print(&model);
+		tree_model_backup(&model);
+		difference = tree_model_difference(&model);
+		if (difference != NULL) {
+			tree_model_print(&model);
+			fail_msg("seed %u: the trees differ in %s", seed, difference);
+		}
+		tree_model_backup(&model);
+		if (model.actions[1] > 0)
+			fail_msg("seed %u: a second run has something to do", seed);
+	}
+	tree_model_free(&model);
 }
 
 void tree_model_history(enum merge_mode mode, uint32_t seed, bool print)

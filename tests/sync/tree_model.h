@@ -70,9 +70,12 @@ bool tree_is_subscribed(const struct tree_model *model, int side, const char *na
 /* Merges, and applies at most that many actions on either side. Fails the test when an action
  * cannot be done. */
 void tree_model_sync(struct tree_model *model, size_t master_max, size_t slave_max);
+/* One way: side 1 becomes what side 0 is. */
+void tree_model_backup(struct tree_model *model);
 const char *tree_model_difference(const struct tree_model *model);
 void tree_model_print(const struct tree_model *model);
 /* A random history. */
+void tree_model_backup_history(uint32_t seed, bool print);
 void tree_model_history(enum merge_mode mode, uint32_t seed, bool print);
 
 #endif

@@ -1,0 +1,55 @@
+/*
+ * The command line of dsync, read into one struct. Pure: no files, no settings.
+ *
+ *   dsync [options] mirror|backup LOCATION2
+ *   dsync [options] server [options]
+ *
+ * What stands behind LOCATION2's first word belongs to it. The letters that old scripts and Dovecot
+ * pass and that mean nothing here are taken; what asks for something that is not built is refused
+ * by name.
+ */
+#ifndef DSYNCFS_SYNC_DSYNC_OPTIONS_H
+#define DSYNCFS_SYNC_DSYNC_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include "store/base/buf.h"
+#include "store/base/error.h"
+
+#define DSYNC_WORDS_MAX 64 /* of a repeatable option */
+
+enum dsync_verb { DSYNC_MIRROR, DSYNC_BACKUP, DSYNC_SERVER };
+
+struct dsync_words {
+	const char *word[DSYNC_WORDS_MAX];
+	size_t count;
+};
+
+struct dsync_options {
+	enum dsync_verb verb;
+	bool help;
+	const char *config;	      /* -c; NULL: the default ones */
+	struct dsync_words overrides; /* -o name=value */
+	const char *user;	      /* -u; NULL: the caller */
+	struct dsync_words boxes;     /* -m */
+	struct buf excludes;	      /* -x, as dsync's handshake has them */
+	char alt_char;		      /* -C */
+	bool full, reverse, verbose, debug;
+	bool dry_run;	       /* --dry-run */
+	bool use_replica;      /* -d: LOCATION2 is the user's mail_replica */
+	unsigned timeout_secs; /* -T; 0: the default */
+	char *const *location; /* LOCATION2, within argv */
+	size_t location_count;
+};
+
+#define DSYNC_USAGE                                                                                \
+	"usage: dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-m MAILBOX] [-x MAILBOX] [-C "       \
+	"CHAR]\n"                                                                                  \
+	"             [-fRvD] [--dry-run] mirror|backup LOCATION2\n"                               \
+	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] server\n"
+
+/* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */
+int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, struct error *err);
+void dsync_options_free(struct dsync_options *options);
+
+#endif

@@ -1,0 +1,116 @@
+/* What programs did to a user's files. See dsync_take_in.h. */
+#include "sync/dsync_take_in.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "store/base/log.h"
+#include "store/mailbox.h"
+#include "store/mailbox_list.h"
+
+struct lost {
+	struct mailbox *box;
+	uint32_t *uids;
+	size_t count, size;
+	struct error *err;
+};
+
+static int note_lost(struct lost *lost, uint32_t uid)
+{
+	if (lost->count == lost->size)
+		return error_set(lost->err, -EAGAIN, "%s: messages go away while we look",
+				 mailbox_name(lost->box));
+	lost->uids[lost->count++] = uid;
+	return 0;
+}
+
+static int look_for_file(void *ctx, const struct mail *mail)
+{
+	struct lost *lost = ctx;
+	struct mail_body_info info;
+	struct mail_body *body = NULL;
+	int rc = mailbox_body_open(lost->box, mail->uid, &body, &info, lost->err);
+
+	mailbox_body_close(&body);
+	return rc == -ENOENT ? note_lost(lost, mail->uid) : rc;
+}
+
+static int expunge_all(const struct lost *lost, struct error *err)
+{
+	struct mailbox_txn *txn = NULL;
+	int rc = mailbox_begin(lost->box, &txn, err);
+
+	for (size_t i = 0; rc == 0 && i < lost->count; i++) {
+		rc = mailbox_expunge(txn, lost->uids[i], err);
+		/* Somebody else has seen it meanwhile. */
+		if (rc == -ENOENT)
+			rc = 0;
+	}
+	if (rc == 0)
+		rc = mailbox_commit(&txn, NULL, err);
+	mailbox_abort(&txn);
+	return rc;
+}
+
+/* The scan has looked twice, the second time under the locks: they are gone. */
+static int expunge_lost(struct mailbox *box, size_t missing, struct error *err)
+{
+	struct lost lost = {.box = box, .size = missing, .err = err};
+	int rc;
+
+	if (missing >= mailbox_status(box)->messages) {
+		log_warning("not one of the %zu messages has a file: none is taken for expunged "
+			    "mailbox=%s",
+			    missing, mailbox_name(box));
+		return 0;
+	}
+	lost.uids = calloc(missing, sizeof *lost.uids);
+	if (!lost.uids)
+		return error_errno(err, -ENOMEM, "%s", mailbox_name(box));
+	rc = mailbox_each(box, 1, UINT32_MAX, look_for_file, &lost, err);
+	if (rc == 0)
+		rc = expunge_all(&lost, err);
+	free(lost.uids);
+	return rc;
+}
+
+static int take_in_box(const struct mail_user *user, const char *name, struct error *err)
+{
+	struct mailbox *box = NULL;
+	size_t missing = 0;
+	bool changed;
+	int rc = mailbox_open(user, name, &box, err);
+
+	if (rc == -EUCLEAN) {
+		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text, user->name, name);
+		rc = mailbox_rebuild(user, name, err);
+		if (rc == 0)
+			rc = mailbox_open(user, name, &box, err);
+	}
+	if (rc == 0)
+		rc = mailbox_scan(box, &changed, &missing, err);
+	if (rc == 0 && missing > 0)
+		rc = expunge_lost(box, missing, err);
+	mailbox_close(&box);
+	return rc;
+}
+
+int dsync_take_in(const struct mail_user *user, struct error *err)
+{
+	struct mailbox_tree tree;
+	bool incomplete = false;
+	int rc = mailbox_list_read(user, &tree, &incomplete, err);
+
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < tree.node_count; i++) {
+		struct error box_err = {0};
+
+		if (tree.nodes[i].exists && !guid_is_empty(&tree.nodes[i].guid) &&
+		    take_in_box(user, tree.nodes[i].name, &box_err) < 0)
+			log_debug("%s", box_err.text);
+	}
+	mailbox_tree_free(&tree);
+	return 0;
+}

@@ -1,0 +1,240 @@
+#!/usr/bin/python3
+"""dsync between plain Maildirs, as nobody special: LOCATION2 on this machine, and behind a command."""
+import os
+
+from dsync_sides import DSYNC, Directory, as_mail_user, deliver, maildir_view, run, until_done
+
+SETTINGS = ["-c", "/dev/null"]
+
+
+def dsync(home, *args, expect=(0, 2), **options):
+    return run([DSYNC, *SETTINGS, "-v", *args], expect=expect, env={**os.environ, "HOME": home}, **options)
+
+
+def make_home(path):
+    os.mkdir(path)
+    os.chown(path, *[as_mail_user().get("user", -1)] * 2)
+
+
+def moved(result):
+    """Mails sent, received and changes, as the last line says."""
+    words = [line for line in result.stderr.splitlines() if " mailboxes, " in line][-1].replace(",", "").split()
+    return int(words[words.index("mails") - 1]), int(words[words.index("received") - 1]), \
+        int(words[words.index("changes") - 1])
+
+
+def both_ways(home, mirror, ours, theirs):
+    deliver(ours, "1700000001.M1P1.here", "Subject: 1\n\none\n")
+    deliver(ours, "1700000002.M1P1.here", "Subject: 2\n\n.two\n", flags="FS")
+    deliver(ours, "1700000003.M1P1.here", "Subject: 3\n\nthree", folder="Work.&AOQ-")
+    until_done(mirror)
+    assert maildir_view(ours) == maildir_view(theirs)
+    assert moved(mirror(expect=(0,))) == (0, 0, 0)
+
+    deliver(theirs, "1700000004.M1P1.there", "Subject: 4\n\nfour\n")
+    deliver(ours, "1700000005.M1P1.here", "Subject: 5\n\nfive\n")
+    deliver(theirs, "1700000006.M1P1.there", "Subject: 6\n\nsix\n", folder="Theirs")
+    os.rename(f"{theirs}/cur/1700000002.M1P1.here:2,FS", f"{theirs}/cur/1700000002.M1P1.here:2,RS")
+    until_done(mirror)
+    view = maildir_view(ours)
+    assert view == maildir_view(theirs)
+    assert len(view[""][0]) == 4 and set(view) == {"", "Work.&AOQ-", "Theirs"}, view
+    assert "RS" in [flags for _, flags, _ in view[""][0].values()], view
+    assert moved(mirror(expect=(0,))) == (0, 0, 0)
+
+
+def local_location(directory):
+    home, backup = directory + "/local", directory + "/backup"
+    make_home(home)
+    make_home(backup)
+    location = f"maildir:{backup}/not/there/yet"
+    both_ways(home, lambda **options: dsync(home, "mirror", location, **options), home + "/Maildir",
+              backup + "/not/there/yet")
+    # -f looks everywhere, and finds nothing.
+    assert moved(dsync(home, "-f", "mirror", location, expect=(0,))) == (0, 0, 0)
+
+
+def behind_a_command(directory):
+    home, there = directory + "/here", directory + "/there"
+    make_home(home)
+    make_home(there)
+    words = ["env", f"HOME={there}", DSYNC, *SETTINGS]
+    both_ways(home, lambda **options: dsync(home, "mirror", *words, **options), home + "/Maildir", there + "/Maildir")
+    # The same in one word, and with the verb of Dovecot's peers.
+    for line in (" ".join(words), " ".join(words) + " dsync-server", " ".join(words) + " server -D"):
+        assert moved(dsync(home, "mirror", line, expect=(0,))) == (0, 0, 0)
+
+
+def only_some(directory):
+    home, backup = directory + "/some", directory + "/some-backup"
+    make_home(home)
+    make_home(backup)
+    for number, folder in enumerate((None, "Work", "Junk", "Lists.c")):
+        deliver(home + "/Maildir", f"170000000{number}.M1P1.x", "Subject: x\n\nx\n", folder=folder)
+    location = f"maildir:{backup}/Maildir"
+    until_done(lambda: dsync(home, "-m", "Work", "-m", "Lists/*", "mirror", location))
+    folders = {name for name in os.listdir(backup + "/Maildir") if os.path.isdir(f"{backup}/Maildir/{name}/cur")}
+    assert folders == {".Work", ".Lists.c"}, folders
+    until_done(lambda: dsync(home, "-x", "Junk", "mirror", location))
+    assert set(maildir_view(backup + "/Maildir")) == {"", "Work", "Lists.c"}
+    until_done(lambda: dsync(home, "mirror", location))
+    assert maildir_view(backup + "/Maildir") == maildir_view(home + "/Maildir")
+
+
+def removed_by_a_program(directory):
+    """rm is an expunge, as it is for Dovecot; a mailbox without one file is a lost disk."""
+    home, backup = directory + "/rm", directory + "/rm-copy"
+    make_home(home)
+    source, location = home + "/Maildir", f"maildir:{backup}"
+    for number in range(3):
+        deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+        deliver(source, f"170000001{number}.M1P1.x", f"Subject: {number}\n\nx\n", folder="Work")
+    make_home(backup)
+    for verb in ("mirror", "backup"):
+        os.unlink(source + "/new/" + sorted(os.listdir(source + "/new"))[0])
+        until_done(lambda: dsync(home, verb, location))
+        view = maildir_view(source)
+        assert maildir_view(backup) == view, (verb, view)
+        assert moved(dsync(home, verb, location, expect=(0,)))[:2] == (0, 0)
+    assert len(view[""][0]) == 1
+    for name in os.listdir(source + "/.Work/new"):
+        os.unlink(f"{source}/.Work/new/{name}")
+    result = dsync(home, "mirror", location, expect=(0, 2))
+    assert "none is taken for expunged" in result.stderr, result.stderr
+    assert len(maildir_view(backup)["Work"][0]) == 3
+
+
+def snapshot(path):
+    """Every file but indexes and locks: what must not change where nothing may be written."""
+    found = {}
+    for base, _, names in os.walk(path):
+        for name in names:
+            if "index" not in name and "lock" not in name:
+                with open(os.path.join(base, name), "rb") as file:
+                    found[os.path.join(base, name)] = file.read()
+    return found
+
+
+def one_way(directory):
+    home, backup = directory + "/source", directory + "/copies"
+    make_home(home)
+    make_home(backup)
+    source, copy = home + "/Maildir", backup + "/Maildir"
+    location = f"maildir:{copy}"
+
+    def run_backup(*options, **expect):
+        return dsync(home, *options, "backup", location, **expect)
+
+    def is_equal():
+        before = snapshot(source)
+        run_backup(expect=(0,))
+        assert maildir_view(copy) == maildir_view(source)
+        assert snapshot(source) == before
+        kept = snapshot(copy)
+        assert moved(run_backup(expect=(0,))) == (0, 0, 0)
+        assert snapshot(copy) == kept
+
+    deliver(source, "1700000001.M1P1.x", "Subject: 1\n\none\n")
+    deliver(source, "1700000002.M1P1.x", "Subject: 2\n\ntwo\n", flags="S")
+    deliver(source, "1700000003.M1P1.x", "Subject: 3\n\nthree\n", folder="Work")
+    deliver(source, "1700000004.M1P1.x", "Subject: 4\n\nfour\n", folder="Work")
+    run_backup(expect=(0,))  # the source's files get their UIDs
+    is_equal()
+    # A restored, an emptied and a flagged message at the copy; a new folder, mails and flags at the source.
+    os.rename(f"{copy}/cur/1700000002.M1P1.x:2,S", f"{copy}/cur/1700000002.M1P1.x:2,FT")
+    deliver(copy, "1700000005.M1P1.x", "Subject: 5\n\nonly here\n", folder="Stray")
+    deliver(copy, "1700000006.M1P1.x", "Subject: 6\n\nonly here\n", folder="Work")
+    deliver(source, "1700000007.M1P1.x", "Subject: 7\n\nseven\n", folder="New")
+    deliver(source, "1700000008.M1P1.x", "Subject: 8\n\neight\n")
+    run_backup(expect=(0,))
+    is_equal()
+    assert set(maildir_view(copy)) == {"", "Work", "New"}
+    # The copy's INBOX has given a UID away that the source will give to another mail: nothing is touched.
+    deliver(copy, "1700000009.M1P1.x", "Subject: 9\n\nonly here\n")
+    deliver(source, "1700000010.M1P1.x", "Subject: 10\n\nten\n", folder="Work")
+    run([DSYNC, *SETTINGS, "mirror", f"maildir:{directory}/elsewhere/Maildir"],
+        env={**os.environ, "HOME": backup})  # gives it its UID
+    kept = snapshot(copy)
+    result = run_backup(expect=(1,))
+    assert "INBOX" in result.stderr and "nothing was changed" in result.stderr, result.stderr
+    assert snapshot(copy) == kept
+    # And the other way: the copy is the truth, after the source was lost; but an empty copy empties nothing.
+    result = dsync(home, "-R", "backup", f"maildir:{directory}/empty/Maildir", expect=(1,))
+    assert "no mailboxes" in result.stderr, result.stderr
+    restored = directory + "/restored"
+    make_home(restored)
+    dsync(restored, "-R", "backup", location, expect=(0,))
+    assert maildir_view(restored + "/Maildir") == maildir_view(copy)
+    assert moved(dsync(restored, "-R", "backup", location, expect=(0,))) == (0, 0, 0)
+    # Behind a command, the other end is the destination.
+    command = ["env", f"HOME={directory}/by-command", DSYNC, *SETTINGS]
+    make_home(directory + "/by-command")
+    for _ in range(2):
+        result = dsync(home, "backup", *command, expect=(0,))
+    assert moved(result) == (0, 0, 0)
+    assert maildir_view(directory + "/by-command/Maildir") == maildir_view(source)
+    # -m touches no other mailbox.
+    deliver(directory + "/by-command/Maildir", "1700000011.M1P1.x", "Subject: 11\n\n11\n", folder="Stays")
+    deliver(source, "1700000012.M1P1.x", "Subject: 12\n\n12\n", folder="Work")
+    dsync(home, "-m", "Work", "backup", *command, expect=(0,))
+    view = maildir_view(directory + "/by-command/Maildir")
+    assert len(view["Work"][0]) == 4 and "Stays" in view, view
+
+
+def dry_run(directory):
+    """Says what it would do at either side, and does nothing."""
+    home, backup = directory + "/dry", directory + "/dry-copy"
+    make_home(home)
+    make_home(backup)
+    source, location = home + "/Maildir", f"maildir:{backup}"
+    for number in range(3):
+        deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+    until_done(lambda: dsync(home, "mirror", location))
+    deliver(source, "1700000010.M1P1.x", "Subject: new\n\nx\n", folder="New")
+    deliver(source, "1700000011.M1P1.x", "Subject: new\n\nx\n")
+    os.unlink(f"{backup}/new/1700000000.M1P1.x")
+    dsync(home, "--dry-run", "mirror", location, expect=(0,))  # now each side has taken its own in
+    kept = snapshot(directory)
+    result = dsync(home, "--dry-run", "mirror", location, expect=(0,))
+    assert snapshot(directory) == kept
+    assert sorted(result.stdout.splitlines()) == [
+        f"{backup}: INBOX would get 1 mails, lose 0, change flags of 0 and UIDs of 0",
+        f"{backup}: would create New",
+        "here: INBOX would get 0 mails, lose 1, change flags of 0 and UIDs of 0"], result.stdout
+    result = dsync(home, "--dry-run", "-R", "backup", location, expect=(1,))
+    assert snapshot(directory) == kept and "INBOX cannot become" in result.stderr, result
+    dsync(home, "--dry-run", "mirror", "sh", "-c", "exit 1", expect=(1,))
+    until_done(lambda: dsync(home, "mirror", location))
+    for verb in ("mirror", "backup"):
+        assert dsync(home, "--dry-run", verb, location, expect=(0,)).stdout == ""
+    os.rename(f"{backup}/new/1700000011.M1P1.x", f"{backup}/cur/1700000011.M1P1.x:2,F")
+    assert dsync(home, "--dry-run", "backup", location, expect=(0,)).stdout == \
+        f"{backup}: INBOX would get 0 mails, lose 0, change flags of 1 and UIDs of 0\n"
+
+
+def failures(directory):
+    home = directory + "/failing"
+    make_home(home)
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: x\n\nx\n")
+    for status, words, text in ((64, [], "LOCATION2 is missing"),
+                                (64, ["mbox:/tmp/x"], "mbox: is not supported"),
+                                (1, ["/no/such/script"], "No such file"),
+                                (1, ["sh", "-c", "echo oops >&2; exit 7"], "oops"),
+                                (1, ["sh", "-c", "echo hello; cat >/dev/null"], "hello"),
+                                (1, ["maildir:/proc/nothing/here"], "/proc/nothing"),
+                                (64, ["tcp:localhost"], "-u")):
+        result = dsync(home, "mirror", *words, expect=(status, 1))
+        assert text in result.stderr, (words, result.stderr)
+    assert "mail_locaton" in dsync(home, "-o", "mail_locaton=x", "mirror", "maildir:/x", expect=(78,)).stderr
+    dsync(home, "-u", "nobody-such", "mirror", "maildir:/x", expect=(67,))
+
+
+def main():
+    with Directory() as directory:
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, dry_run, failures):
+            step(directory)
+            print("ok:", step.__name__)
+
+
+if __name__ == "__main__":
+    main()

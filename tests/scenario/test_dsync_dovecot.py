@@ -1,0 +1,207 @@
+#!/usr/bin/python3
+"""dsync with a real Dovecot 2.3 at the other end: whoever starts, over a pipe, a script or its doveadm port, both
+accounts show the same to doveadm, and the second run sends nothing."""
+import os
+
+from dsync_sides import DSYNC, USER, Directory, Dovecot, run, until_done
+
+
+class Sides:
+    """Two accounts, each with a Dovecot's configuration: ours is read by dsync, theirs is a running server's."""
+
+    def __init__(self, directory):
+        self.ours, self.theirs = Dovecot(directory, "ours"), Dovecot(directory, "theirs")
+        self.script = directory + "/wrapper"
+
+    # --- who starts, and how; each gives the finished process
+
+    def dsync(self, *args, **options):
+        return run([DSYNC, "-c", self.ours.conf, "-u", USER, "-v", *args], expect=(0, 2), root=True, **options)
+
+    def we_by_pipe(self, *options):
+        return self.dsync(*options, "mirror", "doveadm", "-c", self.theirs.conf, "dsync-server", "-u", USER)
+
+    def we_by_quoted_line(self, *options):
+        return self.dsync(*options, "mirror", f"doveadm -c {self.theirs.conf} dsync-server -u {USER}")
+
+    def we_by_script(self, *options):
+        self.write_script(f'[ "$*" = server ] || exit 64; exec doveadm -c {self.theirs.conf} dsync-server -u {USER}')
+        return self.dsync(*options, "mirror", self.script)
+
+    def we_by_remoteprefix(self, *options):
+        self.write_script(f'read -r user; exec doveadm -c {self.theirs.conf} dsync-server -u "$user"')
+        return self.dsync("-o", f"dsync_remote_cmd={self.script} %{{login}} %{{host}}", *options, "mirror",
+                          "remoteprefix:vmail@example.org")
+
+    def we_by_remote_cmd(self, *options):
+        self.write_script(f'[ "$1 $2" = "example.org -u{USER}" ] || exit 64; '
+                          f'exec doveadm -c {self.theirs.conf} dsync-server -u {USER}')
+        return self.dsync("-o", f"dsync_remote_cmd={self.script} %{{login}} %{{host}} -u%{{user}}", *options, "mirror",
+                          f"{USER}@example.org")
+
+    def we_by_ssh(self, *options):
+        """Its place is taken by a script: what comes is the login's line for the shell there."""
+        bin_dir = os.path.dirname(self.script) + "/bin"
+        os.makedirs(bin_dir, exist_ok=True)
+        self.write_script(f'[ "$1 $2 $3 $#" = "-l vmail example.org 4" ] || exit 64; PATH={bin_dir}:$PATH exec sh -c "$4"',
+                          bin_dir + "/ssh")
+        self.write_script(f'[ "$*" = "-u {USER} server" ] || exit 64; '
+                          f'exec doveadm -c {self.theirs.conf} dsync-server -u {USER}', bin_dir + "/dsync")
+        return self.dsync(*options, "mirror", "remote:vmail@example.org",
+                          env={**os.environ, "PATH": bin_dir + ":" + os.environ["PATH"]})
+
+    def we_by_tcp(self, *options):
+        return self.dsync(*options, "mirror", f"tcp:127.0.0.1:{self.theirs.port}")
+
+    def they_by_pipe(self, *options):
+        return self.theirs.doveadm("sync", *options, "-u", USER, f"{DSYNC} -c {self.ours.conf} -u {USER} server",
+                                   expect=(0, 2))
+
+    def they_by_words(self, *options):
+        return self.theirs.doveadm("sync", *options, "-u", USER, DSYNC, "-c", self.ours.conf, "-u", USER, expect=(0, 2))
+
+    def write_script(self, text, path=None):
+        path = path or self.script
+        # Written anew: a running one must not change.
+        if os.path.exists(path):
+            os.unlink(path)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\n{text}\n")
+        os.chmod(path, 0o755)
+
+    def same(self):
+        ours, theirs = self.ours.view(), self.theirs.view()
+        for a, b in zip(ours, theirs):
+            assert a == b, "\n".join(["ours:", *a, "theirs:", *b])
+        return ours
+
+
+def total(result):
+    return [line for line in result.stderr.splitlines() if " mailboxes, " in line][-1]
+
+
+def first_sync(sides, sync):
+    """Both have mail of their own, in INBOX and in folders; the INBOXes were made independently."""
+    sides.ours.deliver("Subject: 1\n\n.one\n")
+    sides.ours.deliver("Subject: 2\n\ntwo")
+    sides.theirs.deliver("Subject: 3\n\nthree\n")
+    sides.ours.own("mailbox", "create", "-s", "Ours/äö")
+    sides.ours.deliver("Subject: 4\n\nfour\n", mailbox="Ours/äö")
+    sides.theirs.own("mailbox", "create", "-s", "Theirs")
+    sides.theirs.deliver("Subject: 5\n\nfive\n", mailbox="Theirs")
+    until_done(sync)
+    sides.same()
+
+
+def changes(sides, sync, tag):
+    """New mails, flags, keywords, expunges and folders in both directions at once."""
+    for side, name in ((sides.ours, "ours"), (sides.theirs, "theirs")):
+        side.deliver(f"Subject: {tag}\n\nnew at {name}\n")
+        side.deliver(f"Subject: {tag}\n\nanother at {name}\n", mailbox="Ours/äö")
+        side.own("mailbox", "create", "-s", f"{tag}-{name}")
+        side.deliver(f"Subject: {tag}\n\nin a folder\n", mailbox=f"{tag}-{name}")
+    until_done(sync)
+    sides.same()
+    sides.ours.own("flags", "add", r"\Seen $Label1", "mailbox", "INBOX", "1")
+    sides.theirs.own("flags", "add", r"\Flagged work", "mailbox", "INBOX", "1:2")
+    sides.ours.own("expunge", "mailbox", "Ours/äö", "1")
+    sides.theirs.own("expunge", "mailbox", "INBOX", "2")
+    sides.theirs.own("mailbox", "rename", f"{tag}-ours", f"{tag}-renamed")
+    sides.ours.own("mailbox", "delete", f"{tag}-theirs")
+    sides.ours.own("mailbox", "unsubscribe", f"{tag}-theirs")
+    until_done(sync)
+    until_done(sync)  # a rename moves its subscription at one side: heard of in the next session
+    mails, boxes, _ = sides.same()
+    assert any(f"{tag}-renamed" in line for line in boxes) and not any(f"{tag}-theirs" in line for line in boxes), boxes
+    assert any(f"new at theirs" in line for line in mails)
+
+
+def quiet(sides, sync, what):
+    """Nothing is sent any more, by a fast sync or a full one. (Dovecot's MODSEQs need a run more than its mails.)"""
+    before = sides.same()
+    for options, nothing in (((), "0 mails sent, 0 received"), ((), "0 mails sent, 0 received, 0 changes"),
+                             (("-f",), "0 mails sent, 0 received, 0 changes")):
+        result = sync(*options)
+        assert result.returncode == 0, (what, result)
+        if "mailboxes, " in result.stderr:
+            assert nothing in total(result), (what, options, result.stderr)
+    assert sides.same() == before
+
+
+# --- one way
+
+def backup_ways(sides):
+    """(name, source, destination, how it is run)"""
+    pipe = ["doveadm", "-c", sides.theirs.conf, "dsync-server", "-u", USER]
+    port = [f"tcp:127.0.0.1:{sides.theirs.port}"]
+    server = [f"{DSYNC} -c {sides.ours.conf} -u {USER} server"]
+
+    def theirs(*args):
+        return sides.theirs.doveadm("backup", "-u", USER, *args, *server, expect=(0, 2))
+
+    return (("we start, to them", sides.ours, sides.theirs, lambda: sides.dsync("backup", *pipe)),
+            ("we start, from them", sides.theirs, sides.ours, lambda: sides.dsync("-R", "backup", *pipe)),
+            ("they start, to us", sides.theirs, sides.ours, theirs),
+            ("they start, from us", sides.ours, sides.theirs, lambda: theirs("-R")),
+            ("tcp, to them", sides.ours, sides.theirs, lambda: sides.dsync("backup", *port)),
+            ("tcp, from them", sides.theirs, sides.ours, lambda: sides.dsync("-R", "-f", "backup", *port)))
+
+
+def one_way(sides):
+    for number, (name, source, destination, sync) in enumerate(backup_ways(sides)):
+        folder = f"Backup{number}"
+        source.own("mailbox", "create", "-s", folder, folder + "/sub")
+        for text in ("one", "two", "three"):
+            source.deliver(f"Subject: {name}\n\n{text}\n", mailbox=folder + "/sub")
+        source.deliver(f"Subject: {name}\n\nnew\n")
+        destination.own("flags", "add", r"\Seen only-there", "mailbox", "INBOX", "1")
+        destination.own("mailbox", "subscribe", "Nothing")
+        if destination is sides.ours:
+            # What a Dovecot as the destination meets with a failed run.
+            destination.own("mailbox", "create", f"Stray{number}", "Theirs/below")
+            destination.deliver("Subject: stray\n\nstray\n", mailbox="Theirs")
+        until_done(sync)
+        before = source.view()
+        until_done(sync)
+        assert source.view() == before == sides.same(), name
+        source.own("expunge", "mailbox", folder + "/sub", "2")
+        source.own("flags", "replace", r"\Answered work", "mailbox", folder + "/sub", "1")
+        source.own("mailbox", "rename", folder, folder + "-renamed")
+        if number:
+            source.own("mailbox", "delete", f"Backup{number - 1}-renamed/sub")
+        until_done(sync)
+        before = source.view()
+        until_done(sync)
+        assert source.view() == before == sides.same(), name
+        print("ok:", name)
+
+
+def fails_clearly(sides):
+    for words, text in ((["-o", "doveadm_password=wrong", "mirror", f"tcp:127.0.0.1:{sides.theirs.port}"], "password"),
+                        (["mirror", "tcp:127.0.0.1:1"], "refused"),
+                        (["mirror", "doveadm", "-c", sides.theirs.conf, "dsync-server", "-u", "no/body"], "no/body")):
+        result = run([DSYNC, "-c", sides.ours.conf, "-u", USER, *words], expect=(1,), root=True)
+        assert text in result.stderr, result.stderr
+
+
+def main():
+    with Directory() as directory:
+        sides = Sides(directory)
+        with sides.theirs.start(), sides.ours.start():
+            first_sync(sides, sides.we_by_pipe)
+            for name in ("we_by_pipe", "they_by_pipe", "we_by_quoted_line", "we_by_script", "we_by_remoteprefix",
+                         "we_by_remote_cmd", "we_by_ssh", "we_by_tcp", "they_by_words"):
+                sync = getattr(sides, name)
+                changes(sides, sync, name)
+                quiet(sides, sync, name)
+                print("ok:", name)
+            one_way(sides)
+            fails_clearly(sides)
+            assert not sides.ours.complaints(), sides.ours.complaints()
+            print("ok: fails_clearly")
+            log = [line for line in sides.theirs.complaints() if "no/body" not in line and "wrong password" not in line]
+            assert not log, log
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+/*
+ * dsync's command line, LOCATION2 and the command that reaches another machine: what the words
+ * mean, what is refused, and what old scripts pass.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "store/base/file.h"
+#include "sync/dsync_location.h"
+#include "sync/dsync_options.h"
+
+#define LENGTH(list) (sizeof(list) / sizeof((list)[0]))
+
+/* A line is split at its spaces; "_" is an empty word. */
+struct words {
+	char text[1024], empty[1];
+	char *word[64];
+	int count;
+};
+
+static void split(const char *line, struct words *words)
+{
+	words->count = 0;
+	words->empty[0] = '\0';
+	snprintf(words->text, sizeof(words->text), "%s", line);
+	for (char *word = strtok(words->text, " "); word != NULL; word = strtok(NULL, " "))
+		words->word[words->count++] = strcmp(word, "_") == 0 ? words->empty : word;
+	words->word[words->count] = NULL;
+}
+
+static int parse(const char *line, struct words *words, struct dsync_options *options)
+{
+	struct error err = {0};
+
+	split(line, words);
+	int ret = dsync_options_parse(words->count, words->word, options, &err);
+	if (ret < 0)
+		assert_true(err.text[0] != '\0');
+	return ret;
+}
+
+/* ---- options ---- */
+
+static void all_of_the_manual(void **state)
+{
+	struct words words;
+	struct dsync_options options;
+
+	assert_int_equal(parse("dsync -c conf -o a=b -o c=d -u bob -m INBOX -m Work -x Junk "
+			       "-x a*b -C % -fvD mirror maildir:/x",
+			       &words, &options),
+			 0);
+	assert_int_equal(options.verb, DSYNC_MIRROR);
+	assert_string_equal(options.config, "conf");
+	assert_int_equal(options.overrides.count, 2);
+	assert_string_equal(options.overrides.word[1], "c=d");
+	assert_string_equal(options.user, "bob");
+	assert_int_equal(options.boxes.count, 2);
+	assert_string_equal(options.boxes.word[0], "INBOX");
+	assert_string_equal(buf_str(&options.excludes), "Junk\ta*b");
+	assert_int_equal(options.alt_char, '%');
+	assert_true(options.full && options.verbose && options.debug && !options.reverse);
+	assert_int_equal(options.location_count, 1);
+	assert_string_equal(options.location[0], "maildir:/x");
+	dsync_options_free(&options);
+}
+
+static void what_follows_the_verb_belongs_to_the_location(void **state)
+{
+	struct words words;
+	struct dsync_options options;
+
+	assert_int_equal(parse("dsync -u user mirror ssh -i id_dsa.dovecot mail@host dsync -u user",
+			       &words, &options),
+			 0);
+	assert_string_equal(options.user, "user");
+	assert_int_equal(options.location_count, 7);
+	assert_string_equal(options.location[0], "ssh");
+	assert_string_equal(options.location[1], "-i");
+	dsync_options_free(&options);
+	assert_int_equal(parse("dsync mirror -f host", &words, &options), 0);
+	assert_true(options.full);
+	assert_string_equal(options.location[0], "host");
+	dsync_options_free(&options);
+}
+
+static void the_other_end_takes_all_that_peers_pass(void **state)
+{
+	static const char *const lines[] = {
+		"dsync -u bob server",
+		"dsync server -u bob",
+		"dsync dsync-server -u bob -U",
+		"dsync -u bob server dsync-server",
+		"dsync -u bob -v dsync-server -T 60 -r /tmp/raw -E",
+		"dsync server -D -ubob dsync-server",
+	};
+
+	for (size_t i = 0; i < LENGTH(lines); i++) {
+		struct words words;
+		struct dsync_options options;
+
+		assert_int_equal(parse(lines[i], &words, &options), 0);
+		assert_int_equal(options.verb, DSYNC_SERVER);
+		assert_string_equal(options.user, "bob");
+		dsync_options_free(&options);
+	}
+}
+
+static void what_old_scripts_pass_is_taken(void **state)
+{
+	struct words words;
+	struct dsync_options options;
+
+	assert_int_equal(parse("dsync -l 30 -N -n _ -a Virtual/All -P -U -r raw -E -T 5 -d mirror",
+			       &words, &options),
+			 0);
+	assert_true(options.use_replica);
+	assert_int_equal(options.timeout_secs, 5);
+	dsync_options_free(&options);
+	assert_int_equal(parse("dsync -R backup host", &words, &options), 0);
+	assert_true(options.reverse && options.verb == DSYNC_BACKUP);
+	assert_false(options.dry_run);
+	dsync_options_free(&options);
+	assert_int_equal(parse("dsync --dry-run backup host", &words, &options), 0);
+	assert_true(options.dry_run);
+	dsync_options_free(&options);
+}
+
+static void what_cannot_be_done_is_refused(void **state)
+{
+	static const struct {
+		const char *line;
+		int code;
+	} cases[] = {
+		{"dsync", -EINVAL},
+		{"dsync -u bob", -EINVAL},
+		{"dsync sideways host", -EINVAL},
+		{"dsync mirror", -EINVAL},
+		{"dsync -d mirror host", -EINVAL},
+		{"dsync -R mirror host", -EINVAL},
+		{"dsync -Q mirror host", -EINVAL},
+		{"dsync mirror -u", -EINVAL},
+		{"dsync -C ab mirror host", -EINVAL},
+		{"dsync -C / mirror host", -EINVAL},
+		{"dsync -l x mirror host", -EINVAL},
+		{"dsync -t yesterday mirror host", -EOPNOTSUPP},
+		{"dsync -1 mirror host", -EOPNOTSUPP},
+		{"dsync -I 1M mirror host", -EOPNOTSUPP},
+		{"dsync -n Shared/ mirror host", -EOPNOTSUPP},
+		{"dsync --dry-run server", -EINVAL},
+		{"dsync --wet-run mirror host", -EINVAL},
+		{"dsync -m \\Sent mirror host", -EOPNOTSUPP},
+	};
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct words words;
+		struct dsync_options options;
+
+		assert_int_equal(parse(cases[i].line, &words, &options), cases[i].code);
+		dsync_options_free(&options);
+	}
+}
+
+/* ---- LOCATION2 ---- */
+
+static struct settings some_settings(void)
+{
+	return (struct settings){.dsync_remote_cmd = "", .doveadm_password = "secret"};
+}
+
+static int locate(const struct settings *set, const char *user, const char *const *word,
+		  size_t count, struct dsync_location *location)
+{
+	struct error err = {0};
+	int ret = dsync_location_parse((char *const *)word, count, set, user, location, &err);
+
+	if (ret < 0)
+		assert_true(err.text[0] != '\0');
+	return ret;
+}
+
+static void assert_command(const struct dsync_location *location, const char *words)
+{
+	AUTO_BUF struct buf text = BUF_INIT(4096);
+
+	assert_int_equal(location->place, DSYNC_PLACE_COMMAND);
+	for (size_t i = 0; location->argv[i] != NULL; i++)
+		buf_printf(&text, "%s%s", i > 0 ? "|" : "", location->argv[i]);
+	assert_string_equal(buf_str(&text), words);
+}
+
+static void a_local_location(void **state)
+{
+	struct settings set = some_settings();
+	struct dsync_location location;
+	const char *word = "maildir:/backup/a b/Maildir:LAYOUT=fs";
+
+	assert_int_equal(locate(&set, NULL, &word, 1, &location), 0);
+	assert_int_equal(location.place, DSYNC_PLACE_LOCAL);
+	assert_string_equal(location.mail, word);
+	dsync_location_free(&location);
+}
+
+static void a_doveadm_port(void **state)
+{
+	static const struct {
+		const char *word, *user, *host;
+		unsigned port;
+		int code;
+	} cases[] = {
+		{"tcp:mx2", "bob", "mx2", 12345, 0},
+		{"tcp:mx2:24245", "bob", "mx2", 24245, 0},
+		{"tcp:[::1]:24245", "bob", "::1", 24245, 0},
+		{"tcp:mx2", NULL, NULL, 0, -EINVAL},
+		{"tcp:", "bob", NULL, 0, -EINVAL},
+		{"tcps:mx2", "bob", NULL, 0, -EOPNOTSUPP},
+	};
+	struct settings set = some_settings();
+	struct dsync_location location;
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		assert_int_equal(locate(&set, cases[i].user, &cases[i].word, 1, &location),
+				 cases[i].code);
+		if (cases[i].code == 0) {
+			assert_int_equal(location.place, DSYNC_PLACE_TCP);
+			assert_string_equal(location.host, cases[i].host);
+			assert_int_equal(location.port, cases[i].port);
+			assert_string_equal(location.user, cases[i].user);
+		}
+		dsync_location_free(&location);
+	}
+	set.doveadm_password = "";
+	assert_int_equal(locate(&set, "bob", &cases[0].word, 1, &location), -EINVAL);
+	set = some_settings();
+	set.doveadm_peer_port = 4711;
+	assert_int_equal(locate(&set, "bob", &cases[0].word, 1, &location), 0);
+	assert_int_equal(location.port, 4711);
+	dsync_location_free(&location);
+}
+
+/* One word is split here, several are taken as they are; the verb is appended where it is missing.
+ */
+static void a_command(void **state)
+{
+	static const struct {
+		const char *line, *words;
+	} cases[] = {
+		{"/usr/local/bin/wrapper", "/usr/local/bin/wrapper|server"},
+		{"ssh mail@host dsync -u bob", "ssh|mail@host|dsync|-u|bob|server"},
+		{"ssh mail@host dsync -u bob server", "ssh|mail@host|dsync|-u|bob|server"},
+		{"ssh mail@host dsync server -u bob", "ssh|mail@host|dsync|server|-u|bob"},
+		{"ssh server dsync -u bob", "ssh|server|dsync|-u|bob|server"},
+		{"doveadm -c /etc/x dsync-server -u bob", "doveadm|-c|/etc/x|dsync-server|-u|bob"},
+		{"/usr/bin/doveadm -c x", "/usr/bin/doveadm|-c|x|dsync-server"},
+		{"sh -c 'exec dsync  -u \"$1\" server' _ bob",
+		 "sh|-c|exec dsync  -u \"$1\" server|_|bob|server"},
+		{"a\\ b \"c d\"e ''", "a b|c de||server"},
+	};
+	static const char *const words[] = {"ssh", "mail@host", "echo a b; dsync", "-u", "bob"};
+	struct settings set = some_settings();
+	struct dsync_location location;
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		assert_int_equal(locate(&set, NULL, &cases[i].line, 1, &location), 0);
+		assert_command(&location, cases[i].words);
+		dsync_location_free(&location);
+	}
+	assert_int_equal(locate(&set, NULL, words, LENGTH(words), &location), 0);
+	assert_command(&location, "ssh|mail@host|echo a b; dsync|-u|bob|server");
+	dsync_location_free(&location);
+	const char *open_quote = "ssh 'host";
+	assert_int_equal(locate(&set, NULL, &open_quote, 1, &location), -EINVAL);
+}
+
+/* The user of a host is whose mail it is; the login of remote: is ssh's. */
+static void another_machine(void **state)
+{
+#define FIND                                                                                       \
+	"if command -v dsync >/dev/null 2>&1; then exec dsync%s server; else exec doveadm "        \
+	"dsync-server%s; fi"
+	static const struct {
+		const char *word, *user, *argv, *dsync_user;
+		bool on_stdin;
+	} cases[] = {
+		{"mx2", NULL, "ssh|mx2|", "", false},
+		{"mx2", "bob", "ssh|mx2|", " -u 'bob'", false},
+		{"al@mx2", "bob", "ssh|mx2|", " -u 'al'", false},
+		{"al@example.org@mx2", NULL, "ssh|mx2|", " -u 'al@example.org'", false},
+		{"remote:mx2", "o'b", "ssh|mx2|", " -u 'o'\\''b'", false},
+		{"remote:vmail@mx2", "bob", "ssh|-l|vmail|mx2|", " -u 'bob'", false},
+		{"remoteprefix:vmail@mx2", "bob", "ssh|-l|vmail|mx2|", " -u 'bob'", true},
+	};
+	struct settings set = some_settings();
+	struct dsync_location location;
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		char expected[512];
+
+		assert_int_equal(locate(&set, cases[i].user, &cases[i].word, 1, &location), 0);
+		snprintf(expected, sizeof(expected), "%s" FIND, cases[i].argv, cases[i].dsync_user,
+			 cases[i].dsync_user);
+		assert_command(&location, expected);
+		assert_true(location.user_on_stdin == cases[i].on_stdin);
+		dsync_location_free(&location);
+	}
+	static const char *const refused[] = {"remoteprefix:mx2", "-oProxyCommand=x", "@mx2"};
+	for (size_t i = 0; i < LENGTH(refused); i++)
+		assert_int_equal(locate(&set, NULL, &refused[i], 1, &location), -EINVAL);
+}
+
+static void dsync_remote_cmd(void **state)
+{
+	static const struct {
+		const char *command, *word, *user, *words;
+	} cases[] = {
+		{"ssh -l%{login} %{host} doveadm dsync-server -u%u -U", "remote:vmail@mx2", "bob",
+		 "ssh|-lvmail|mx2|doveadm|dsync-server|-ubob|-U"},
+		/* A word whose variables are empty goes. */
+		{"ssh -l%{login} %{host} doveadm dsync-server -u%{user}", "remote:mx2", NULL,
+		 "ssh|mx2|doveadm|dsync-server"},
+		{"  wrap  %n@%{domain} 100%%", "mx2", "al@example.org", "wrap|al@example.org|100%"},
+	};
+	struct settings set = some_settings();
+	struct dsync_location location;
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		set.dsync_remote_cmd = cases[i].command;
+		assert_int_equal(locate(&set, cases[i].user, &cases[i].word, 1, &location), 0);
+		assert_command(&location, cases[i].words);
+		dsync_location_free(&location);
+	}
+	static const char *const wrong[] = {"ssh %{hots}", "ssh %{host", "ssh %", "%{login}"};
+	const char *word = "remote:mx2";
+	for (size_t i = 0; i < LENGTH(wrong); i++) {
+		set.dsync_remote_cmd = wrong[i];
+		assert_int_equal(locate(&set, NULL, &word, 1, &location), -EINVAL);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(all_of_the_manual),
+		cmocka_unit_test(what_follows_the_verb_belongs_to_the_location),
+		cmocka_unit_test(the_other_end_takes_all_that_peers_pass),
+		cmocka_unit_test(what_old_scripts_pass_is_taken),
+		cmocka_unit_test(what_cannot_be_done_is_refused),
+		cmocka_unit_test(a_local_location),
+		cmocka_unit_test(a_doveadm_port),
+		cmocka_unit_test(a_command),
+		cmocka_unit_test(another_machine),
+		cmocka_unit_test(dsync_remote_cmd),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
