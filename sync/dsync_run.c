@@ -287,6 +287,8 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 
 		if (rc == 0)
 			rc = dsync_user_make_root(other, &err);
+		if (rc == 0 && dsync_user_same_root(run->user, other))
+			rc = error_set(&err, -EINVAL, "is the user's mail itself");
 		if (rc < 0) {
 			log_error("LOCATION2 %s: %s", location->text, err.text);
 			mail_user_free(&other);

@@ -3,7 +3,7 @@
 accounts show the same to doveadm, and the second run sends nothing."""
 import os
 
-from dsync_sides import DSYNC, USER, Directory, Dovecot, run, until_done
+from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, run, until_done
 
 
 class Sides:
@@ -52,6 +52,9 @@ class Sides:
 
     def we_by_tcp(self, *options):
         return self.dsync(*options, "mirror", f"tcp:127.0.0.1:{self.theirs.port}")
+
+    def we_by_mail_replica(self, *options):
+        return self.dsync("-o", f"mail_replica=tcp:127.0.0.1:{self.theirs.port}", "-d", *options, "mirror")
 
     def they_by_pipe(self, *options):
         return self.theirs.doveadm("sync", *options, "-u", USER, f"{DSYNC} -c {self.ours.conf} -u {USER} server",
@@ -176,6 +179,18 @@ def one_way(sides):
         print("ok:", name)
 
 
+def a_new_user(sides):
+    """Whom only the Dovecot knows: the home is made here."""
+    server = f"{DSYNC} -c {sides.ours.conf} -u bob server"
+    for path in (sides.theirs.homes + "/bob", sides.theirs.homes + "/bob/Maildir"):
+        os.mkdir(path)
+        os.chown(path, MAIL_UID, MAIL_UID)
+    sides.theirs.doveadm("save", "-u", "bob", input="Subject: for bob\n\nx\n")
+    until_done(lambda: sides.theirs.doveadm("sync", "-u", "bob", server, expect=(0, 2)))
+    assert os.stat(sides.ours.homes + "/bob").st_uid == MAIL_UID
+    assert "for bob" in sides.ours.doveadm("fetch", "-u", "bob", "hdr.subject", "ALL").stdout
+
+
 def fails_clearly(sides):
     for words, text in ((["-o", "doveadm_password=wrong", "mirror", f"tcp:127.0.0.1:{sides.theirs.port}"], "password"),
                         (["mirror", "tcp:127.0.0.1:1"], "refused"),
@@ -190,12 +205,14 @@ def main():
         with sides.theirs.start(), sides.ours.start():
             first_sync(sides, sides.we_by_pipe)
             for name in ("we_by_pipe", "they_by_pipe", "we_by_quoted_line", "we_by_script", "we_by_remoteprefix",
-                         "we_by_remote_cmd", "we_by_ssh", "we_by_tcp", "they_by_words"):
+                         "we_by_remote_cmd", "we_by_ssh", "we_by_tcp",
+                         "we_by_mail_replica", "they_by_words"):
                 sync = getattr(sides, name)
                 changes(sides, sync, name)
                 quiet(sides, sync, name)
                 print("ok:", name)
             one_way(sides)
+            a_new_user(sides)
             fails_clearly(sides)
             assert not sides.ours.complaints(), sides.ours.complaints()
             print("ok: fails_clearly")
