@@ -2,8 +2,9 @@
 """dsync with a real Dovecot 2.3 at the other end: whoever starts, over a pipe, a script or its doveadm port, both
 accounts show the same to doveadm, and the second run sends nothing."""
 import os
+import threading
 
-from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, run, until_done
+from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, deliver, run, until_done
 
 
 class Sides:
@@ -179,6 +180,35 @@ def one_way(sides):
         print("ok:", name)
 
 
+def while_mail_arrives(sides):
+    """The conversion of a live account: mirror, again for the rest, once more when nothing arrives any more."""
+    stop, count = threading.Event(), [0, 0]
+
+    def arrive():
+        while not stop.is_set():
+            deliver(f"{sides.ours.homes}/{USER}/Maildir", f"1700000000.M{count[0]}P7.here", "Subject: arrived\n\nhere\n")
+            count[0] += 1
+            if count[0] % 4 == 0:
+                sides.theirs.deliver("Subject: arrived\n\nthere\n")
+                count[1] += 1
+
+    def arrived(side):
+        mails = [mail for mail in side.view()[0] if "'mailbox': 'INBOX'" in mail]
+        return [sum(f"'body': '{where}" in mail for mail in mails) for where in ("here", "there")]
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    statuses = [sync().returncode for sync in (sides.we_by_pipe, sides.they_by_pipe, sides.we_by_tcp) * 4]
+    stop.set()
+    thread.join()
+    until_done(sides.we_by_pipe)
+    sides.same()
+    # A Dovecot that takes a delivery in the middle of its import gives messages new UIDs afterwards, and may keep both.
+    found = arrived(sides.ours)
+    assert found[0] >= count[0] and found[1] >= count[1], (found, count)
+    print(f"ok: while_mail_arrives: {count} mails, {sum(found) - sum(count)} twice, exit status {statuses}")
+
+
 def a_new_user(sides):
     """Whom only the Dovecot knows: the home is made here."""
     server = f"{DSYNC} -c {sides.ours.conf} -u bob server"
@@ -212,6 +242,7 @@ def main():
                 quiet(sides, sync, name)
                 print("ok:", name)
             one_way(sides)
+            while_mail_arrives(sides)
             a_new_user(sides)
             fails_clearly(sides)
             assert not sides.ours.complaints(), sides.ours.complaints()
