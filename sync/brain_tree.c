@@ -438,7 +438,7 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 
 		if (brain->host->tree_changed != NULL)
 			brain->host->tree_changed(brain->host->ctx, action_name(action->kind),
-						  action->name, action->new_name);
+						  action->name, action->new_name, &action->guid);
 		int ret = brain->options->check_only ? 0 : apply_action(brain, action, &err);
 		/* To create one, nothing of it has to be there: what is missing is the place. */
 		bool no_place = ret == -ENOENT && plan->actions[i].kind == MERGE_TREE_CREATE;
