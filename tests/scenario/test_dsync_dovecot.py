@@ -6,6 +6,8 @@ import threading
 
 from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, deliver, run, until_done
 
+THEIR_DSYNC = "/usr/bin/dsync"
+
 
 class Sides:
     """Two accounts, each with a Dovecot's configuration: ours is read by dsync, theirs is a running server's."""
@@ -56,6 +58,14 @@ class Sides:
 
     def we_by_mail_replica(self, *options):
         return self.dsync("-o", f"mail_replica=tcp:127.0.0.1:{self.theirs.port}", "-d", *options, "mirror")
+
+    def we_to_their_dsync(self, *options):
+        """Dovecot 2.3 still has its own command of that name, which is what ssh's line finds on such a machine."""
+        return self.dsync(*options, "mirror", THEIR_DSYNC, "-c", self.theirs.conf, "-u", USER)
+
+    def their_dsync(self, *options):
+        return run([THEIR_DSYNC, "-c", self.theirs.conf, *options, "-u", USER, "mirror", DSYNC, "-c", self.ours.conf,
+                    "-u", USER], expect=(0, 2), root=True)
 
     def they_by_pipe(self, *options):
         return self.theirs.doveadm("sync", *options, "-u", USER, f"{DSYNC} -c {self.ours.conf} -u {USER} server",
@@ -234,9 +244,10 @@ def main():
         sides = Sides(directory)
         with sides.theirs.start(), sides.ours.start():
             first_sync(sides, sides.we_by_pipe)
+            their_dsync = ("we_to_their_dsync", "their_dsync") if os.path.exists(THEIR_DSYNC) else ()
             for name in ("we_by_pipe", "they_by_pipe", "we_by_quoted_line", "we_by_script", "we_by_remoteprefix",
                          "we_by_remote_cmd", "we_by_ssh", "we_by_tcp",
-                         "we_by_mail_replica", "they_by_words"):
+                         "we_by_mail_replica", "they_by_words", *their_dsync):
                 sync = getattr(sides, name)
                 changes(sides, sync, name)
                 quiet(sides, sync, name)
