@@ -83,9 +83,10 @@ struct sync_host {
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
 	/* With check_only: what would be done to it here. May be NULL. */
 	void (*mailbox_planned)(void *ctx, const char *mailbox, const struct sync_planned *planned);
-	/* A mailbox is created, renamed (to new_name, else NULL), ... here. May be NULL. */
-	void (*tree_changed)(void *ctx, const char *what, const char *mailbox,
-			     const char *new_name);
+	/* A mailbox is created, renamed (to new_name, else NULL), ... here. guid is empty where it
+	 * is about a name alone. May be NULL. */
+	void (*tree_changed)(void *ctx, const char *what, const char *mailbox, const char *new_name,
+			     const struct guid *guid);
 };
 
 struct sync_box {

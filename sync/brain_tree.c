@@ -397,7 +397,8 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid);
 		return ret;
 	case MERGE_TREE_RENAME:
-		if (list_renamed_just_now(user, action->name))
+		/* One way, what a program does here does not count. */
+		if (brain->way != SYNC_FROM_PEER && list_renamed_just_now(user, action->name))
 			return error_set(err, -ESTALE, "it was renamed here just now");
 		/* Before anybody can remove it under its new name. */
 		tell_place(brain, action->new_name, &action->guid);
@@ -437,7 +438,7 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 
 		if (brain->host->tree_changed != NULL)
 			brain->host->tree_changed(brain->host->ctx, action_name(action->kind),
-						  action->name, action->new_name);
+						  action->name, action->new_name, &action->guid);
 		int ret = brain->options->check_only ? 0 : apply_action(brain, action, &err);
 		/* To create one, nothing of it has to be there: what is missing is the place. */
 		bool no_place = ret == -ENOENT && plan->actions[i].kind == MERGE_TREE_CREATE;

@@ -55,16 +55,21 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 }
 
 static void host_tree_changed(void *ctx, const char *what, const char *mailbox,
-			      const char *new_name)
+			      const char *new_name, const struct guid *guid)
 {
 	const struct side *side = ctx;
+	const char *to = new_name ? " to " : "";
+	char hex[GUID_HEX_SIZE];
 
+	if (!new_name)
+		new_name = "";
 	if (side->dry_run)
-		printf("%s: would %s %s%s%s\n", side->name, what, mailbox, new_name ? " to " : "",
-		       new_name ? new_name : "");
+		printf("%s: would %s %s%s%s\n", side->name, what, mailbox, to, new_name);
+	else if (guid_is_empty(guid))
+		log_info("%s: %s %s", side->name, what, mailbox);
 	else
-		log_info("%s: %s %s%s%s", side->name, what, mailbox, new_name ? " to " : "",
-			 new_name ? new_name : "");
+		log_info("%s: %s %s%s%s guid=%s", side->name, what, mailbox, to, new_name,
+			 guid_to_hex(guid, hex));
 }
 
 static void host_mailbox_planned(void *ctx, const char *mailbox, const struct sync_planned *planned)
@@ -287,6 +292,8 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 
 		if (rc == 0)
 			rc = dsync_user_make_root(other, &err);
+		if (rc == 0 && dsync_user_same_root(run->user, other))
+			rc = error_set(&err, -EINVAL, "is the user's mail itself");
 		if (rc < 0) {
 			log_error("LOCATION2 %s: %s", location->text, err.text);
 			mail_user_free(&other);

@@ -121,8 +121,8 @@ static int find_system_user(const struct settings *set, const char *name, struct
 				err);
 }
 
-int dsync_user_find(const struct settings *set, const char *name, struct mail_user **user_r,
-		    struct error *err)
+int dsync_user_find(const struct settings *set, const char *name, bool create,
+		    struct mail_user **user_r, struct error *err)
 {
 	int rc;
 
@@ -136,6 +136,8 @@ int dsync_user_find(const struct settings *set, const char *name, struct mail_us
 
 			rc = system_rc <= 0 ? system_rc : rc;
 		}
+		if (rc == -ENOENT && create && geteuid() == 0)
+			rc = mail_user_create(set, name, user_r, err);
 	}
 	if (rc < 0)
 		mail_user_free(user_r);
@@ -152,6 +154,14 @@ int dsync_user_at(const struct mail_user *user, const char *location, struct mai
 	if (rc < 0)
 		mail_user_free(user_r);
 	return rc;
+}
+
+bool dsync_user_same_root(const struct mail_user *a, const struct mail_user *b)
+{
+	struct stat x, y;
+
+	return stat(a->location.root, &x) == 0 && stat(b->location.root, &y) == 0 &&
+	       x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 int dsync_user_make_root(const struct mail_user *user, struct error *err)

@@ -179,6 +179,17 @@ static int set_flags(struct box *box, struct mailbox_txn *txn, const struct merg
 	return mailbox_set_flags(txn, action->uid, flags, keywords, modseq, err);
 }
 
+static const char *action_name(enum merge_action_kind kind)
+{
+	static const char *const names[] = {
+		[MERGE_SET_FLAGS] = "flags", [MERGE_APPEND] = "append",
+		[MERGE_COPY] = "copy",	     [MERGE_CHANGE_UID] = "change UID",
+		[MERGE_EXPUNGE] = "expunge",
+	};
+
+	return names[kind];
+}
+
 static int apply_action(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
 			bool in_batch)
 {
@@ -187,6 +198,9 @@ static int apply_action(struct box *box, struct mailbox_txn *txn, const struct m
 	uint64_t modseq = in_batch ? 0 : action->modseq;
 	int ret = 0;
 
+	log_debug("%s uid=%u source=%u peer=%u guid=%s mailbox=%s", action_name(action->kind),
+		  action->uid, action->source_uid, action->peer_uid,
+		  action->guid != NULL ? action->guid : "", box->name);
 	switch (action->kind) {
 	case MERGE_APPEND:
 		ret = append_mail(box, txn, action, modseq, &err);

@@ -306,10 +306,17 @@ int merge_assign_uids(struct merge_work *work)
 			j++;
 		if (i == a->count && j == b->count)
 			return 0;
-		if (j == b->count || (i < a->count && head_is_first(&a->list[i], &b->list[j])))
+		/* What both have under one UID is one entry: it is passed on both sides at once. */
+		if (i < a->count && j < b->count && a->list[i].exact &&
+		    a->list[i].link == &b->list[j]) {
 			inst = &a->list[i++];
-		else
+			j++;
+		} else if (j == b->count ||
+			   (i < a->count && head_is_first(&a->list[i], &b->list[j]))) {
+			inst = &a->list[i++];
+		} else {
 			inst = &b->list[j++];
+		}
 		ret = assign_uid(work, inst);
 		if (ret < 0)
 			return ret;

@@ -100,7 +100,7 @@ static int run_command(const struct dsync_options *options)
 
 	if (rc < 0)
 		return fail(EX_CONFIG, &err);
-	rc = dsync_user_find(set, options->user, &user, &err);
+	rc = dsync_user_find(set, options->user, options->verb == DSYNC_SERVER, &user, &err);
 	if (rc < 0) {
 		status = fail(user_status(rc), &err);
 	} else {

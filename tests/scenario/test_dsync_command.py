@@ -222,6 +222,7 @@ def failures(directory):
                                 (1, ["sh", "-c", "echo oops >&2; exit 7"], "oops"),
                                 (1, ["sh", "-c", "echo hello; cat >/dev/null"], "hello"),
                                 (1, ["maildir:/proc/nothing/here"], "/proc/nothing"),
+                                (1, ["maildir:" + home + "/Maildir"], "itself"),
                                 (64, ["tcp:localhost"], "-u")):
         result = dsync(home, "mirror", *words, expect=(status, 1))
         assert text in result.stderr, (words, result.stderr)

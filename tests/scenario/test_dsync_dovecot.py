@@ -2,8 +2,11 @@
 """dsync with a real Dovecot 2.3 at the other end: whoever starts, over a pipe, a script or its doveadm port, both
 accounts show the same to doveadm, and the second run sends nothing."""
 import os
+import threading
 
-from dsync_sides import DSYNC, USER, Directory, Dovecot, run, until_done
+from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, deliver, run, until_done
+
+THEIR_DSYNC = "/usr/bin/dsync"
 
 
 class Sides:
@@ -52,6 +55,17 @@ class Sides:
 
     def we_by_tcp(self, *options):
         return self.dsync(*options, "mirror", f"tcp:127.0.0.1:{self.theirs.port}")
+
+    def we_by_mail_replica(self, *options):
+        return self.dsync("-o", f"mail_replica=tcp:127.0.0.1:{self.theirs.port}", "-d", *options, "mirror")
+
+    def we_to_their_dsync(self, *options):
+        """Dovecot 2.3 still has its own command of that name, which is what ssh's line finds on such a machine."""
+        return self.dsync(*options, "mirror", THEIR_DSYNC, "-c", self.theirs.conf, "-u", USER)
+
+    def their_dsync(self, *options):
+        return run([THEIR_DSYNC, "-c", self.theirs.conf, *options, "-u", USER, "mirror", DSYNC, "-c", self.ours.conf,
+                    "-u", USER], expect=(0, 2), root=True)
 
     def they_by_pipe(self, *options):
         return self.theirs.doveadm("sync", *options, "-u", USER, f"{DSYNC} -c {self.ours.conf} -u {USER} server",
@@ -176,6 +190,47 @@ def one_way(sides):
         print("ok:", name)
 
 
+def while_mail_arrives(sides):
+    """The conversion of a live account: mirror, again for the rest, once more when nothing arrives any more."""
+    stop, count = threading.Event(), [0, 0]
+
+    def arrive():
+        while not stop.is_set():
+            deliver(f"{sides.ours.homes}/{USER}/Maildir", f"1700000000.M{count[0]}P7.here", "Subject: arrived\n\nhere\n")
+            count[0] += 1
+            if count[0] % 4 == 0:
+                sides.theirs.deliver("Subject: arrived\n\nthere\n")
+                count[1] += 1
+
+    def arrived(side):
+        mails = [mail for mail in side.view()[0] if "'mailbox': 'INBOX'" in mail]
+        return [sum(f"'body': '{where}" in mail for mail in mails) for where in ("here", "there")]
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    statuses = [sync().returncode for sync in (sides.we_by_pipe, sides.they_by_pipe, sides.we_by_tcp) * 4]
+    stop.set()
+    thread.join()
+    until_done(sides.we_by_pipe)
+    sides.same()
+    # A Dovecot that takes a delivery in the middle of its import gives messages new UIDs afterwards, and may keep both.
+    found = arrived(sides.ours)
+    assert found[0] >= count[0] and found[1] >= count[1], (found, count)
+    print(f"ok: while_mail_arrives: {count} mails, {sum(found) - sum(count)} twice, exit status {statuses}")
+
+
+def a_new_user(sides):
+    """Whom only the Dovecot knows: the home is made here."""
+    server = f"{DSYNC} -c {sides.ours.conf} -u bob server"
+    for path in (sides.theirs.homes + "/bob", sides.theirs.homes + "/bob/Maildir"):
+        os.mkdir(path)
+        os.chown(path, MAIL_UID, MAIL_UID)
+    sides.theirs.doveadm("save", "-u", "bob", input="Subject: for bob\n\nx\n")
+    until_done(lambda: sides.theirs.doveadm("sync", "-u", "bob", server, expect=(0, 2)))
+    assert os.stat(sides.ours.homes + "/bob").st_uid == MAIL_UID
+    assert "for bob" in sides.ours.doveadm("fetch", "-u", "bob", "hdr.subject", "ALL").stdout
+
+
 def fails_clearly(sides):
     for words, text in ((["-o", "doveadm_password=wrong", "mirror", f"tcp:127.0.0.1:{sides.theirs.port}"], "password"),
                         (["mirror", "tcp:127.0.0.1:1"], "refused"),
@@ -189,13 +244,17 @@ def main():
         sides = Sides(directory)
         with sides.theirs.start(), sides.ours.start():
             first_sync(sides, sides.we_by_pipe)
+            their_dsync = ("we_to_their_dsync", "their_dsync") if os.path.exists(THEIR_DSYNC) else ()
             for name in ("we_by_pipe", "they_by_pipe", "we_by_quoted_line", "we_by_script", "we_by_remoteprefix",
-                         "we_by_remote_cmd", "we_by_ssh", "we_by_tcp", "they_by_words"):
+                         "we_by_remote_cmd", "we_by_ssh", "we_by_tcp",
+                         "we_by_mail_replica", "they_by_words", *their_dsync):
                 sync = getattr(sides, name)
                 changes(sides, sync, name)
                 quiet(sides, sync, name)
                 print("ok:", name)
             one_way(sides)
+            while_mail_arrives(sides)
+            a_new_user(sides)
             fails_clearly(sides)
             assert not sides.ours.complaints(), sides.ours.complaints()
             print("ok: fails_clearly")

@@ -98,6 +98,8 @@ static void *run_side(void *ptr)
 		.hostname = side->node->hostname,
 		.alt_char = '_',
 		.cache = side->node->cache,
+		.way = side->node->way,
+		.allow_one_way = side->node->allow_one_way,
 	};
 
 	if (!side->node->plain)

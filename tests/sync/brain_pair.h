@@ -18,6 +18,8 @@ struct test_node {
 	const char *hostname;
 	bool busy;		 /* what begin answers */
 	bool plain;		 /* does not introduce itself as dsyncfs */
+	enum sync_way way;	 /* as master */
+	bool allow_one_way;	 /* as slave */
 	struct box_cache *cache; /* NULL: mailboxes are opened for each session */
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;

@@ -86,6 +86,49 @@ static void a_uid_conflict_moves_both_in_guid_order(void **state)
 	assert_int_equal(plan.uid_next, 9);
 }
 
+/* Seen beside a real Dovecot: one of the three is beyond the other's UIDNEXT and stays. */
+static void what_conflicts_moves_in_guid_order_around_what_stays(void **state)
+{
+	const struct merge_item ours[] = {mail(18, "b"), mail(19, "c10"), mail(20, "c11")};
+	const struct merge_item theirs[] = {mail(18, "b"), mail(19, "x")};
+	struct merge_mailbox_input in = input(ours, 3, theirs, 2, 20);
+
+	in.absence_counts = false;
+	in.role = MERGE_SLAVE;
+	in.own.uid_next = 21;
+	run(&in);
+	assert_int_equal(plan.action_count, 2);
+	assert_int_equal(plan.actions[0].kind, MERGE_CHANGE_UID);
+	assert_int_equal(plan.actions[0].source_uid, 19);
+	assert_int_equal(plan.actions[0].uid, 21);
+	assert_int_equal(plan.actions[1].kind, MERGE_APPEND);
+	assert_int_equal(plan.actions[1].uid, 22);
+}
+
+/* Seen beside a real Dovecot: the walk ends at an UID that was another message's at each end, so
+ * the lists that are merged begin with messages that both have. Those are passed on both sides at
+ * once, and the order of what follows is the GUIDs'. */
+static void what_both_have_is_passed_on_both_sides_at_once(void **state)
+{
+	const struct merge_item ours[] = {mail(1, "a"),	 expunged(2, "p"), mail(3, "m"),
+					  mail(4, "z8"), mail(5, "m9"),	   mail(6, "c")};
+	const struct merge_item theirs[] = {mail(1, "a"),  expunged(2, "q"), mail(3, "m"),
+					    mail(4, "z8"), mail(5, "m9"),    mail(6, "z1")};
+	struct merge_mailbox_input in = input(ours, 6, theirs, 6, 7);
+
+	in.absence_counts = false;
+	for (int role = 0; role < 2; role++) {
+		in.role = role == 0 ? MERGE_MASTER : MERGE_SLAVE;
+		run(&in);
+		assert_int_equal(plan.action_count, 2);
+		assert_int_equal(plan.actions[0].kind, MERGE_CHANGE_UID);
+		assert_int_equal(plan.actions[0].source_uid, 6);
+		assert_int_equal(plan.actions[0].uid, 7);
+		assert_int_equal(plan.actions[1].kind, MERGE_APPEND);
+		assert_int_equal(plan.actions[1].uid, 8);
+	}
+}
+
 static void below_the_last_match_absence_is_an_expunge(void **state)
 {
 	const struct merge_item own[] = {mail(1, "a"), mail(2, "b"), mail(3, "c"), mail(4, "d")};
@@ -240,6 +283,8 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, NULL, tear_down)
 	const struct CMUnitTest tests[] = {
 		CASE(a_uid_conflict_moves_both_in_guid_order),
+		CASE(what_conflicts_moves_in_guid_order_around_what_stays),
+		CASE(what_both_have_is_passed_on_both_sides_at_once),
 		CASE(below_the_last_match_absence_is_an_expunge),
 		CASE(absence_that_must_not_count_puts_the_message_back),
 		CASE(what_is_missing_here_is_not_revived_while_absence_counts),

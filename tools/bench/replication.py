@@ -151,7 +151,8 @@ def prepare(rival, users):
         rival.a.deliver(user, "first")
     if rival.kind != "none":
         for user in users:
-            nodes.eventually(f"{user} has mail on b", lambda user=user: rival.b.imap(user).select()[1][0] != b"0", 400)  # Dovecot tries again after 5 minutes
+            # A Dovecot whose first try fails waits for five minutes.
+            nodes.eventually(f"{user} has mail on b", lambda user=user: rival.b.imap(user).select()[1][0] != b"0", 400)
     time.sleep(3)
 
 
