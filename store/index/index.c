@@ -39,8 +39,9 @@ int index_replay(struct index *index, struct error *err)
 	/* A mailbox may stay open for long: nothing is read from, or appended to, what is not the
 	   log any more. */
 	ret = index_log_recheck(&index->log, err);
-	if (ret == 0)
-		ret = index_log_size(&index->log, &end, err);
+	if (ret < 0)
+		return ret;
+	ret = index_log_size(&index->log, &end, err);
 	if (ret < 0)
 		return ret;
 	if (end < state->offset)
