@@ -211,10 +211,11 @@ static void take_down(const struct fs_options *options, struct mount_state *m)
 		dirty_sweep(m->fs.observer.dirty, dirty_now_ms() + 2 * DIRTY_QUIET_MS);
 	open_files_free(&m->fs.files);
 	session_free(&m->session);
-	if (m->journal)
-		journal_close(&m->journal);
+	/* While the journal's lock keeps another dsyncfs from doing the same. */
 	if (m->owns_store)
 		renew_store_id(options, m);
+	if (m->journal)
+		journal_close(&m->journal);
 	dirty_free(&m->fs.observer.dirty);
 	origins_free(&m->fs.observer.origins);
 	inode_table_free(&m->fs.inodes, m->fs.places);
@@ -257,6 +258,8 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 		ready(ctx);
 		service_ready();
 		m.stamps_started = pthread_create(&m.stamps, NULL, check_stamps, &m) == 0;
+		if (!m.stamps_started)
+			check_stamps(&m);
 		wait_for_end(&m, &signals);
 		service_stopping();
 		log_notice("unmounting path=%s", options->mount_point);
