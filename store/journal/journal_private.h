@@ -43,7 +43,7 @@ struct journal {
 
 	/* Under the mutex. */
 	struct journal_queue queue;
-	bool renew;
+	bool renew;  /* a new id is due, although nothing was lost */
 	bool urgent; /* something in the queue should not wait for company */
 	bool has_due;
 	struct timespec due; /* of what may wait, the first that is to be committed */
