@@ -13,8 +13,7 @@ import os
 import shutil
 import time
 
-import replication
-from replication import BODY, nodes
+from rivals import BODY, Rival, nodes
 
 USER = "big@example.org"
 VMAIL = nodes.VMAIL
@@ -63,7 +62,7 @@ def settle(rival, seconds=1.0):
 
 def measure(kind, size, mails):
     """(CPU seconds, bytes on the link) of `mails` deliveries."""
-    rival = replication.Rival(kind, start=False)
+    rival = Rival(kind, start=False)
     try:
         prefill(rival, size)
         rival.start()
