@@ -112,6 +112,8 @@ struct sync_options {
 	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
 	 * escaped). NULL: all. */
 	const char *only_box, *exclude;
+	/* PROTOCOL.md: fill_from and block_uids of B. 0: what suits large mailboxes. */
+	uint32_t fill_from, block_uids;
 	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */
 	struct box_cache *cache;
 };

@@ -69,6 +69,7 @@ static void box_close(struct box *box, int ret)
 {
 	export_free(&box->export);
 	import_free(&box->import);
+	blocks_free(&box->blocks);
 	mailbox_changes_free(&box->changes);
 	if (ret == 0 && box->failed == 0)
 		box_cache_put(box->brain->options->cache, box->brain->user, &box->mailbox);
@@ -149,6 +150,8 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 	box->own.common_uid = use_state && reaches ? box->saved.common_uid : 0;
 	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
 			box->status.uid_next != box->saved.common_uid + 1;
+	box->own.fill_from = fill_from(box);
+	box->own.block_uids = blocks_uids(box->brain);
 	return 0;
 }
 
@@ -312,7 +315,8 @@ int box_send_state(struct box *box, struct error *err)
 			  .last_common_pvt_modseq = box->peer.highest_pvt_modseq,
 			  .last_messages_count = mailbox_status(box->mailbox)->messages,
 			  .changes_during_sync = box->failed != 0 || box->again,
-			  .highest_modseq = mailbox_status(box->mailbox)->highest_modseq},
+			  .highest_modseq = mailbox_status(box->mailbox)->highest_modseq,
+			  .fill_modseq = box->fill_modseq},
 	};
 
 	return items_send(box->brain->items, &item, err);
@@ -372,20 +376,33 @@ static void finish_box(struct box *box)
 		save_state(box);
 }
 
-/* After both B items. */
-static int sync_box(struct box *box, struct error *err)
+static int list_and_exchange(struct box *box, struct error *err)
 {
 	struct error build_err = {0};
-
-	if (box_is_skipped(box))
-		return 0;
-	agree_on_state(box);
 	int ret = export_build(box, &build_err);
+
 	if (ret < 0) {
 		item_list_free(&box->export.list);
 		box_fail(box, ret, &build_err);
 	}
-	ret = box_exchange(box, err);
+	return box_exchange(box, err);
+}
+
+/* After both B items. */
+static int sync_box(struct box *box, struct error *err)
+{
+	if (box_is_skipped(box))
+		return 0;
+	agree_on_state(box);
+	int ret = 0;
+	if (fill_applies(box)) {
+		ret = fill_run(box, err);
+	} else {
+		if (blocks_apply(box))
+			ret = blocks_exchange(box, err);
+		if (ret == 0)
+			ret = list_and_exchange(box, err);
+	}
 	if (ret == 0)
 		finish_box(box);
 	return ret;

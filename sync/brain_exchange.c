@@ -176,18 +176,14 @@ static enum item_type wanted_item(enum phase phase)
 	return wanted[phase];
 }
 
-static int receive_state(struct exchange *exchange, const struct item_state *state,
-			 struct error *err)
+int box_take_state(struct box *box, const struct item_state *state, struct error *err)
 {
-	struct box *box = exchange->box;
-
 	if (!guid_equal(&state->mailbox_guid, &box->own.mailbox_guid)) {
 		int ret = error_set(err, -EPROTO, "state of another mailbox instead of %s",
 				    box->name);
 		return stream_set_failed(box->brain->stream, ret, err);
 	}
 	box->peer_state = *state;
-	exchange->receive = PHASE_DONE;
 	return 0;
 }
 
@@ -214,7 +210,8 @@ static int receive_item(struct exchange *exchange, struct error *err)
 	case ITEM_MAIL:
 		return import_begin_mail(box, &item.mail, err);
 	default:
-		return receive_state(exchange, &item.state, err);
+		exchange->receive = PHASE_DONE;
+		return box_take_state(box, &item.state, err);
 	}
 }
 

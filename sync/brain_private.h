@@ -6,6 +6,8 @@
  *   brain_tree.c      N and D, and carrying out merge_tree's actions
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
+ *   brain_blocks.c    one mailbox without a state: which parts are equal
+ *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
  *   export.c          own changes and bodies to the peer
  *   import.c          the peer's changes and bodies to us
  *   import_apply.c    carrying out merge_mailbox's actions
@@ -126,6 +128,9 @@ int export_send_mails(struct box *box, struct error *err);
 int export_add_request(struct box *box, const struct item_request *request, struct error *err);
 /* Without R lists: all messages of the list that are new to the peer. */
 int export_request_all(struct box *box, struct error *err);
+/* Or a list of the messages from first_uid on, so many of them; and what was sent is forgotten. */
+int export_build_part(struct box *box, uint32_t first_uid, size_t count, struct error *err);
+void export_end_part(struct export *export);
 void export_free(struct export *export);
 
 /* import.c */
@@ -146,6 +151,7 @@ struct import {
 	size_t request_count, next_sent, next_expected;
 	size_t receiving; /* the request whose body comes; SIZE_MAX: one that nobody wants */
 	bool in_body;
+	bool unasked; /* bodies come without a request */
 	size_t spooled_count;
 	uint64_t spooled_bytes;
 
@@ -171,6 +177,8 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 /* Takes what is there of the body. */
 int import_receive_body(struct box *box, struct error *err);
 void import_finish_mails(struct box *box);
+/* The lists and the plan are forgotten, and others may follow; numbers stay. */
+void import_end_part(struct box *box);
 /* What the plan has at this UID is not so after this session. */
 void import_mark_unsettled(struct box *box, uint32_t uid);
 /* The message that the plan has at this UID will not be there after this session. */
@@ -182,7 +190,33 @@ uint32_t import_current_uid(const struct box *box, uint32_t uid);
 /* import_apply.c. Failures are the mailbox's: box_fail(). */
 /* During the transfer: what has come is committed when it is enough for a batch. */
 void import_apply_batch(struct box *box);
+/* All of a plan that only appends, as a batch. */
+void import_apply_part(struct box *box);
+struct fill_modseq {
+	uint32_t uid;
+	uint64_t modseq;
+};
+/* Of those messages. Who has a higher one keeps it. */
+void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count);
 void import_apply(struct box *box);
+
+/* brain_blocks.c */
+struct block;
+struct blocks {
+	struct block *list; /* ascending */
+	size_t count, size;
+	uint32_t uids; /* in a block */
+};
+
+/* What B says of it. */
+uint32_t blocks_uids(const struct brain *brain);
+/* After both B: are digests exchanged? */
+bool blocks_apply(const struct box *box);
+/* Both sides' digests. What of the own mailbox cannot be read is the mailbox's failure. */
+int blocks_exchange(struct box *box, struct error *err);
+/* The message is at both sides, the same in everything. False without an exchange. */
+bool blocks_have(const struct blocks *blocks, uint32_t uid);
+void blocks_free(struct blocks *blocks);
 
 /* brain_box.c */
 struct box {
@@ -198,6 +232,8 @@ struct box {
 	uint32_t common_uid;	       /* U0 */
 	uint64_t since;		       /* own changes above this are sent */
 	bool stateful;
+	struct blocks blocks;
+	uint64_t fill_modseq; /* S says it */
 	struct export export;
 	struct import import;
 	int failed; /* goes through the motions; nothing is applied or saved */
@@ -219,7 +255,16 @@ void box_fill_side(const struct box *box, bool own, struct merge_side *side_r);
 
 /* brain_exchange.c */
 int box_exchange(struct box *box, struct error *err);
-/* The S of this side, once everything is durable here. */
+/* The S of this side, once everything is durable here, and the peer's. */
 int box_send_state(struct box *box, struct error *err);
+int box_take_state(struct box *box, const struct item_state *state, struct error *err);
+
+/* brain_fill.c */
+/* What B says of it: 0 where it is not empty, or must stay so. */
+uint32_t fill_from(const struct box *box);
+/* After both B: is one side filled by the other? */
+bool fill_applies(const struct box *box);
+/* Instead of box_exchange(). */
+int fill_run(struct box *box, struct error *err);
 
 #endif

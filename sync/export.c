@@ -22,6 +22,11 @@ struct list_builder {
 	bool with_expunges;
 };
 
+struct part_builder {
+	struct item_list *list;
+	size_t count;
+};
+
 static const struct mailbox_change *change_at(const struct list_builder *builder)
 {
 	const struct mailbox_changes *changes = &builder->box->changes;
@@ -52,6 +57,8 @@ static int add_message(void *ctx, const struct mail *mail)
 	if (ret < 0)
 		return ret;
 	const struct mailbox_change *change = change_at(builder);
+	if (blocks_have(&builder->box->blocks, mail->uid))
+		return 0;
 	if (change == NULL || change->uid != mail->uid)
 		return item_list_add_mail(builder->list, 's', mail, NULL, NULL);
 	builder->next_change++;
@@ -153,6 +160,37 @@ int export_build(struct box *box, struct error *err)
 	if (ret == -ENOMEM)
 		return error_errno(err, ret, "list of changes");
 	return ret;
+}
+
+static int add_to_part(void *ctx, const struct mail *mail)
+{
+	struct part_builder *builder = ctx;
+	int ret = item_list_add_mail(builder->list, 's', mail, NULL, NULL);
+
+	if (ret < 0)
+		return ret;
+	return builder->list->count == builder->count ? 1 : 0;
+}
+
+int export_build_part(struct box *box, uint32_t first_uid, size_t count, struct error *err)
+{
+	struct part_builder builder = {.list = &box->export.list, .count = count};
+	uint32_t last_uid = box->status.uid_next - 1;
+
+	if (first_uid > last_uid)
+		return 0;
+	int ret = mailbox_each(box->mailbox, first_uid, last_uid, add_to_part, &builder, err);
+	if (ret == -ENOMEM)
+		return error_errno(err, ret, "list of messages");
+	return ret < 0 ? ret : 0;
+}
+
+void export_end_part(struct export *export)
+{
+	item_list_free(&export->list);
+	export->next_change = 0;
+	export->request_count = 0;
+	export->next_request = 0;
 }
 
 int export_send_changes(struct box *box, struct error *err)

@@ -20,6 +20,11 @@ int import_add_change(struct box *box, const struct item_change *change, struct 
 
 	if (box->failed != 0)
 		return 0;
+	if (change->type != 'e' && blocks_have(&box->blocks, change->uid)) {
+		int code = error_set(err, -EPROTO, "lists UID %u of a block that is equal in %s",
+				     change->uid, box->name);
+		return stream_set_failed(box->brain->stream, code, err);
+	}
 	int ret = item_list_add_received(&import->list, change);
 	if (ret == 0 && import->list.memory_bytes > BRAIN_LIST_BYTES_MAX)
 		ret = -EMSGSIZE;
@@ -278,7 +283,7 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 	import->receiving = index;
 	import->in_body = mail->stream;
 	if (index == NOT_WANTED) {
-		if (box->failed == 0 && box->brain->send_requests)
+		if (box->failed == 0 && box->brain->send_requests && !import->unasked)
 			log_error("%s sent a mail that was not requested user=%s mailbox=%s "
 				  "guid=%s",
 				  stream_peer_name(box->brain->stream), box->brain->user->name,
@@ -369,13 +374,36 @@ uint32_t import_current_uid(const struct box *box, uint32_t uid)
 	return uid;
 }
 
-void import_free(struct import *import)
+static void free_requests(struct import *import)
 {
 	for (size_t i = 0; i < import->request_count; i++) {
 		mailbox_spool_discard(&import->requests[i].spool);
 		free(import->requests[i].pop3_uidl);
 	}
 	free(import->requests);
+	import->requests = NULL;
+	import->request_count = 0;
+}
+
+void import_end_part(struct box *box)
+{
+	struct import *import = &box->import;
+
+	box->brain->result->changes_applied += (unsigned)import->applied;
+	free_requests(import);
+	merge_mailbox_plan_free(&import->plan);
+	item_list_free(&import->list);
+	item_list_free(&import->found);
+	import->planned = false;
+	import->next_expected = 0;
+	import->applied = 0;
+	import->applied_request = 0;
+	import->batched = false;
+}
+
+void import_free(struct import *import)
+{
+	free_requests(import);
 	merge_mailbox_plan_free(&import->plan);
 	item_list_free(&import->list);
 	item_list_free(&import->found);

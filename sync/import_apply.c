@@ -15,6 +15,8 @@
 
 #define BATCH_MAILS MERGE_APPEND_BATCH
 #define BATCH_BYTES ((uint64_t)64 * 1024 * 1024)
+/* MODSEQs in one transaction. */
+#define RAISE_BATCH 10000
 
 static bool gives_uid(const struct merge_action *action)
 {
@@ -240,6 +242,26 @@ static int apply_range(struct box *box, struct mailbox_txn *txn, size_t end, boo
 	return ret;
 }
 
+/* A message that was appended in a batch gets its MODSEQ, or keeps a higher one where raise_only
+ * says so. */
+static int settle_modseq(struct box *box, struct mailbox_txn *txn, uint32_t uid, uint64_t modseq,
+			 bool raise_only, struct error *err)
+{
+	struct keyword_set keywords;
+	struct mail now;
+	int ret = mailbox_find(box->mailbox, uid, &now, err);
+
+	if (ret == -ENOENT || (ret == 0 && raise_only && now.modseq >= modseq))
+		return 0;
+	if (ret < 0)
+		return ret;
+	uint8_t flags = now.flags;
+	ret = item_list_apply_keywords(&box->import.found, now.keywords, now.keywords, now.keywords,
+				       &keywords);
+	return ret < 0 ? error_errno(err, ret, "keywords")
+		       : mailbox_set_flags(txn, uid, flags, keywords, modseq, err);
+}
+
 /* What was appended in batches gets its MODSEQ. */
 static int settle_modseqs(struct box *box, struct mailbox_txn *txn, size_t end)
 {
@@ -248,24 +270,9 @@ static int settle_modseqs(struct box *box, struct mailbox_txn *txn, size_t end)
 
 	for (size_t i = 0; i < end && ret == 0; i++) {
 		const struct merge_action *action = &box->import.plan.actions[i];
-		struct keyword_set keywords;
-		struct mail now;
 
-		if (action->modseq == 0)
-			continue;
-		ret = mailbox_find(box->mailbox, action->uid, &now, &err);
-		if (ret == -ENOENT) {
-			ret = 0;
-			continue;
-		}
-		if (ret < 0)
-			break;
-		uint8_t flags = now.flags;
-		ret = item_list_apply_keywords(&box->import.found, now.keywords, now.keywords,
-					       now.keywords, &keywords);
-		if (ret == 0)
-			ret = mailbox_set_flags(txn, action->uid, flags, keywords, action->modseq,
-						&err);
+		if (action->modseq != 0)
+			ret = settle_modseq(box, txn, action->uid, action->modseq, false, &err);
 	}
 	if (ret < 0)
 		box_fail(box, ret, &err);
@@ -420,18 +427,13 @@ static size_t ready_end(const struct import *import)
 	return i;
 }
 
-void import_apply_batch(struct box *box)
+/* The actions up to `end`, without their MODSEQs. */
+static void apply_batch(struct box *box, size_t end)
 {
 	struct import *import = &box->import;
 	struct mailbox_txn *txn = NULL;
 
-	if (!may_apply(box) ||
-	    (import->spooled_count < BATCH_MAILS && import->spooled_bytes < BATCH_BYTES))
-		return;
-	size_t end = ready_end(import);
-	if (end == import->applied)
-		return;
-	if (prepare(box) < 0)
+	if (end == import->applied || prepare(box) < 0)
 		return;
 	int ret = begin(box, &txn);
 	if (ret == 0)
@@ -445,6 +447,59 @@ void import_apply_batch(struct box *box)
 	import->applied = end;
 	import->spooled_count = 0;
 	import->spooled_bytes = 0;
+}
+
+void import_apply_batch(struct box *box)
+{
+	const struct import *import = &box->import;
+
+	if (may_apply(box) &&
+	    (import->spooled_count >= BATCH_MAILS || import->spooled_bytes >= BATCH_BYTES))
+		apply_batch(box, ready_end(import));
+}
+
+void import_apply_part(struct box *box)
+{
+	if (may_apply(box))
+		apply_batch(box, box->import.plan.expunge_start);
+}
+
+/* Whatever somebody else wrote meanwhile: it is about single messages. */
+static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t count,
+		      struct error *err)
+{
+	struct import *import = &box->import;
+	struct mailbox_txn *txn = NULL;
+	bool foreign = false;
+	int ret = mailbox_begin(box->mailbox, &txn, err);
+
+	if (ret == 0 && !guid_equal(&mailbox_status(box->mailbox)->guid, &box->own.mailbox_guid))
+		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", box->name);
+	for (size_t i = 0; i < count && ret == 0; i++)
+		ret = settle_modseq(box, txn, modseqs[i].uid, modseqs[i].modseq, true, err);
+	if (ret == 0)
+		ret = mailbox_commit(&txn, &foreign, err);
+	mailbox_abort(&txn);
+	item_list_free(&import->found);
+	import->foreign |= foreign;
+	if (ret == 0) {
+		import->committed = true;
+		import->expected_modseq = mailbox_status(box->mailbox)->highest_modseq;
+	}
+	return ret;
+}
+
+void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count)
+{
+	struct error err = {0};
+
+	for (size_t done = 0; done < count && box->failed == 0; done += RAISE_BATCH) {
+		size_t part = count - done > RAISE_BATCH ? RAISE_BATCH : count - done;
+		int ret = raise_some(box, modseqs + done, part, &err);
+
+		if (ret < 0)
+			box_fail(box, ret, &err);
+	}
 }
 
 /* A MODSEQ that somebody else took meanwhile was not to be had any more. Changes of flags are in

@@ -78,7 +78,9 @@ struct item_state {
 	uint64_t last_common_pvt_modseq;
 	uint32_t last_messages_count;
 	bool changes_during_sync;
-	uint64_t highest_modseq; /* extension */
+	/* extensions */
+	uint64_t highest_modseq;
+	uint64_t fill_modseq; /* no message that was filled in has a lower one */
 };
 
 /* N */
@@ -117,6 +119,8 @@ struct item_mailbox {
 	const char *name; /* as in N, converted to '/' */
 	uint32_t common_uid;
 	bool owed; /* the sender has changes that its saved state does not say are at the peer */
+	uint32_t fill_from;  /* empty, and takes a mailbox of so many messages as a stream */
+	uint32_t block_uids; /* without a state it lists what differs in blocks of so many UIDs */
 };
 
 /* A: value may hold any bytes. With `stream` the value follows: stream_read_value(). */
@@ -136,7 +140,7 @@ struct item_keyword {
 	const char *name;
 };
 struct item_change {
-	char type; /* 's' 'f' 'e' */
+	char type; /* 's' 'f' 'e'; 'b' (extension): uid is a block's number, guid its digest */
 	uint32_t uid;
 	const char *guid;
 	const char *hdr_hash;

@@ -251,7 +251,7 @@ static int check_item(struct items *items, const struct item *item, struct error
 
 	switch (item->type) {
 	case ITEM_CHANGE:
-		if (strchr("sfe", change->type) == NULL || change->type == '\0')
+		if (strchr("sfeb", change->type) == NULL || change->type == '\0')
 			return error_set(err, -EBADMSG, "Remote sent invalid mail_change: type");
 		if (change->uid <= items->received_change_uid)
 			return error_set(err, -EBADMSG,

@@ -28,7 +28,7 @@ static bool is_hex_guid(const char *text)
 static int check_change(const struct item_desc *desc, const struct item_change *change,
 			uint32_t previous_uid, struct error *err)
 {
-	if (change->type == '\0' || strchr("sfe", change->type) == NULL)
+	if (change->type == '\0' || strchr("sfeb", change->type) == NULL)
 		return refuse(desc, "unknown type", err);
 	if (change->uid <= previous_uid)
 		return refuse(desc, "UIDs do not increase", err);

@@ -57,6 +57,7 @@ static const struct item_key state_keys[] = {
 	KEY(state.last_messages_count, "last_messages_count", KEY_DEC32, KEY_ALWAYS),
 	KEY(state.changes_during_sync, "changes_during_sync", KEY_BOOL, 0),
 	KEY(state.highest_modseq, "highest_modseq", KEY_DEC64, KEY_EXTENSION),
+	KEY(state.fill_modseq, "fill_modseq", KEY_DEC64, KEY_EXTENSION),
 };
 
 static const struct item_key node_keys[] = {
@@ -95,6 +96,8 @@ static const struct item_key mailbox_keys[] = {
 	KEY(mailbox.name, "name", KEY_NAME, KEY_EXTENSION),
 	KEY(mailbox.common_uid, "common_uid", KEY_DEC32, KEY_EXTENSION),
 	KEY(mailbox.owed, "owed", KEY_BOOL, KEY_EXTENSION),
+	KEY(mailbox.fill_from, "fill_from", KEY_DEC32, KEY_EXTENSION),
+	KEY(mailbox.block_uids, "block_uids", KEY_DEC32, KEY_EXTENSION),
 };
 
 static const struct item_key attribute_keys[] = {

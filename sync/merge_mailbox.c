@@ -11,8 +11,6 @@
 
 /* A mailbox has as many keywords; a list that says more is not one of a mailbox. */
 #define KEYWORDS_MAX 1024
-/* Room for every record that could ever be added to it. */
-#define MODSEQ_MAX (UINT64_MAX / 4)
 
 struct merge_pool {
 	void **list;
@@ -158,7 +156,7 @@ static const char *item_fault(const struct merge_mailbox_input *in, const struct
 		return "has an unknown type";
 	if (item->uid <= last_uid)
 		return "is out of order";
-	if (flags->modseq > MODSEQ_MAX)
+	if (flags->modseq > MERGE_MODSEQ_MAX)
 		return "has an impossible MODSEQ";
 	if (flags->final_keywords.count > KEYWORDS_MAX ||
 	    flags->add_keywords.count > KEYWORDS_MAX || flags->remove_keywords.count > KEYWORDS_MAX)
@@ -180,7 +178,7 @@ static int check_side(const struct merge_mailbox_input *in, const struct merge_s
 {
 	uint32_t last_uid = 0;
 
-	if (side->uid_next == 0 || side->highest_modseq > MODSEQ_MAX)
+	if (side->uid_next == 0 || side->highest_modseq > MERGE_MODSEQ_MAX)
 		return error_set(err, -EINVAL, "%s mailbox has an impossible %s", whose,
 				 side->uid_next == 0 ? "UIDNEXT" : "HIGHESTMODSEQ");
 	for (size_t i = 0; i < side->item_count; i++) {

@@ -33,6 +33,9 @@ enum merge_mode {
 	MERGE_BACKUP,  /* one way, whoever the peer is: own becomes what the peer's is */
 };
 
+/* Room for every record that could ever be added to it. */
+#define MERGE_MODSEQ_MAX (UINT64_MAX / 4)
+
 /* One C item. */
 struct merge_item {
 	char type;	      /* 's', 'f' or 'e' */

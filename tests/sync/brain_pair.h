@@ -21,6 +21,7 @@ struct test_node {
 	enum sync_way way;	 /* as master */
 	bool allow_one_way;	 /* as slave */
 	struct box_cache *cache; /* NULL: mailboxes are opened for each session */
+	uint32_t fill_from, block_uids;
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
 	unsigned saves, forgets;

@@ -75,6 +75,7 @@ struct fake_account *fake_account_new(const char *name, int64_t *clock)
 	account->user.separator = '/';
 	account->clock = clock;
 	account->spool_bytes_left = -1;
+	account->reads_left = -1;
 	add_box(account, "INBOX", NULL, 0);
 	return account;
 }
@@ -453,13 +454,15 @@ static void fill_mail(struct mailbox *box, const struct fake_mail *from, struct 
 int mailbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
 		 void *ctx, struct error *err)
 {
-	(void)err;
 	for (size_t i = 0; i < box->view.mail_count; i++) {
 		const struct fake_mail *from = &box->view.mails[i];
 		struct mail mail;
 
 		if (from->uid < first_uid || from->uid > last_uid)
 			continue;
+		if (box->account->reads_left == 0)
+			return error_set(err, -EIO, "mailbox %s cannot be read", box->view.name);
+		box->account->reads_left -= box->account->reads_left > 0;
 		fill_mail(box, from, &mail);
 		int ret = each(ctx, &mail);
 		if (ret != 0)

@@ -67,6 +67,7 @@ struct fake_account {
 	/* Knobs. */
 	int64_t *clock;
 	int64_t spool_bytes_left; /* -1: unlimited; then spool writes are -ENOSPC */
+	int64_t reads_left;	  /* -1: unlimited; then mailbox_each() is -EIO */
 	/* Called when the transaction number begin_count is about to begin. */
 	void (*on_begin)(struct fake_account *account, const char *mailbox);
 	/* Counters. */

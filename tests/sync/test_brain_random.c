@@ -276,6 +276,9 @@ static void run_history(uint32_t seed, bool tree)
 		h->accounts[i] = fake_account_new("alice", &h->clock);
 		test_node_init(&h->nodes[i], &h->accounts[i]->user,
 			       i == 0 ? "a.example.org" : "b.example.org");
+		/* So that these mailboxes are large. */
+		h->nodes[i].fill_from = seed % 3 == 0 ? 0 : 1;
+		h->nodes[i].block_uids = seed % 3 == 1 ? 0 : 1 + seed % 4;
 	}
 	for (unsigned step = 0; step < 4; step++) {
 		some_changes(h, 1 + pick(h, 12), tree);
