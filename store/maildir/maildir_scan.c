@@ -3,7 +3,7 @@
  * lock; else it looks a second time under the locks and writes.
  *
  * Memory: 24 bytes a line of the uidlist, so that a million messages fit; names are not kept, but
- * those of files without a UID.
+ * those of files without a UID, which get theirs in transactions of a bounded size.
  *
  * A missing file is counted, not expunged: absence proves nothing here.
  */
@@ -21,6 +21,8 @@
 #include "store/maildir/name_table.h"
 
 #define MISSING_BATCH 4096
+#define ADOPT_BATCH   10000
+#define NAMES_MAX     ((size_t)1 << 30)
 
 /* One line of the uidlist. */
 struct scan_line {
@@ -30,17 +32,22 @@ struct scan_line {
 };
 
 struct new_file {
-	char *name; /* of the file, with flags */
+	union {
+		size_t place;	  /* in names, while they are read */
+		const char *name; /* of the file, with flags */
+	};
 	uint32_t drop_uid;
 };
 
 struct scan {
 	struct maildir *md;
+	struct dotlock *lock;	 /* held while there is a txn */
 	struct maildir_txn *txn; /* NULL: only look */
 	struct scan_line *lines; /* sorted by hash */
 	size_t line_count;
 	struct new_file *new_files;
 	size_t new_count, new_room;
+	struct buf names;  /* of the new files, each with its NUL */
 	uint32_t next_uid; /* of the index */
 	bool need;	   /* something has to be written */
 	bool changed;
@@ -119,8 +126,6 @@ static int find_line(struct scan *scan, const struct maildir_name *name, struct 
 
 static int add_new_file(struct scan *scan, const char *file, uint32_t drop_uid)
 {
-	char *copy;
-
 	/* Without a transaction it is enough to know that there is one. */
 	scan->need = true;
 	if (!scan->txn)
@@ -134,10 +139,12 @@ static int add_new_file(struct scan *scan, const char *file, uint32_t drop_uid)
 		scan->new_files = files;
 		scan->new_room = room;
 	}
-	copy = strdup(file);
-	if (!copy)
-		return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
-	scan->new_files[scan->new_count++] = (struct new_file){.name = copy, .drop_uid = drop_uid};
+	size_t place = scan->names.len;
+	if (buf_append(&scan->names, file, strlen(file) + 1) < 0)
+		return error_errno(scan->err, scan->names.failed, "%s: names of new files",
+				   scan->md->path);
+	scan->new_files[scan->new_count++] =
+		(struct new_file){.place = place, .drop_uid = drop_uid};
 	return 0;
 }
 
@@ -198,8 +205,20 @@ static int new_file_cmp(const void *a, const void *b)
 	return maildir_name_cmp(file_a->name, file_b->name);
 }
 
+/* What was adopted so far is recorded; the uidlist stays ours. */
+static int next_transaction(struct scan *scan)
+{
+	int rc = maildir_txn_commit(scan->txn, scan->err);
+
+	maildir_txn_free(scan->txn);
+	scan->txn = NULL;
+	return rc < 0 ? rc : maildir_txn_begin(scan->md, scan->lock, &scan->txn, scan->err);
+}
+
 static int adopt_new_files(struct scan *scan)
 {
+	for (size_t i = 0; i < scan->new_count; i++)
+		scan->new_files[i].name = scan->names.data + scan->new_files[i].place;
 	if (scan->new_count)
 		qsort(scan->new_files, scan->new_count, sizeof *scan->new_files, new_file_cmp);
 	for (size_t i = 0; i < scan->new_count; i++) {
@@ -222,6 +241,8 @@ static int adopt_new_files(struct scan *scan)
 				    "uid=%u, file=%s)",
 				    scan->md->path, file->drop_uid, file->name);
 		rc = maildir_txn_adopt(scan->txn, &name, file->drop_uid, scan->err);
+		if (rc == 0 && i % ADOPT_BATCH == ADOPT_BATCH - 1)
+			rc = next_transaction(scan);
 		if (rc < 0)
 			return rc;
 		scan->changed = true;
@@ -309,34 +330,49 @@ static int run(struct scan *scan, size_t *missing_r)
 
 static void scan_free(struct scan *scan)
 {
-	for (size_t i = 0; i < scan->new_count; i++)
-		free(scan->new_files[i].name);
 	free(scan->new_files);
+	buf_free(&scan->names);
 	free(scan->lines);
+}
+
+static int scan_and_write(struct scan *scan, size_t *missing_r)
+{
+	struct maildir *md = scan->md;
+	bool behind;
+	int rc = maildir_txn_begin(md, scan->lock, &scan->txn, scan->err);
+
+	if (rc < 0)
+		return rc;
+	rc = maildir_index_is_behind(md, &behind, scan->err);
+	if (rc == 0 && behind) {
+		rc = maildir_txn_complete_all(scan->txn, scan->err);
+		scan->changed = true;
+	}
+	if (rc == 0)
+		rc = run(scan, missing_r);
+	if (rc == 0 && wants_compaction(scan))
+		scan->txn->rewrite = true;
+	scan->changed |= maildir_lacks_modseqs(md);
+	if (rc == 0)
+		rc = maildir_txn_commit(scan->txn, scan->err);
+	if (scan->txn)
+		maildir_txn_free(scan->txn);
+	return rc;
 }
 
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
 			size_t *missing_r, struct error *err)
 {
-	struct scan scan = {.md = md, .err = err};
-	bool behind;
-	int rc = maildir_txn_begin(md, lock, &scan.txn, err);
+	struct scan scan = {.md = md, .lock = lock, .names = BUF_INIT(NAMES_MAX), .err = err};
+	int rc = 0;
 
-	if (rc < 0)
-		return rc;
-	rc = maildir_index_is_behind(md, &behind, err);
-	if (rc == 0 && behind) {
-		rc = maildir_txn_complete_all(scan.txn, err);
-		scan.changed = true;
-	}
+	if (!lock)
+		rc = dotlock_acquire(md->control_fd, md->control_path, UIDLIST_NAME,
+				     DOTLOCK_TIMEOUT_MS_DEFAULT, &scan.lock, err);
 	if (rc == 0)
-		rc = run(&scan, missing_r);
-	if (rc == 0 && wants_compaction(&scan))
-		scan.txn->rewrite = true;
-	scan.changed |= maildir_lacks_modseqs(md);
-	if (rc == 0)
-		rc = maildir_txn_commit(scan.txn, err);
-	maildir_txn_free(scan.txn);
+		rc = scan_and_write(&scan, missing_r);
+	if (!lock)
+		dotlock_release(&scan.lock);
 	scan_free(&scan);
 	if (rc < 0)
 		return rc;
@@ -349,7 +385,7 @@ int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_
 int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
 {
 	struct maildir *md = maildir_of(box);
-	struct scan scan = {.md = md, .err = err};
+	struct scan scan = {.md = md, .names = BUF_INIT(NAMES_MAX), .err = err};
 	bool behind = false, waited;
 	int rc = maildir_refresh(box, err);
 

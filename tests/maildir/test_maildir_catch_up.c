@@ -284,6 +284,40 @@ static void test_many_events_at_once(void **state)
 
 static const char *die_at;
 
+static int check_uid(void *ctx, const struct mail *mail)
+{
+	unsigned *expected = ctx;
+	char name[64];
+
+	snprintf(name, sizeof name, "1600000000.M%06uP1.host", ++*expected);
+	assert_int_equal(mail->uid, *expected);
+	assert_string_equal(mail->guid, name);
+	return 0;
+}
+
+/* More than one transaction takes: UIDs in the order of the names all the same. */
+static void test_a_scan_of_very_many_new_files(void **state)
+{
+	struct fixture *fx = *state;
+	struct error err;
+	unsigned seen = 0;
+	size_t missing;
+	bool changed;
+
+	fixture_make_maildir(fx);
+	struct mailbox *box = must_open(fx, "INBOX");
+	must_shell("cd '%s/new' && seq -f '1600000000.M%%06gP1.host' 25001 | xargs touch",
+		   fx->maildir);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_true(changed);
+	assert_int_equal(missing, 0);
+	must(mailbox_each(box, 1, UINT32_MAX, check_uid, &seen, &err), &err);
+	assert_int_equal(seen, 25001);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(changed);
+	mailbox_close(&box);
+}
+
 static void die(const char *step)
 {
 	if (strcmp(step, die_at) == 0)
@@ -419,6 +453,7 @@ int main(void)
 		UNIT(test_lines_without_a_record_are_completed),
 		UNIT(test_the_holder_of_the_lock_is_waited_for),
 		UNIT(test_many_events_at_once),
+		UNIT(test_a_scan_of_very_many_new_files),
 		UNIT(test_cut_after_placing_files),
 		UNIT(test_cut_after_placing_files_then_scan),
 		UNIT(test_cut_after_the_uidlist),
