@@ -63,6 +63,18 @@ static bool moved_was_changed(struct box *box)
 	return false;
 }
 
+/* Reading bodies may have refreshed the mailbox since its changes were listed: what the store calls
+ * foreign then is only what came after that. */
+static void note_foreign(struct box *box)
+{
+	struct import *import = &box->import;
+	const struct mailbox_status *status = mailbox_status(box->mailbox);
+
+	if (status->highest_modseq != import->expected_modseq ||
+	    status->uid_next != import->expected_uid_next)
+		import->foreign = true;
+}
+
 /* -EAGAIN: the plan does not fit any more. */
 static int check_plan_fits(struct box *box)
 {
@@ -72,13 +84,7 @@ static int check_plan_fits(struct box *box)
 	if (!guid_equal(&status->guid, &box->own.mailbox_guid) ||
 	    status->uid_validity != import->expected_uid_validity || moved_was_changed(box))
 		return -EAGAIN;
-	/* Reading bodies may have refreshed the mailbox since its changes were listed: what the
-	 * store calls foreign then is only what came after that. */
-	if (status->highest_modseq != import->expected_modseq)
-		import->foreign = true;
-	if (status->uid_next == import->expected_uid_next)
-		return 0;
-	import->foreign = true;
+	note_foreign(box);
 	return uids_were_taken(import, status->uid_next) ? -EAGAIN : 0;
 }
 
@@ -475,6 +481,8 @@ static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t
 
 	if (ret == 0 && !guid_equal(&mailbox_status(box->mailbox)->guid, &box->own.mailbox_guid))
 		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", box->name);
+	if (ret == 0)
+		note_foreign(box);
 	for (size_t i = 0; i < count && ret == 0; i++)
 		ret = settle_modseq(box, txn, modseqs[i].uid, modseqs[i].modseq, true, err);
 	if (ret == 0)

@@ -563,6 +563,10 @@ struct mail_body {
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 		      struct mail_body_info *info_r, struct error *err)
 {
+	if (box->account->on_body != NULL) {
+		box->account->on_body(box->account, box->name);
+		take_view(box, live_box(box));
+	}
 	/* The files are what they are now, whatever the view says. */
 	struct fake_box *live = live_box(box);
 	const struct fake_mail *seen = fake_find_mail(&box->view, uid);

@@ -70,6 +70,8 @@ struct fake_account {
 	int64_t reads_left;	  /* -1: unlimited; then mailbox_each() is -EIO */
 	/* Called when the transaction number begin_count is about to begin. */
 	void (*on_begin)(struct fake_account *account, const char *mailbox);
+	/* Called when a body is about to be read; the mailbox is refreshed then. */
+	void (*on_body)(struct fake_account *account, const char *mailbox);
 	/* Counters. */
 	unsigned begin_count, open_count, rebuild_count;
 	unsigned mails_read; /* records of messages looked at through the mailbox interface */

@@ -158,6 +158,28 @@ static void a_delivery_in_between(void **state)
 	expect_idle(f);
 }
 
+static void flag_at_body(struct fake_account *account, const char *mailbox)
+{
+	account->on_body = NULL;
+	fake_flags(fake_find_box(account, mailbox), 5, MAIL_FLAGGED, 0);
+}
+
+/* What changes at the giver meanwhile is still owed when the giver has written itself. */
+static void a_change_at_the_giver(void **state)
+{
+	struct fixture *f = *state;
+
+	deliver(f->a, MAILS);
+	inbox(f->a)->mails[0].modseq = 1;
+	f->a->on_body = flag_at_body;
+	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_DONE);
+	assert_int_equal(fake_find_mail(inbox(f->b), 5)->flags, 0);
+	sync_until_equal(f);
+	assert_int_equal(fake_find_mail(inbox(f->b), 5)->flags, MAIL_FLAGGED);
+	expect_idle(f);
+}
+
 /* A side that cannot read its mailbox to the end: UIDNEXT stays below what has not come. */
 static void the_giver_fails(void **state)
 {
@@ -256,6 +278,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(an_empty_one_is_filled),
 		TEST(a_delivery_in_between),
+		TEST(a_change_at_the_giver),
 		TEST(the_giver_fails),
 		TEST(cut_anywhere),
 		TEST(full_disk),
