@@ -163,10 +163,47 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
 	return told(box, box->format->find(box, uid, mail_r, err), err);
 }
 
+static int list_changes(struct index *index, uint64_t since, struct mailbox_changes *changes_r,
+			struct error *err)
+{
+	struct index_changes *found = calloc(1, sizeof *found);
+	int rc;
+
+	*changes_r = (struct mailbox_changes){0};
+	if (!found)
+		return error_errno(err, -ENOMEM, "changes");
+	rc = index_changes(index, since, NULL, found, err);
+	if (rc < 0 && rc != -ERANGE) {
+		free(found);
+		return rc;
+	}
+	changes_r->pool = found;
+	changes_r->change = calloc(found->count ? found->count : 1, sizeof *changes_r->change);
+	if (!changes_r->change) {
+		mailbox_changes_free(changes_r);
+		return error_errno(err, -ENOMEM, "changes");
+	}
+	for (size_t i = 0; i < found->count; i++) {
+		const struct index_change *from = &found->change[i];
+
+		changes_r->change[changes_r->count++] = (struct mailbox_change){
+			.uid = from->uid,
+			.expunged = from->expunged,
+			.has_guid = from->has_guid,
+			.guid = from->guid,
+			.add_flags = from->add_flags,
+			.remove_flags = from->remove_flags,
+			.add_keywords = from->add_keywords,
+			.remove_keywords = from->remove_keywords,
+		};
+	}
+	return rc;
+}
+
 int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
 		    struct error *err)
 {
-	return told(box, box->format->changes(box, since, changes_r, err), err);
+	return told(box, list_changes(box->format->index(box), since, changes_r, err), err);
 }
 
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
@@ -307,7 +344,7 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
 }
 
-/* The formats get their changes from the index, whose struct they hang into the pool. */
+/* What they point to is the index's, and hangs in the pool. */
 void mailbox_changes_free(struct mailbox_changes *changes)
 {
 	struct index_changes *index_side = changes->pool;

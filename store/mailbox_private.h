@@ -10,6 +10,7 @@
 
 #include "store/mailbox.h"
 
+struct index;
 struct mailbox_format;
 
 struct mailbox {
@@ -53,8 +54,8 @@ struct mailbox_format {
 	int (*each)(struct mailbox *box, uint32_t first_uid, uint32_t last_uid,
 		    mailbox_each_fn *each, void *ctx, struct error *err);
 	int (*find)(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
-	int (*changes)(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
-		       struct error *err);
+	/* Whose log tells about changes; the box keeps it. */
+	struct index *(*index)(struct mailbox *box);
 
 	int (*body_open)(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 			 struct mail_body_info *info_r, struct error *err);
