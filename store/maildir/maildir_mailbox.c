@@ -19,6 +19,9 @@
 #define OPEN_WAIT_US 20000
 
 const struct mailbox_format mailbox_format_maildir = {
+	.part = "cur",
+	.peek = maildir_peek,
+	.create = maildir_create,
 	.open = maildir_open,
 	.rebuild = maildir_rebuild,
 	.close = maildir_close,

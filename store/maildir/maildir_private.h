@@ -66,6 +66,10 @@ bool maildir_record_is_recent(const struct maildir *md, uint32_t uid);
 const char *maildir_line_guid(struct maildir *md, const struct uidlist_record *line);
 
 int maildir_open(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
+int maildir_peek(const struct mailbox_place *place, struct mailbox_status *status_r,
+		 struct error *err);
+int maildir_create(const struct mailbox_place *place, int control_fd, int index_fd,
+		   const struct guid *guid, uint32_t uid_validity, struct error *err);
 void maildir_close(struct mailbox *box);
 int maildir_refresh(struct mailbox *box, struct error *err);
 int maildir_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
