@@ -17,6 +17,7 @@ void mail_location_free(struct mail_location *location)
 	free(location->index);
 	free(location->control);
 	free(location->inbox);
+	free(location->alt);
 	memset(location, 0, sizeof *location);
 }
 
@@ -146,12 +147,14 @@ static int parse_option(char *part, const char *home, struct mail_location *loca
 		path = &location->control;
 	else if (strcasecmp(part, "INBOX") == 0)
 		path = &location->inbox;
+	else if (strcasecmp(part, "ALT") == 0 && location->driver != MAIL_DRIVER_MAILDIR)
+		path = &location->alt;
 	else if (is_harmless(part))
 		return 0;
 	else
 		return error_set(err, -EINVAL,
 				 "mail_location: %s is not supported here (LAYOUT=, INDEX=, "
-				 "CONTROL=, INBOX= and UTF-8 are)",
+				 "CONTROL=, INBOX=, UTF-8 and, for dbox, ALT= are)",
 				 part);
 	if (!value)
 		return error_set(err, -EINVAL, "mail_location: %s needs a path", part);

@@ -18,6 +18,7 @@ struct mail_location {
 	char *index;   /* INDEX=; equals root when not given */
 	char *control; /* CONTROL=; equals root when not given */
 	char *inbox;   /* INBOX=; equals root for Maildir when not given */
+	char *alt;     /* dbox: ALT=, where older messages may lie; NULL when not given */
 	bool utf8;     /* directory names are UTF-8 instead of modified UTF-7 */
 };
 

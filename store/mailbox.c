@@ -22,16 +22,17 @@ static int told(const struct mailbox *box, int rc, struct error *err)
 	return rc;
 }
 
-static const struct mailbox_format *format_of(const struct mail_user *user)
+const struct mailbox_format *mailbox_format_of(const struct mail_user *user)
 {
 	switch (user->location.driver) {
 	case MAIL_DRIVER_MAILDIR:
 		return &mailbox_format_maildir;
 	case MAIL_DRIVER_MDBOX:
+		return &mailbox_format_mdbox;
 	case MAIL_DRIVER_SDBOX:
 		break;
 	}
-	return NULL;
+	return &mailbox_format_sdbox;
 }
 
 static int allocate_uid_validity(void *ctx, uint32_t *uid_validity_r, struct error *err)
@@ -44,31 +45,30 @@ static int wait_for_creator(void *ctx, struct error *err)
 	return list_lock_wait(ctx, err);
 }
 
-/* Calls fn with the place of a mailbox. */
-struct place_call {
-	const struct mailbox_format *format;
-	struct mailbox_paths paths;
-	struct mailbox_place place;
-};
-
-static int place_get(const struct mail_user *user, const char *name, struct place_call *call,
+int mailbox_spot_get(const struct mail_user *user, const char *name, struct mailbox_spot *spot_r,
 		     struct error *err)
 {
+	struct mailbox_paths paths = {NULL, NULL, NULL};
 	int rc;
 
-	*call = (struct place_call){.format = format_of(user)};
-	if (!call->format)
-		return error_set(err, -EOPNOTSUPP,
-				 "user %s, mailbox %s: mdbox and sdbox are not supported yet",
-				 user->name, name);
-	rc = mailbox_paths_get(&user->location, name, &call->paths);
-	if (rc < 0)
+	*spot_r = (struct mailbox_spot){.format = mailbox_format_of(user)};
+	rc = mailbox_paths_get(&user->location, name, &paths);
+	if (rc == 0)
+		rc = mailbox_name_to_storage(&user->location, name, &spot_r->storage_name);
+	spot_r->mail = paths.mail;
+	spot_r->control = paths.control;
+	spot_r->index = paths.index;
+	if (rc < 0) {
+		mailbox_spot_free(spot_r);
 		return error_errno(err, rc, "user %s, mailbox %s", user->name, name);
-	call->place = (struct mailbox_place){
+	}
+	spot_r->place = (struct mailbox_place){
 		.name = name,
-		.mail = call->paths.mail,
-		.control = call->paths.control,
-		.index = call->paths.index,
+		.storage_name = spot_r->storage_name,
+		.mail = spot_r->mail,
+		.control = spot_r->control,
+		.index = spot_r->index,
+		.location = &user->location,
 		.uid_validity = allocate_uid_validity,
 		.wait_for_creator = wait_for_creator,
 		.ctx = (void *)user,
@@ -76,24 +76,33 @@ static int place_get(const struct mail_user *user, const char *name, struct plac
 	return 0;
 }
 
+void mailbox_spot_free(struct mailbox_spot *spot)
+{
+	free(spot->mail);
+	free(spot->control);
+	free(spot->index);
+	free(spot->storage_name);
+	*spot = (struct mailbox_spot){0};
+}
+
 int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
 		 struct error *err)
 {
-	struct place_call call;
+	struct mailbox_spot spot;
 	struct mailbox *box = NULL;
-	int rc = place_get(user, name, &call, err);
+	int rc = mailbox_spot_get(user, name, &spot, err);
 
 	*box_r = NULL;
 	if (rc < 0)
 		return rc;
-	rc = call.format->open(&call.place, &box, err);
-	mailbox_paths_free(&call.paths);
+	rc = spot.format->open(&spot.place, &box, err);
+	mailbox_spot_free(&spot);
 	if (rc < 0) {
 		if (err)
 			error_prefix(err, "user %s, mailbox %s", user->name, name);
 		return rc;
 	}
-	box->format = call.format;
+	box->format = mailbox_format_of(user);
 	box->user = user;
 	box->name = strdup(name);
 	if (!box->name) {
@@ -115,14 +124,14 @@ void mailbox_close(struct mailbox **box)
 
 int mailbox_rebuild(const struct mail_user *user, const char *name, struct error *err)
 {
-	struct place_call call;
-	int rc = place_get(user, name, &call, err);
+	struct mailbox_spot spot;
+	int rc = mailbox_spot_get(user, name, &spot, err);
 
 	if (rc < 0)
 		return rc;
-	log_warning("rebuilding the uidlist and index user=%s mailbox=%s", user->name, name);
-	rc = call.format->rebuild(&call.place, err);
-	mailbox_paths_free(&call.paths);
+	log_warning("rebuilding user=%s mailbox=%s", user->name, name);
+	rc = spot.format->rebuild(&spot.place, err);
+	mailbox_spot_free(&spot);
 	if (rc < 0 && err)
 		error_prefix(err, "user %s, mailbox %s: rebuild", user->name, name);
 	return rc;
@@ -163,10 +172,47 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
 	return told(box, box->format->find(box, uid, mail_r, err), err);
 }
 
+static int list_changes(struct index *index, uint64_t since, struct mailbox_changes *changes_r,
+			struct error *err)
+{
+	struct index_changes *found = calloc(1, sizeof *found);
+	int rc;
+
+	*changes_r = (struct mailbox_changes){0};
+	if (!found)
+		return error_errno(err, -ENOMEM, "changes");
+	rc = index_changes(index, since, NULL, found, err);
+	if (rc < 0 && rc != -ERANGE) {
+		free(found);
+		return rc;
+	}
+	changes_r->pool = found;
+	changes_r->change = calloc(found->count ? found->count : 1, sizeof *changes_r->change);
+	if (!changes_r->change) {
+		mailbox_changes_free(changes_r);
+		return error_errno(err, -ENOMEM, "changes");
+	}
+	for (size_t i = 0; i < found->count; i++) {
+		const struct index_change *from = &found->change[i];
+
+		changes_r->change[changes_r->count++] = (struct mailbox_change){
+			.uid = from->uid,
+			.expunged = from->expunged,
+			.has_guid = from->has_guid,
+			.guid = from->guid,
+			.add_flags = from->add_flags,
+			.remove_flags = from->remove_flags,
+			.add_keywords = from->add_keywords,
+			.remove_keywords = from->remove_keywords,
+		};
+	}
+	return rc;
+}
+
 int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
 		    struct error *err)
 {
-	return told(box, box->format->changes(box, since, changes_r, err), err);
+	return told(box, list_changes(box->format->index(box), since, changes_r, err), err);
 }
 
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
@@ -307,7 +353,7 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
 }
 
-/* The formats get their changes from the index, whose struct they hang into the pool. */
+/* What they point to is the index's, and hangs in the pool. */
 void mailbox_changes_free(struct mailbox_changes *changes)
 {
 	struct index_changes *index_side = changes->pool;

@@ -10,10 +10,9 @@
 #include "store/base/log.h"
 #include "store/list_moment.h"
 #include "store/mail_user.h"
-#include "store/mailbox.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
-#include "store/maildir/uidlist.h"
+#include "store/mailbox_private.h"
 #include "store/subscriptions.h"
 
 #include <dirent.h>
@@ -69,32 +68,22 @@ static struct mailbox_node *add_node(struct reader *r, const char *name)
 	return node;
 }
 
-/* GUID, UIDVALIDITY and next UID of a mailbox, from its uidlist; one without gets it by being
- * opened. */
+/* GUID, UIDVALIDITY and next UID of a mailbox; one without gets them by being opened. */
 static int read_numbers(struct reader *r, struct mailbox_node *node, struct error *err)
 {
-	struct mailbox_paths paths;
-	struct uidlist_header header = {0};
+	struct mailbox_status status = {0};
+	struct mailbox_spot spot;
 	struct mailbox *box;
-	int rc = mailbox_paths_get(&r->user->location, node->name, &paths);
+	int rc = mailbox_spot_get(r->user, node->name, &spot, err);
 
 	if (rc < 0)
-		return error_errno(err, rc, "user=%s mailbox=%s: path", r->user->name, node->name);
-	rc = -ENOENT;
-	{
-		AUTO_CLOSE int fd = open(paths.control, O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-		if (fd >= 0)
-			rc = uidlist_read_header(fd, paths.control, &header, err);
-		else if (errno != ENOENT)
-			rc = error_errno(err, -errno, "user=%s mailbox=%s: open(%s)", r->user->name,
-					 node->name, paths.control);
-	}
-	mailbox_paths_free(&paths);
-	if (rc == 0 && !guid_is_empty(&header.guid)) {
-		node->guid = header.guid;
-		node->uid_validity = header.uid_validity;
-		node->uid_next = header.next_uid;
+		return rc;
+	rc = spot.format->peek(&spot.place, &status, err);
+	mailbox_spot_free(&spot);
+	if (rc == 0 && !guid_is_empty(&status.guid)) {
+		node->guid = status.guid;
+		node->uid_validity = status.uid_validity;
+		node->uid_next = status.uid_next;
 		return 0;
 	}
 	if (rc < 0 && rc != -ENOENT && rc != -EUCLEAN)
@@ -148,12 +137,26 @@ static bool is_directory(int dirfd, const struct dirent *entry)
 	return fstatat(dirfd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
 }
 
-static bool has_cur(int dirfd, const char *name)
+/* The directory holds what makes it a mailbox. */
+static bool is_mailbox(const struct mail_user *user, int dirfd, const char *name)
 {
+	const char *part = mailbox_format_of(user)->part;
 	struct stat st;
 	AUTO_CLOSE int fd = openat(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-	return fd >= 0 && fstatat(fd, "cur", &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+	return fd >= 0 && fstatat(fd, part, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool mailbox_list_has(const struct mail_user *user, const char *name)
+{
+	struct mailbox_paths dirs;
+	bool has;
+
+	if (mailbox_dirs_get(&user->location, name, &dirs) < 0)
+		return false;
+	has = is_mailbox(user, AT_FDCWD, dirs.mail);
+	mailbox_paths_free(&dirs);
+	return has;
 }
 
 static int open_directory(const struct mail_user *user, const char *path, DIR **dir_r,
@@ -191,7 +194,7 @@ static int read_maildirpp(struct reader *r)
 	return errno ? error_errno(r->err, -errno, "user=%s: readdir(%s)", r->user->name, root) : 0;
 }
 
-/* LAYOUT=fs: a directory with cur/ is a mailbox, one without a mere parent. */
+/* LAYOUT=fs: a directory with cur/ (dbox: dbox-Mails/) is a mailbox, one without a mere parent. */
 static int read_fs(struct reader *r, int parent, const char *storage, unsigned depth)
 {
 	AUTO_DIR DIR *dir = NULL;
@@ -222,7 +225,7 @@ static int read_fs(struct reader *r, int parent, const char *storage, unsigned d
 		if (mailbox_name_from_storage(&r->user->location, path, &name) < 0)
 			continue;
 		if (strcmp(name, "INBOX") != 0) {
-			if (has_cur(fd, entry->d_name)) {
+			if (is_mailbox(r->user, fd, entry->d_name)) {
 				rc = add_mailbox(r, name);
 				if (rc < 0)
 					return rc;
@@ -259,14 +262,21 @@ static int read_directories(struct reader *r)
 	const struct mail_location *location = &r->user->location;
 	int rc = 0;
 
-	if (has_cur(AT_FDCWD, location->inbox))
+	if (is_mailbox(r->user, AT_FDCWD, location->inbox))
 		rc = add_mailbox(r, "INBOX");
 	if (rc < 0)
 		return rc;
 	if (location->layout == MAIL_LAYOUT_MAILDIRPP)
 		return read_maildirpp(r);
 	{
-		AUTO_CLOSE int root = open(location->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		AUTO_FREE char *path = NULL;
+		AUTO_CLOSE int root = -1;
+
+		if (asprintf(&path, "%s/%s", location->root, mailbox_top_dir(location)) < 0) {
+			path = NULL;
+			return error_set(r->err, -ENOMEM, "user=%s: out of memory", r->user->name);
+		}
+		root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 		if (root < 0)
 			return errno == ENOENT ? 0
@@ -420,7 +430,7 @@ static int read_log(struct reader *r)
 	return 0;
 }
 
-/* A copied directory brings its uidlist, and so its GUID: two mailboxes cannot have one. */
+/* A copied directory brings its GUID: two mailboxes cannot have one. */
 static int give_new_guid(struct reader *r, struct mailbox_node *node)
 {
 	struct mailbox *box = NULL;

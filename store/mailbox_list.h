@@ -42,12 +42,14 @@ struct mailbox_tree {
 	char separator; /* of the visible names, for name hashes */
 };
 
-/* Reads names, subscriptions and the mailbox log; opens each mailbox's uidlist header for its GUID.
+/* Reads names, subscriptions and the mailbox log; looks each mailbox's GUID up.
  * A mailbox that cannot be read is logged and left out, with *incomplete_r true: then its absence
  * proves nothing. */
 int mailbox_list_read(const struct mail_user *user, struct mailbox_tree *tree_r, bool *incomplete_r,
 		      struct error *err);
 void mailbox_tree_free(struct mailbox_tree *tree);
+/* Whether there is a mailbox of that name. */
+bool mailbox_list_has(const struct mail_user *user, const char *name);
 
 /* Under mailboxes.lock, durable, and visible to running Dovecot sessions (list index refresh flag).
  * Each is recorded in the mailbox log as Dovecot does. */

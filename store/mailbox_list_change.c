@@ -18,7 +18,7 @@
 #include "store/mailbox_list_private.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
-#include "store/maildir/uidlist.h"
+#include "store/mailbox_private.h"
 #include "store/subscriptions.h"
 
 #include <dirent.h>
@@ -32,37 +32,33 @@
 
 /* ---- delete ---- */
 
-static int check_guid(const struct mail_user *user, const char *name,
-		      const struct mailbox_paths *paths, const struct guid *guid, struct error *err)
+static int check_guid(const struct mail_user *user, const struct mailbox_spot *spot,
+		      const struct guid *guid, struct error *err)
 {
-	AUTO_CLOSE int fd = open(paths->control, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	struct uidlist_header header;
-	int rc;
+	struct mailbox_status status;
+	int rc = spot->format->peek(&spot->place, &status, err);
 
-	if (fd < 0)
-		return list_failed(err, user, name, -errno, "open", paths->control);
-	rc = uidlist_read_header(fd, paths->control, &header, err);
 	if (rc < 0)
 		return rc;
-	if (!guid_equal(&header.guid, guid))
+	if (!guid_equal(&status.guid, guid))
 		return error_set(err, -ESTALE, "user=%s mailbox=%s: is another mailbox now",
-				 user->name, name);
+				 user->name, spot->place.name);
 	return 0;
 }
 
 /* Sessions that have it open see that it is going. A mailbox without an index has none. */
-static int mark_deleted(const struct mail_user *user, const char *name,
-			const struct mailbox_paths *paths, struct error *err)
+static int mark_deleted(const struct mail_user *user, const char *name, const char *directory,
+			struct error *err)
 {
 	const struct index_options options = {.label = name};
-	AUTO_CLOSE int fd = open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	struct index_txn *txn = NULL;
 	struct index *index = NULL;
 	int rc;
 
 	if (fd < 0)
 		return errno == ENOENT ? 0
-				       : list_failed(err, user, name, -errno, "open", paths->index);
+				       : list_failed(err, user, name, -errno, "open", directory);
 	rc = index_open(fd, &options, &index, err);
 	if (rc == 0)
 		rc = index_begin(index, INDEX_LOCK_TIMEOUT_MS, &txn, err);
@@ -79,7 +75,8 @@ static int mark_deleted(const struct mail_user *user, const char *name,
 	return rc == -ENOENT || rc == -ESTALE || rc == -EUCLEAN ? 0 : rc;
 }
 
-static bool has_child_directories(int fd)
+/* part: what makes the directory a mailbox. */
+static bool has_child_directories(int fd, const char *part)
 {
 	AUTO_DIR DIR *dir = NULL;
 	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -96,8 +93,9 @@ static bool has_child_directories(int fd)
 	while ((entry = readdir(dir)) != NULL) {
 		const char *name = entry->d_name;
 
-		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, "cur") == 0 ||
-		    strcmp(name, "new") == 0 || strcmp(name, "tmp") == 0)
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strcmp(name, part) == 0 ||
+		    (strcmp(part, "cur") == 0 &&
+		     (strcmp(name, "new") == 0 || strcmp(name, "tmp") == 0)))
 			continue;
 		if (fstatat(copy, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode))
 			return true;
@@ -148,38 +146,76 @@ static int empty_directory(const char *path)
 	return rc < 0 ? rc : (fsync(fd) < 0 ? -errno : 0);
 }
 
+/* What INDEX= has of a dbox mailbox with children. */
+static int remove_index_files(int dirfd)
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		rc = -errno;
+		file_close(&fd);
+		return rc;
+	}
+	while (rc == 0 && (entry = readdir(dir)) != NULL) {
+		if (strncmp(entry->d_name, "dovecot.index", 13) == 0 &&
+		    unlinkat(fd, entry->d_name, 0) < 0 && errno != ENOENT)
+			rc = -errno;
+	}
+	return rc;
+}
+
 static int remove_directory(const struct mail_user *user, const char *root, const char *path)
 {
 	const char *name =
 		user->location.layout == MAIL_LAYOUT_FS ? "..DOVECOT-TrasH" : "..DOVECOT-TRASHED";
 	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int rc;
 
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
-	if (user->location.layout == MAIL_LAYOUT_FS && has_child_directories(fd))
-		return empty_directory(path);
+	if (user->location.layout == MAIL_LAYOUT_FS &&
+	    has_child_directories(fd, mailbox_format_of(user)->part)) {
+		AUTO_FREE char *mails = NULL;
+
+		if (user->location.driver == MAIL_DRIVER_MAILDIR)
+			return empty_directory(path);
+		if (asprintf(&mails, "%s/%s", path, mailbox_format_of(user)->part) < 0) {
+			mails = NULL;
+			return -ENOMEM;
+		}
+		rc = trash(root, name, mails);
+		return rc < 0 ? rc : remove_index_files(fd);
+	}
 	return trash(root, name, path);
 }
 
-static int remove_directories(const struct mail_user *user, const char *name,
-			      const struct mailbox_paths *paths, struct error *err)
+static int remove_directories(const struct mail_user *user, const char *name, struct error *err)
 {
 	const struct mail_location *location = &user->location;
-	int rc = remove_directory(user, location->root, paths->mail);
+	struct mailbox_paths dirs;
+	int rc = mailbox_dirs_get(location, name, &dirs);
 
 	if (rc < 0)
-		return list_failed(err, user, name, rc, "remove", paths->mail);
-	if (strcmp(paths->control, paths->mail) != 0) {
-		rc = remove_directory(user, location->control, paths->control);
+		return list_failed(err, user, name, rc, "path", name);
+	rc = remove_directory(user, location->root, dirs.mail);
+	if (rc < 0)
+		list_failed(err, user, name, rc, "remove", dirs.mail);
+	if (rc == 0 && strcmp(dirs.control, dirs.mail) != 0) {
+		rc = remove_directory(user, location->control, dirs.control);
 		if (rc < 0)
-			return list_failed(err, user, name, rc, "remove", paths->control);
+			list_failed(err, user, name, rc, "remove", dirs.control);
 	}
-	if (strcmp(paths->index, paths->mail) != 0) {
-		rc = remove_directory(user, location->index, paths->index);
+	if (rc == 0 && strcmp(dirs.index, dirs.mail) != 0) {
+		rc = remove_directory(user, location->index, dirs.index);
 		if (rc < 0)
-			return list_failed(err, user, name, rc, "remove", paths->index);
+			list_failed(err, user, name, rc, "remove", dirs.index);
 	}
-	return 0;
+	if (rc == 0)
+		rc = list_remove_alt(user, name, err);
+	mailbox_paths_free(&dirs);
+	return rc;
 }
 
 /* The two records that Dovecot writes for a deletion. */
@@ -197,10 +233,31 @@ static int log_deletion(const struct mail_user *user, const char *name, const st
 	return rc < 0 ? rc : mailbox_log_append(user, records, 2, err);
 }
 
+static int delete_locked(const struct mail_user *user, const struct mailbox_spot *spot,
+			 const struct guid *guid, struct error *err)
+{
+	const char *name = spot->place.name;
+	void *deletion = NULL;
+	int rc = check_guid(user, spot, guid, err), end;
+
+	if (rc == 0)
+		rc = log_deletion(user, name, guid, time(NULL), err);
+	if (rc == 0 && spot->format->delete_begin)
+		rc = spot->format->delete_begin(&spot->place, &deletion, err);
+	if (rc == 0)
+		rc = mark_deleted(user, name, spot->index, err);
+	if (rc == 0)
+		rc = remove_directories(user, name, err);
+	if (!deletion)
+		return rc;
+	end = spot->format->delete_end(deletion, rc == 0, rc == 0 ? err : NULL);
+	return rc < 0 ? rc : end;
+}
+
 int mailbox_list_delete(const struct mail_user *user, const char *name, const struct guid *guid,
 			struct error *err)
 {
-	struct mailbox_paths paths = {NULL, NULL, NULL};
+	struct mailbox_spot spot;
 	int lock = -1;
 	int rc = list_check_name(user, name, err);
 
@@ -209,22 +266,16 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 	if (strcmp(name, "INBOX") == 0)
 		return error_set(err, -EPERM, "user=%s mailbox=INBOX: cannot be deleted",
 				 user->name);
-	rc = mailbox_paths_get(&user->location, name, &paths);
+	rc = mailbox_spot_get(user, name, &spot, err);
 	if (rc < 0)
-		return list_failed(err, user, name, rc, "path", name);
+		return rc;
 	rc = list_lock(user, &lock, err);
 	if (rc == 0)
-		rc = check_guid(user, name, &paths, guid, err);
-	if (rc == 0)
-		rc = log_deletion(user, name, guid, time(NULL), err);
-	if (rc == 0)
-		rc = mark_deleted(user, name, &paths, err);
-	if (rc == 0)
-		rc = remove_directories(user, name, &paths, err);
+		rc = delete_locked(user, &spot, guid, err);
 	if (rc == 0)
 		list_refresh_index(user);
 	list_unlock(user, &lock);
-	mailbox_paths_free(&paths);
+	mailbox_spot_free(&spot);
 	return rc;
 }
 
@@ -244,11 +295,11 @@ static int move_mailbox(const struct mail_user *user, const char *from, const ch
 			struct error *err)
 {
 	struct mailbox_paths old, new;
-	int rc = mailbox_paths_get(&user->location, from, &old);
+	int rc = mailbox_dirs_get(&user->location, from, &old);
 
 	if (rc < 0)
 		return list_failed(err, user, from, rc, "path", from);
-	rc = mailbox_paths_get(&user->location, to, &new);
+	rc = mailbox_dirs_get(&user->location, to, &new);
 	if (rc < 0) {
 		mailbox_paths_free(&old);
 		return list_failed(err, user, to, rc, "path", to);
@@ -262,6 +313,8 @@ static int move_mailbox(const struct mail_user *user, const char *from, const ch
 		rc = move_directory(old.mail, new.mail);
 	if (rc < 0)
 		list_failed(err, user, from, rc, "rename", new.mail);
+	if (rc == 0)
+		rc = list_move_alt(user, from, to, err);
 	mailbox_paths_free(&old);
 	mailbox_paths_free(&new);
 	return rc;
@@ -332,7 +385,7 @@ static int make_parents(const struct mail_user *user, const char *to, struct err
 	if (!slash || user->location.layout != MAIL_LAYOUT_FS)
 		return 0;
 	*slash = '\0';
-	rc = mailbox_paths_get(&user->location, parent, &paths);
+	rc = mailbox_dirs_get(&user->location, parent, &paths);
 	if (rc < 0)
 		return list_failed(err, user, parent, rc, "path", parent);
 	rc = list_path_exists(paths.mail) ? 0
@@ -372,7 +425,7 @@ static int check_rename(const struct mail_user *user, const char *from, const ch
 	if (strncmp(to, from, len) == 0 && to[len] == '/')
 		return error_set(err, -EINVAL, "user=%s mailbox=%s: cannot become its own child %s",
 				 user->name, from, to);
-	rc = mailbox_paths_get(&user->location, from, &paths);
+	rc = mailbox_dirs_get(&user->location, from, &paths);
 	if (rc < 0)
 		return list_failed(err, user, from, rc, "path", from);
 	if (!list_path_exists(paths.mail))
@@ -381,7 +434,7 @@ static int check_rename(const struct mail_user *user, const char *from, const ch
 	mailbox_paths_free(&paths);
 	if (rc < 0)
 		return rc;
-	rc = mailbox_paths_get(&user->location, to, &paths);
+	rc = mailbox_dirs_get(&user->location, to, &paths);
 	if (rc < 0)
 		return list_failed(err, user, to, rc, "path", to);
 	if (list_path_exists(paths.mail))

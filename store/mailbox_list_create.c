@@ -7,11 +7,11 @@
 #include "store/mailbox_list.h"
 
 #include "store/base/file.h"
-#include "store/index/index_files.h"
 #include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox_list_private.h"
 #include "store/mailbox_name.h"
+#include "store/mailbox_private.h"
 #include "store/maildir/uidlist.h"
 #include "store/uidvalidity.h"
 
@@ -38,20 +38,15 @@ static int sync_parent(const char *path)
 struct new_mailbox {
 	const struct mail_user *user;
 	const char *name;
+	const struct mailbox_spot *spot;
 	struct guid guid;
 	uint32_t uid_validity;
 };
 
-/* uidlist and index of a mailbox without messages, in directories that nobody uses yet. */
 static int write_metadata(const struct new_mailbox *new, int control, int index, struct error *err)
 {
-	const struct uidlist_header header = {
-		.version = 3, .uid_validity = new->uid_validity, .next_uid = 1, .guid = new->guid};
-	const struct index_options options = {.label = new->name};
-	const struct index_create create = {.uid_validity = new->uid_validity, .next_uid = 1};
-	int rc = uidlist_create(control, new->name, &header, err);
-
-	return rc < 0 ? rc : index_create(index, &options, &create, err);
+	return new->spot->format->create(&new->spot->place, control, index, &new->guid,
+					 new->uid_validity, err);
 }
 
 /* Temporary directories must not begin with a dot, or Maildir++ would list them. */
@@ -73,7 +68,7 @@ static int temporary_name(char name_r[128])
 
 /* The mail directory complete with everything that lies in it, under a temporary name in the root;
  * then one rename makes it a mailbox. */
-static int create_by_rename(const struct new_mailbox *new, const struct mailbox_paths *paths,
+static int create_by_rename(const struct new_mailbox *new, const struct mailbox_spot *paths,
 			    struct error *err)
 {
 	const char *root = new->user->location.root;
@@ -134,9 +129,49 @@ remove:
 	return rc;
 }
 
+/* "dbox-Mails" with an index in it, under a temporary name in the root; then one rename makes the
+ * directory, which may exist already as a parent of others, a mailbox. Where INDEX= is elsewhere
+ * the index is there before. */
+static int create_dbox(const struct new_mailbox *new, const struct mailbox_spot *paths,
+		       struct error *err)
+{
+	const char *root = new->user->location.root;
+	AUTO_CLOSE int rootfd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_CLOSE int fd = -1;
+	AUTO_CLOSE int index = -1;
+	char temporary[128];
+	struct stat like;
+	int rc;
+
+	if (rootfd < 0 || fstat(rootfd, &like) < 0)
+		return list_failed(err, new->user, new->name, -errno, "open", root);
+	rc = temporary_name(temporary);
+	if (rc == 0)
+		rc = list_make_directory(rootfd, temporary, &like);
+	if (rc < 0)
+		return list_failed(err, new->user, new->name, rc, "mkdir", temporary);
+	fd = openat(rootfd, temporary, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	index = fd < 0 ? -1
+		: strcmp(paths->index, paths->mail) == 0
+			? dup(fd)
+			: open(paths->index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	rc = index < 0 ? list_failed(err, new->user, new->name, -errno, "open", paths->index) : 0;
+	if (rc == 0)
+		rc = write_metadata(new, fd, index, err);
+	if (rc == 0 && (fsync(fd) < 0 ||
+			renameat2(rootfd, temporary, AT_FDCWD, paths->mail, RENAME_NOREPLACE) < 0))
+		rc = list_failed(err, new->user, new->name, -errno, "rename", paths->mail);
+	if (rc < 0) {
+		file_remove_tree(rootfd, temporary);
+		return rc;
+	}
+	rc = sync_parent(paths->mail);
+	return rc < 0 ? list_failed(err, new->user, new->name, rc, "fsync", paths->mail) : 0;
+}
+
 /* INBOX and LAYOUT=fs: the directory may exist (the root itself, or a parent), so it is filled in
  * place, cur/ last. */
-static int create_in_place(const struct new_mailbox *new, const struct mailbox_paths *paths,
+static int create_in_place(const struct new_mailbox *new, const struct mailbox_spot *paths,
 			   struct error *err)
 {
 	AUTO_CLOSE int fd = open(paths->mail, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -162,27 +197,24 @@ static int create_in_place(const struct new_mailbox *new, const struct mailbox_p
 	return rc < 0 ? list_failed(err, new->user, new->name, rc, "fsync", paths->mail) : 0;
 }
 
-/* A mailbox is there when its cur/ is; leftovers of an earlier attempt in place are cleared away.
+/* A mailbox is there when what makes it one is; leftovers of an earlier attempt in place are
+ * cleared away.
  */
-static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_paths *paths,
+static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_spot *paths,
 			   struct error *err)
 {
 	static const char *const names[] = {
 		UIDLIST_NAME,	     "dovecot-uidlist.tmp", "dovecot-keywords",	  "dovecot.index",
 		"dovecot.index.log", "dovecot.index.log.2", "dovecot.index.cache"};
 	const char *const directories[] = {paths->mail, paths->control, paths->index};
-	AUTO_FREE char *cur = NULL;
 
-	if (asprintf(&cur, "%s/cur", paths->mail) < 0) {
-		cur = NULL;
-		return error_set(err, -ENOMEM, "user=%s: out of memory", new->user->name);
-	}
-	if (list_path_exists(cur))
+	if (mailbox_list_has(new->user, new->name))
 		return error_set(err, -EEXIST, "user=%s mailbox=%s: exists already",
 				 new->user->name, new->name);
 	for (int i = 0; i < 3; i++) {
 		AUTO_CLOSE int fd = open(directories[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
+		/* A mailbox of dbox appears with its directory. */
 		for (size_t j = 0; fd >= 0 && j < sizeof names / sizeof *names; j++) {
 			if (unlinkat(fd, names[j], 0) < 0 && errno != ENOENT)
 				return list_failed(err, new->user, new->name, -errno, "unlink",
@@ -194,27 +226,33 @@ static int clear_leftovers(const struct new_mailbox *new, const struct mailbox_p
 
 /* The directories that have to be there before: the root, parents of LAYOUT=fs, CONTROL and INDEX.
  */
-static int make_places(const struct new_mailbox *new, const struct mailbox_paths *paths,
+static int make_places(const struct new_mailbox *new, const struct mailbox_spot *paths,
 		       bool in_place, struct error *err)
 {
 	const struct mail_location *location = &new->user->location;
 	const char *home = new->user->home;
+	struct mailbox_paths dirs;
 	int rc = list_make_roots(new->user, new->name, err);
 
 	if (rc < 0)
 		return rc;
-	if (in_place && strcmp(paths->mail, location->root) != 0 &&
-	    !list_path_exists(paths->mail)) {
+	rc = mailbox_dirs_get(location, new->name, &dirs);
+	if (rc < 0)
+		return list_failed(err, new->user, new->name, rc, "path", new->name);
+	if (in_place && strcmp(dirs.mail, location->root) != 0 && !list_path_exists(dirs.mail)) {
 		size_t len = strlen(location->root);
 		const char *base =
-			strncmp(paths->mail, location->root, len) == 0 && paths->mail[len] == '/'
+			strncmp(dirs.mail, location->root, len) == 0 && dirs.mail[len] == '/'
 				? location->root
 				: home;
 
-		rc = list_make_directories(base, paths->mail);
+		rc = list_make_directories(base, dirs.mail);
 		if (rc < 0)
-			return list_failed(err, new->user, new->name, rc, "mkdir", paths->mail);
+			list_failed(err, new->user, new->name, rc, "mkdir", dirs.mail);
 	}
+	mailbox_paths_free(&dirs);
+	if (rc < 0)
+		return rc;
 	if (strcmp(paths->control, paths->mail) != 0 && !list_path_exists(paths->control)) {
 		rc = list_make_directories(location->control, paths->control);
 		if (rc < 0)
@@ -232,8 +270,9 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 			uint32_t uid_validity, struct error *err)
 {
 	struct new_mailbox new = {.user = user, .name = name, .uid_validity = uid_validity};
+	bool dbox = user->location.driver != MAIL_DRIVER_MAILDIR;
 	bool in_place = user->location.layout == MAIL_LAYOUT_FS || strcmp(name, "INBOX") == 0;
-	struct mailbox_paths paths = {NULL, NULL, NULL};
+	struct mailbox_spot spot;
 	int lock = -1;
 	int rc = list_check_name(user, name, err);
 
@@ -243,14 +282,15 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 		new.guid = *guid;
 	else
 		guid_generate(&new.guid);
-	rc = mailbox_paths_get(&user->location, name, &paths);
+	rc = mailbox_spot_get(user, name, &spot, err);
 	if (rc < 0)
-		return list_failed(err, user, name, rc, "path", name);
-	rc = make_places(&new, &paths, in_place, err);
+		return rc;
+	new.spot = &spot;
+	rc = make_places(&new, &spot, in_place, err);
 	if (rc == 0)
 		rc = list_lock(user, &lock, err);
-	if (rc == 0 && (in_place || !list_path_exists(paths.mail)))
-		rc = clear_leftovers(&new, &paths, err);
+	if (rc == 0 && (in_place || !list_path_exists(spot.mail)))
+		rc = clear_leftovers(&new, &spot, err);
 	else if (rc == 0)
 		rc = error_set(err, -EEXIST, "user=%s mailbox=%s: exists already", user->name,
 			       name);
@@ -258,11 +298,12 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 		rc = uid_validity ? uidvalidity_raise(user, uid_validity, err)
 				  : uidvalidity_allocate(user, &new.uid_validity, err);
 	if (rc == 0)
-		rc = in_place ? create_in_place(&new, &paths, err)
-			      : create_by_rename(&new, &paths, err);
+		rc = dbox	? create_dbox(&new, &spot, err)
+		     : in_place ? create_in_place(&new, &spot, err)
+				: create_by_rename(&new, &spot, err);
 	if (rc == 0)
 		list_refresh_index(user);
 	list_unlock(user, &lock);
-	mailbox_paths_free(&paths);
+	mailbox_spot_free(&spot);
 	return rc;
 }

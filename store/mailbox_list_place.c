@@ -7,12 +7,14 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/dbox/dbox_names.h"
 #include "store/index/list_index.h"
 #include "store/mail_user.h"
 #include "store/mailbox_name.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -131,4 +133,61 @@ int list_make_roots(const struct mail_user *user, const char *name, struct error
 			return list_failed(err, user, name, rc, "mkdir", directories[i]);
 	}
 	return 0;
+}
+
+/* ---- the alternative storage of sdbox ---- */
+
+/* The mailbox's directory there. NULL in *path_r: there is none. */
+static int alt_directory(const struct mail_user *user, const char *name, char **path_r)
+{
+	const struct mail_location *location = &user->location;
+	char *storage;
+	int rc;
+
+	*path_r = NULL;
+	if (!location->alt || location->driver != MAIL_DRIVER_SDBOX)
+		return 0;
+	rc = mailbox_name_to_storage(location, name, &storage);
+	if (rc < 0)
+		return rc;
+	if (asprintf(path_r, "%s/%s%s", location->alt, mailbox_top_dir(location), storage) < 0) {
+		*path_r = NULL;
+		rc = -ENOMEM;
+	}
+	free(storage);
+	return rc;
+}
+
+int list_move_alt(const struct mail_user *user, const char *from, const char *to, struct error *err)
+{
+	AUTO_FREE char *old = NULL;
+	AUTO_FREE char *new = NULL;
+	int rc = alt_directory(user, from, &old);
+
+	if (rc == 0)
+		rc = alt_directory(user, to, &new);
+	if (rc == 0 && old && new &&list_path_exists(old)) {
+		char *slash = strrchr(new, '/');
+
+		*slash = '\0';
+		rc = list_path_exists(new) ? 0 : list_make_directories(user->location.alt, new);
+		*slash = '/';
+		if (rc == 0 && rename(old, new) < 0)
+			rc = -errno;
+	}
+	return rc < 0 ? list_failed(err, user, from, rc, "rename", new ? new : to) : 0;
+}
+
+int list_remove_alt(const struct mail_user *user, const char *name, struct error *err)
+{
+	AUTO_FREE char *path = NULL;
+	int rc = alt_directory(user, name, &path);
+
+	if (rc == 0 && path) {
+		AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+		if (fd >= 0)
+			rc = file_remove_tree(fd, DBOX_MAIL_DIR);
+	}
+	return rc < 0 ? list_failed(err, user, name, rc, "remove", path ? path : name) : 0;
 }

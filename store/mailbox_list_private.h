@@ -25,6 +25,10 @@ bool list_path_exists(const char *path);
 int list_make_directory(int dirfd, const char *name, const struct stat *like);
 /* Makes the directories of path that are missing below base, each like base. */
 int list_make_directories(const char *base, const char *path);
+/* sdbox with ALT=: the mailbox's directory in the alternative storage goes along. */
+int list_move_alt(const struct mail_user *user, const char *from, const char *to,
+		  struct error *err);
+int list_remove_alt(const struct mail_user *user, const char *name, struct error *err);
 /* Root, CONTROL and INDEX: of a user who has no mail yet, none of them need be there. */
 int list_make_roots(const struct mail_user *user, const char *name, struct error *err);
 

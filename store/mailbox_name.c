@@ -8,6 +8,7 @@
  */
 #include "store/mailbox_name.h"
 #include "store/base/file.h"
+#include "store/dbox/dbox_names.h"
 #include "store/mail_user.h"
 
 #include <errno.h>
@@ -22,9 +23,10 @@ static bool has_prefix(const char *text, const char *prefix)
 	return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* Files and directories of Dovecot's own that a top-level directory of LAYOUT=fs would collide
- * with. */
-static bool is_reserved_fs(const char *part, size_t len, bool first)
+/* Files and directories of Dovecot's own that a directory of LAYOUT=fs would collide with: in dbox,
+ * which has its mailboxes below a directory of their own, only the one inside each. */
+static bool is_reserved_fs(const struct mail_location *location, const char *part, size_t len,
+			   bool first)
 {
 	static const char *const maildir[] = {"cur", "new", "tmp"};
 	static const char *const top[] = {"subscriptions",   "subscriptions.lock", "mailboxes.lock",
@@ -33,6 +35,8 @@ static bool is_reserved_fs(const char *part, size_t len, bool first)
 						   "dovecot-uidvalidity", "dovecot.index",
 						   "dovecot.list.index",  "dovecot.mailbox.log"};
 
+	if (location->driver != MAIL_DRIVER_MAILDIR)
+		return len == strlen(DBOX_MAIL_DIR) && memcmp(part, DBOX_MAIL_DIR, len) == 0;
 	for (size_t i = 0; i < sizeof maildir / sizeof *maildir; i++) {
 		if (len == strlen(maildir[i]) && memcmp(part, maildir[i], len) == 0)
 			return true;
@@ -62,7 +66,7 @@ static bool part_is_valid(const struct mail_location *location, const char *part
 		return false;
 	if (location->layout == MAIL_LAYOUT_MAILDIRPP)
 		return memchr(part, '.', len) == NULL;
-	return !is_reserved_fs(part, len, first);
+	return !is_reserved_fs(location, part, len, first);
 }
 
 /* Appends the storage form of a valid part. */
@@ -191,21 +195,27 @@ void mailbox_name_hash(const char *name, char separator, struct guid *guid_r)
 	free(visible);
 }
 
-/* root + "/" + [dot] + storage */
-static char *join(const char *root, const char *dot, const char *storage)
+const char *mailbox_top_dir(const struct mail_location *location)
 {
-	size_t size = strlen(root) + strlen(dot) + strlen(storage) + 2;
-	char *path = malloc(size);
-
-	if (path)
-		snprintf(path, size, "%s/%s%s", root, dot, storage);
-	return path;
+	return location->driver == MAIL_DRIVER_MAILDIR ? "" : DBOX_MAILBOXES_DIR "/";
 }
 
-int mailbox_paths_get(const struct mail_location *location, const char *name,
-		      struct mailbox_paths *paths_r)
+/* root + "/" + [dot] + storage + suffix */
+static char *join(const struct mail_location *location, const char *root, const char *storage,
+		  const char *suffix)
 {
 	const char *dot = location->layout == MAIL_LAYOUT_MAILDIRPP ? "." : "";
+	char *path = NULL;
+
+	return asprintf(&path, "%s/%s%s%s%s", root, mailbox_top_dir(location), dot, storage,
+			suffix) < 0
+		       ? NULL
+		       : path;
+}
+
+static int get_paths(const struct mail_location *location, const char *name, const char *suffix,
+		     struct mailbox_paths *paths_r)
+{
 	bool inbox = strcmp(name, "INBOX") == 0;
 	char *storage = NULL;
 	int rc = mailbox_name_to_storage(location, name, &storage);
@@ -213,20 +223,37 @@ int mailbox_paths_get(const struct mail_location *location, const char *name,
 	*paths_r = (struct mailbox_paths){NULL, NULL, NULL};
 	if (rc < 0)
 		return rc;
-	paths_r->mail = inbox ? strdup(location->inbox) : join(location->root, dot, storage);
+	if (!inbox)
+		paths_r->mail = join(location, location->root, storage, suffix);
+	else if (asprintf(&paths_r->mail, "%s%s", location->inbox, suffix) < 0)
+		paths_r->mail = NULL;
 	/* Without CONTROL= or INDEX= these files lie with the mail, also where INBOX= moves it. */
-	paths_r->control = strcmp(location->control, location->root) == 0
+	paths_r->control = strcmp(location->control, location->root) == 0 ||
+					   location->driver != MAIL_DRIVER_MAILDIR
 				   ? (paths_r->mail ? strdup(paths_r->mail) : NULL)
-				   : join(location->control, dot, storage);
+				   : join(location, location->control, storage, suffix);
 	paths_r->index = strcmp(location->index, location->root) == 0
 				 ? (paths_r->mail ? strdup(paths_r->mail) : NULL)
-				 : join(location->index, dot, storage);
+				 : join(location, location->index, storage, "");
 	free(storage);
 	if (!paths_r->mail || !paths_r->control || !paths_r->index) {
 		mailbox_paths_free(paths_r);
 		return -ENOMEM;
 	}
 	return 0;
+}
+
+int mailbox_paths_get(const struct mail_location *location, const char *name,
+		      struct mailbox_paths *paths_r)
+{
+	return get_paths(location, name,
+			 location->driver == MAIL_DRIVER_MAILDIR ? "" : "/" DBOX_MAIL_DIR, paths_r);
+}
+
+int mailbox_dirs_get(const struct mail_location *location, const char *name,
+		     struct mailbox_paths *paths_r)
+{
+	return get_paths(location, name, "", paths_r);
 }
 
 void mailbox_paths_free(struct mailbox_paths *paths)

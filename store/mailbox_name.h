@@ -52,12 +52,18 @@ void mailbox_name_hash(const char *name, char separator, struct guid *guid_r);
 /* Where a mailbox lies: absolute paths without a slash at the end. control and index equal mail
  * where the location has no CONTROL= or INDEX=. Free with mailbox_paths_free(). */
 struct mailbox_paths {
-	char *mail;    /* cur/, new/, tmp/ */
+	char *mail;    /* cur/, new/, tmp/; dbox: "dbox-Mails" itself */
 	char *control; /* dovecot-uidlist, dovecot-keywords */
 	char *index;   /* dovecot.index* */
 };
 int mailbox_paths_get(const struct mail_location *location, const char *name,
 		      struct mailbox_paths *paths_r);
+/* The directories that carry the mailbox's name, in which children may lie, too: those of a dbox
+ * mailbox hold its "dbox-Mails", others are the same as above. */
+int mailbox_dirs_get(const struct mail_location *location, const char *name,
+		     struct mailbox_paths *paths_r);
+/* Where top-level mailboxes are in a root. */
+const char *mailbox_top_dir(const struct mail_location *location);
 void mailbox_paths_free(struct mailbox_paths *paths);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "store/base/file.h"
 #include "store/base/digest.h"
+#include "store/dbox/dbox_names.h"
 #include "store/mail_user.h"
 #include "store/mailbox_name.h"
 
@@ -127,12 +128,15 @@ static int name_below(const struct mail_user *user, const char *path, const char
 		      char **name_r)
 {
 	const struct mail_location *location = &user->location;
-	const char *rest = below(path, root);
+	const char *rest = below(path, root), *top = mailbox_top_dir(location);
 	int rc;
 
-	if (!rest)
+	if (!rest || strncmp(rest, top, strlen(top)) != 0)
 		return -ENOENT;
+	rest += strlen(top);
 	if (*rest == '\0') {
+		if (*top)
+			return -ENOENT;
 		/* The root itself is the inbox, unless INBOX= puts that elsewhere. */
 		if (strcmp(root, location->root) == 0 &&
 		    strcmp(location->inbox, location->root) != 0)
@@ -154,6 +158,7 @@ int mailbox_name_from_dir(const struct mail_user *user, const char *dir, char **
 	const struct mail_location *location = &user->location;
 	const char *const roots[] = {location->root, location->control, location->index};
 	AUTO_BUF struct buf path = BUF_INIT(65536);
+	const size_t mails = strlen("/" DBOX_MAIL_DIR);
 
 	*name_r = NULL;
 	buf_append_str(&path, user->home);
@@ -163,6 +168,12 @@ int mailbox_name_from_dir(const struct mail_user *user, const char *dir, char **
 	}
 	if (path.failed)
 		return -ENOENT;
+	/* What makes a directory a mailbox, and holds its index. */
+	if (location->driver != MAIL_DRIVER_MAILDIR && path.len > mails &&
+	    strcmp(path.data + path.len - mails, "/" DBOX_MAIL_DIR) == 0) {
+		path.len -= mails;
+		path.data[path.len] = '\0';
+	}
 	if (strcmp(buf_str(&path), location->inbox) == 0) {
 		*name_r = strdup("INBOX");
 		return *name_r ? 0 : -ENOMEM;

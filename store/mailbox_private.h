@@ -10,6 +10,8 @@
 
 #include "store/mailbox.h"
 
+struct index;
+struct mail_location;
 struct mailbox_format;
 
 struct mailbox {
@@ -34,7 +36,9 @@ struct mail_body {
 /* Where a mailbox lies. Valid only during the call. */
 struct mailbox_place {
 	const char *name;		    /* of the mailbox */
+	const char *storage_name;	    /* as on disk */
 	const char *mail, *control, *index; /* absolute directories */
+	const struct mail_location *location;
 	/* A UIDVALIDITY for a mailbox that has none. */
 	int (*uid_validity)(void *ctx, uint32_t *uid_validity_r, struct error *err);
 	/* Called before a mailbox gets the files that make it one: Dovecot, which may just be
@@ -46,6 +50,19 @@ struct mailbox_place {
 /* The functions are those of store/mailbox.h. open allocates the format's struct; user, name and
  * format are filled in afterwards. close and the like get an object that exists and free it. */
 struct mailbox_format {
+	/* The directory that makes a directory a mailbox. */
+	const char *part;
+	/* GUID, UIDVALIDITY and next UID without opening it. -ENOENT: it has none yet. */
+	int (*peek)(const struct mailbox_place *place, struct mailbox_status *status_r,
+		    struct error *err);
+	/* Writes the files of a new one without messages, in directories that nobody uses yet. */
+	int (*create)(const struct mailbox_place *place, int control_fd, int index_fd,
+		      const struct guid *guid, uint32_t uid_validity, struct error *err);
+	/* Around the removal of its directories; NULL: nothing to do. The second is called with
+	 * what the first returned in *deletion_r, which may be NULL. */
+	int (*delete_begin)(const struct mailbox_place *place, void **deletion_r,
+			    struct error *err);
+	int (*delete_end)(void *deletion, bool deleted, struct error *err);
 	int (*open)(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
 	int (*rebuild)(const struct mailbox_place *place, struct error *err);
 	void (*close)(struct mailbox *box);
@@ -53,8 +70,8 @@ struct mailbox_format {
 	int (*each)(struct mailbox *box, uint32_t first_uid, uint32_t last_uid,
 		    mailbox_each_fn *each, void *ctx, struct error *err);
 	int (*find)(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
-	int (*changes)(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
-		       struct error *err);
+	/* Whose log tells about changes; the box keeps it. */
+	struct index *(*index)(struct mailbox *box);
 
 	int (*body_open)(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 			 struct mail_body_info *info_r, struct error *err);
@@ -90,5 +107,20 @@ struct mailbox_format {
 };
 
 extern const struct mailbox_format mailbox_format_maildir;
+extern const struct mailbox_format mailbox_format_mdbox;
+extern const struct mailbox_format mailbox_format_sdbox;
+
+/* ---- store/mailbox.c, for the mailbox list ---- */
+
+const struct mailbox_format *mailbox_format_of(const struct mail_user *user);
+/* Where a mailbox lies; free with mailbox_spot_free(). */
+struct mailbox_spot {
+	const struct mailbox_format *format;
+	char *mail, *control, *index, *storage_name;
+	struct mailbox_place place;
+};
+int mailbox_spot_get(const struct mail_user *user, const char *name, struct mailbox_spot *spot_r,
+		     struct error *err);
+void mailbox_spot_free(struct mailbox_spot *spot);
 
 #endif

@@ -241,20 +241,6 @@ static bool is_logged(struct worker_process *w, enum mailbox_log_type type, cons
 	return found;
 }
 
-static bool exists(struct worker_process *w, const char *name)
-{
-	struct mailbox_paths paths;
-	char cur[4200];
-	bool there;
-
-	if (mailbox_paths_get(&w->user->location, name, &paths) < 0)
-		return false;
-	snprintf(cur, sizeof cur, "%s/cur", paths.mail);
-	there = access(cur, F_OK) == 0;
-	mailbox_paths_free(&paths);
-	return there;
-}
-
 /* An inbox that is missing is never a deletion: it is a lost disk, or comes back with the next
  * mail. */
 static void log_removed(struct catch_up *c, const char *name, const struct worker_event *event)
@@ -263,7 +249,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	struct error err = {0};
 
 	box_cache_forget(&w->boxes, w->user, name);
-	if (strcmp(name, "INBOX") == 0 || exists(w, name))
+	if (strcmp(name, "INBOX") == 0 || mailbox_list_has(w->user, name))
 		return;
 	report_gone(w, event->event.dir);
 	if (guid_is_empty(&event->guid) ||

@@ -448,6 +448,13 @@ void index_status(const struct index *index, struct index_status *status_r)
 	};
 }
 
+bool index_is_synced(const struct index *index)
+{
+	return index->state.tail == index->state.offset ||
+	       (index->state.tail < index->log.hdr_size &&
+		index->state.offset == index->log.hdr_size);
+}
+
 const uint8_t *index_header(const struct index *index)
 {
 	return index->state.hdr;

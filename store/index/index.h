@@ -82,6 +82,10 @@ struct index_status {
 };
 void index_status(const struct index *index, struct index_status *status_r);
 
+/* The log's tail is its end: nothing is said to wait for being carried out. Of the mdbox map, which
+ * has nothing else to carry out, anything else is damage. */
+bool index_is_synced(const struct index *index);
+
 /* A message. Pointers are valid until the next refresh or commit. */
 struct index_record {
 	uint32_t uid;

@@ -19,4 +19,17 @@ struct index_save_date {
 int index_cache_set_save_dates(struct index_txn *txn, const struct index_save_date *dates,
 			       size_t count, struct error *err);
 
+/* Those of a transaction. All zero: none. */
+struct index_save_dates {
+	struct index_save_date *dates;
+	size_t count, room;
+};
+/* Without a cache record the file's ctime is the saved date, which is now: a date that says about
+ * the same (or 0) is left out. -ENOMEM. */
+int index_save_dates_add(struct index_save_dates *dates, uint32_t uid, int64_t saved);
+/* Writes them, and warns where that fails: no message is worse for it. what: for messages. */
+void index_save_dates_write(const struct index_save_dates *dates, struct index_txn *txn,
+			    const char *what);
+void index_save_dates_free(struct index_save_dates *dates);
+
 #endif

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "store/base/log.h"
 #include "store/index/index_cache.h"
 #include "store/index/index_cache_file.h"
 
@@ -21,6 +22,8 @@
 #define CACHE_FILE_MAX	 (1UL << 30)
 #define FIELDS_BYTES_MAX (1U << 20)
 #define RECORD_SIZE	 16 /* prev_offset, size, field, time */
+/* About what a sync takes. */
+#define SAVED_DATE_SLACK_S 10
 
 static const char save_date_name[] = CACHE_SAVE_DATE; /* with its NUL */
 
@@ -295,4 +298,40 @@ int index_cache_set_save_dates(struct index_txn *txn, const struct index_save_da
 	}
 	free(offsets);
 	return ret;
+}
+
+/* ---- the dates of a transaction ---- */
+
+int index_save_dates_add(struct index_save_dates *dates, uint32_t uid, int64_t saved)
+{
+	int64_t now = time(NULL);
+
+	if (saved <= 0 || (saved > now - SAVED_DATE_SLACK_S && saved < now + SAVED_DATE_SLACK_S))
+		return 0;
+	if (dates->count == dates->room) {
+		size_t room = dates->room ? dates->room * 2 : 16;
+		struct index_save_date *grown = reallocarray(dates->dates, room, sizeof *grown);
+
+		if (!grown)
+			return -ENOMEM;
+		dates->dates = grown;
+		dates->room = room;
+	}
+	dates->dates[dates->count++] = (struct index_save_date){.uid = uid, .time = saved};
+	return 0;
+}
+
+void index_save_dates_write(const struct index_save_dates *dates, struct index_txn *txn,
+			    const char *what)
+{
+	struct error err;
+
+	if (dates->count && index_cache_set_save_dates(txn, dates->dates, dates->count, &err) < 0)
+		log_warning("%s: saved dates are not kept: %s", what, err.text);
+}
+
+void index_save_dates_free(struct index_save_dates *dates)
+{
+	free(dates->dates);
+	*dates = (struct index_save_dates){0};
 }

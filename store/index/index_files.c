@@ -56,11 +56,14 @@ struct new_log {
 	uint32_t indexid, file_seq, prev_file_seq, prev_file_offset;
 	uint64_t initial_modseq;
 	uint32_t uid_validity, next_uid; /* 0: no record */
+	bool synced;
 };
+
+#define HEADER_RECORD_SIZE 16
 
 static void put_header_record(struct buf *buf, uint16_t offset, uint32_t value)
 {
-	uint8_t record[16];
+	uint8_t record[HEADER_RECORD_SIZE];
 
 	index_size_encode(sizeof(record), record);
 	index_put32(record + 4, LOG_HEADER_UPDATE | LOG_EXTERNAL);
@@ -89,13 +92,15 @@ static int new_log_write(int fd, const struct new_log *new_log)
 	if (new_log->uid_validity != 0 && new_log->next_uid > 1) {
 		index_size_encode(sizeof(boundary), boundary);
 		index_put32(boundary + 4, LOG_BOUNDARY | LOG_EXTERNAL);
-		index_put32(boundary + 8, LOG_BOUNDARY_SIZE + 2 * 16);
+		index_put32(boundary + 8, LOG_BOUNDARY_SIZE + 2 * HEADER_RECORD_SIZE);
 		buf_append(&buf, boundary, sizeof(boundary));
 	}
 	if (new_log->uid_validity != 0)
 		put_header_record(&buf, HDR_UID_VALIDITY, new_log->uid_validity);
 	if (new_log->next_uid > 1)
 		put_header_record(&buf, HDR_NEXT_UID, new_log->next_uid);
+	if (new_log->synced)
+		put_header_record(&buf, HDR_LOG_TAIL, (uint32_t)buf.len + HEADER_RECORD_SIZE);
 	if (buf.failed != 0)
 		return buf.failed;
 	ret = file_write_all(fd, buf.data, buf.len);
@@ -160,6 +165,7 @@ static int create_locked(int dirfd, const struct index_options *options, const c
 		.initial_modseq = create->initial_modseq > 0 ? create->initial_modseq : 1,
 		.uid_validity = create->uid_validity,
 		.next_uid = create->next_uid,
+		.synced = create->synced,
 	};
 	struct index_log old = INDEX_LOG_INIT;
 	char file[NAME_MAX + 1], newlock[NAME_MAX + 1];

@@ -15,6 +15,8 @@ struct index_create {
 	/* With replace: an existing index is forgotten (its log's successor says "start from the
 	 * empty state"), whatever its condition; else -EEXIST. */
 	bool replace;
+	/* mdbox map: the log's tail is its end from the start, as index_is_synced() wants. */
+	bool synced;
 };
 /* The new log is durable when this returns (but the directory entry: that is synced too). */
 int index_create(int dirfd, const struct index_options *options, const struct index_create *create,

@@ -13,6 +13,7 @@
 #include <strings.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "store/index/index_mail.h"
 #include "store/index/index_txn_private.h"
 
 #define TXN_LIST_MAX (256UL << 20)
@@ -38,10 +39,8 @@ static int txn_put(struct index_txn *txn, struct buf *list, const void *entry, s
 	return 0;
 }
 
-static void txn_free(struct index_txn *txn)
+static void txn_free_lists(struct index_txn *txn)
 {
-	if (txn == NULL)
-		return;
 	for (size_t i = 0; i < TXN_COUNT(txn, keyword_names, txn_keyword_name); i++)
 		free(TXN_LIST(txn, keyword_names, txn_keyword_name)[i].name);
 	for (size_t i = 0; i < TXN_COUNT(txn, exts, txn_ext); i++) {
@@ -60,17 +59,19 @@ static void txn_free(struct index_txn *txn)
 	buf_free(&txn->modseqs);
 	buf_free(&txn->exts);
 	buf_free(&txn->headers);
+}
+
+static void txn_free(struct index_txn *txn)
+{
+	if (txn == NULL)
+		return;
+	txn_free_lists(txn);
 	free(txn);
 }
 
-static struct index_txn *txn_new(struct index *index)
+static void txn_init(struct index_txn *txn, struct index *index)
 {
-	struct index_txn *txn = calloc(1, sizeof(*txn));
-
-	if (txn == NULL)
-		return NULL;
-	txn->index = index;
-	txn->external = true;
+	*txn = (struct index_txn){.index = index, .external = true};
 	buf_init(&txn->appends, TXN_LIST_MAX);
 	buf_init(&txn->flags, TXN_LIST_MAX);
 	buf_init(&txn->keywords, TXN_LIST_MAX);
@@ -79,7 +80,6 @@ static struct index_txn *txn_new(struct index *index)
 	buf_init(&txn->modseqs, TXN_LIST_MAX);
 	buf_init(&txn->exts, TXN_LIST_MAX);
 	buf_init(&txn->headers, TXN_LIST_MAX);
-	return txn;
 }
 
 static int txn_begin(struct index *index, int timeout_ms, bool deleted, struct index_txn **txn_r,
@@ -95,9 +95,10 @@ static int txn_begin(struct index *index, int timeout_ms, bool deleted, struct i
 	if (index->locked)
 		return error_set(err, -EBUSY, "%s: a transaction is open already",
 				 index_text(index));
-	txn = txn_new(index);
+	txn = calloc(1, sizeof(*txn));
 	if (txn == NULL)
 		return error_set(err, -ENOMEM, "%s: out of memory", index_text(index));
+	txn_init(txn, index);
 	index_position(index, &before);
 	ret = index_lock(index, timeout_ms, err);
 	if (ret < 0) {
@@ -192,20 +193,6 @@ int index_update_flags(struct index_txn *txn, uint32_t uid, uint8_t add, uint8_t
 	return txn_put(txn, &txn->flags, &change, sizeof(change), uid, err);
 }
 
-static bool keyword_name_ok(const char *name)
-{
-	size_t len = strlen(name);
-
-	if (len == 0 || len > 255)
-		return false;
-	for (size_t i = 0; i < len; i++) {
-		if ((unsigned char)name[i] <= ' ' || name[i] == 0x7f ||
-		    strchr("(){%*\"\\]", name[i]) != NULL)
-			return false;
-	}
-	return true;
-}
-
 static int txn_keyword_find(struct index_txn *txn, const char *name, uint32_t *pos_r)
 {
 	struct txn_keyword_name added = {0};
@@ -235,7 +222,7 @@ int index_update_keyword(struct index_txn *txn, uint32_t uid, const char *name, 
 	struct txn_keyword_name *counts;
 	int ret;
 
-	if (!keyword_name_ok(name))
+	if (!index_keyword_is_valid(name))
 		return txn_fail(txn, -EINVAL, err, "a keyword that cannot be stored", uid);
 	if (!txn_has_message(txn, uid))
 		return 0;
@@ -566,6 +553,21 @@ int index_commit(struct index_txn **txn, bool sync, struct error *err)
 	ret = txn_write(committing, sync, err);
 	index_unlock(committing->index);
 	txn_free(committing);
+	return ret;
+}
+
+int index_commit_part(struct index_txn *txn, bool sync, struct error *err)
+{
+	struct index *index = txn->index;
+	const bool external = txn->external, foreign = txn->foreign;
+	int ret = txn_write(txn, sync, err);
+
+	txn_free_lists(txn);
+	txn_init(txn, index);
+	txn->external = external;
+	txn->foreign = foreign;
+	if (ret < 0)
+		txn->failed = ret;
 	return ret;
 }
 

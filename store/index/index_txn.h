@@ -99,6 +99,9 @@ int index_undelete(struct index *index, int timeout_ms, struct error *err);
  * were added or removed). Nothing collected: nothing is written. After a failed commit the log is
  * as before. */
 int index_commit(struct index_txn **txn, bool sync, struct error *err);
+/* Writes what was collected, and stays: locked, and empty for more. After a failure only
+ * index_abort() is left. */
+int index_commit_part(struct index_txn *txn, bool sync, struct error *err);
 void index_abort(struct index_txn **txn);
 
 #endif

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/index/index_cache.h"
-#include "store/maildir/decompress.h"
+#include "store/body/decompress.h"
 
 #define OPEN_TRIES 5
 
@@ -117,7 +117,7 @@ int maildir_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body
 	if (rc == 0)
 		rc = read_line_fields(md, uid, body, &st, info_r, &plain, err);
 	if (rc == 0) {
-		rc = decompress_open(body->fd, plain, &body->in);
+		rc = decompress_open(body->fd, 0, DECOMPRESS_WHOLE, plain, &body->in);
 		if (rc < 0)
 			error_errno(err, rc, "%s", body->path);
 	}

@@ -11,16 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <time.h>
-#include "store/base/log.h"
-#include "store/index/index_cache.h"
-
-#define KEYWORD_MAX	     255
-#define MESSAGE_KEYWORDS_MAX 1024
-/* Dovecot takes the file's ctime for the saved date, which is now. The cache is only troubled for
- * dates that differ by more than a sync takes. */
-#define SAVED_DATE_SLACK_S 10
 
 /* A call that failed after it had collected something: nothing of the transaction may be written.
  */
@@ -32,19 +22,6 @@ static int poison(struct maildir_txn *txn, int rc)
 }
 
 /* ---- flags and keywords ---- */
-
-bool maildir_keyword_is_valid(const char *name)
-{
-	size_t len = strlen(name);
-
-	if (len == 0 || len > KEYWORD_MAX)
-		return false;
-	for (const char *p = name; *p; p++) {
-		if ((unsigned char)*p <= ' ' || *p == 0x7f || strchr("(){%*\"\\]", *p))
-			return false;
-	}
-	return true;
-}
 
 static int collect_letters(void *ctx, const char *dir, const char *name,
 			   const struct maildir_name *parsed)
@@ -75,18 +52,19 @@ static int state_set_letters(struct maildir_txn *txn, struct maildir_state *stat
 	bool missing = false;
 	int rc = maildir_need_keywords(md, err);
 
-	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++)
-		missing = missing || maildir_keywords_find(&md->keywords, state->keywords[i]) < 0;
+	for (unsigned i = 0; rc == 0 && i < state->mail.keyword_count; i++)
+		missing = missing ||
+			  maildir_keywords_find(&md->keywords, state->mail.keywords[i]) < 0;
 	if (rc == 0 && missing && assign) {
 		rc = find_avoid_letters(txn, err);
 		if (rc == 0)
-			rc = maildir_keywords_assign(&md->keywords, md->control_fd,
-						     md->control_path,
-						     (const char *const *)state->keywords,
-						     state->keyword_count, txn->avoid_letters, err);
+			rc = maildir_keywords_assign(
+				&md->keywords, md->control_fd, md->control_path,
+				(const char *const *)state->mail.keywords,
+				state->mail.keyword_count, txn->avoid_letters, err);
 	}
-	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++) {
-		int letter = maildir_keywords_find(&md->keywords, state->keywords[i]);
+	for (unsigned i = 0; rc == 0 && i < state->mail.keyword_count; i++) {
+		int letter = maildir_keywords_find(&md->keywords, state->mail.keywords[i]);
 
 		if (letter >= 0)
 			state->letters |= 1U << letter;
@@ -99,65 +77,23 @@ static int state_make(struct maildir_txn *txn, uint32_t uid, uint8_t flags,
 		      struct keyword_set keywords, bool assign, struct maildir_state *state_r,
 		      struct error *err)
 {
-	struct maildir *md = txn->md;
+	int rc;
 
-	*state_r = (struct maildir_state){.flags = flags & MAIL_FLAGS_MASK};
-	if (keywords.count > MESSAGE_KEYWORDS_MAX)
-		return error_set(err, -E2BIG, "%s: UID %u: %u keywords are too many", md->path, uid,
-				 keywords.count);
-	if (keywords.count == 0)
-		return 0;
-	state_r->keywords = calloc(keywords.count, sizeof *state_r->keywords);
-	if (!state_r->keywords)
-		return error_errno(err, -ENOMEM, "%s", md->path);
-	for (unsigned i = 0; i < keywords.count; i++) {
-		const char *name = keywords.names[i];
-
-		if (!maildir_keyword_is_valid(name)) {
-			log_warning("%s: UID %u: left out the keyword \"%.64s\", which IMAP does "
-				    "not allow",
-				    md->path, uid, name);
-			continue;
-		}
-		state_r->keywords[state_r->keyword_count] = strdup(name);
-		if (!state_r->keywords[state_r->keyword_count])
-			return error_errno(err, -ENOMEM, "%s", md->path);
-		state_r->keyword_count++;
-	}
-	return state_set_letters(txn, state_r, assign, err);
-}
-
-static bool state_has(const struct maildir_state *state, const char *name)
-{
-	for (unsigned i = 0; i < state->keyword_count; i++) {
-		if (strcasecmp(state->keywords[i], name) == 0)
-			return true;
-	}
-	return false;
-}
-
-static bool same_state(const struct maildir_state *a, const struct maildir_state *b)
-{
-	if (a->flags != b->flags || a->keyword_count != b->keyword_count)
-		return false;
-	for (unsigned i = 0; i < a->keyword_count; i++) {
-		if (!state_has(b, a->keywords[i]))
-			return false;
-	}
-	return true;
+	state_r->letters = 0;
+	rc = mail_state_make(txn->md->path, uid, flags, keywords, &state_r->mail, err);
+	return rc < 0 || keywords.count == 0 ? rc : state_set_letters(txn, state_r, assign, err);
 }
 
 static int state_of_record(struct maildir_txn *txn, const struct index_record *record,
 			   struct maildir_state *state_r, struct error *err)
 {
-	const char *names[MESSAGE_KEYWORDS_MAX];
-	unsigned count = index_record_keywords(txn->md->index, record, names, MESSAGE_KEYWORDS_MAX);
-	struct keyword_set set = {.names = names, .count = count};
+	int rc;
 
-	if (count > MESSAGE_KEYWORDS_MAX)
-		return error_set(err, -E2BIG, "%s: UID %u has %u keywords", txn->md->path,
-				 record->uid, count);
-	return state_make(txn, record->uid, record->flags, set, false, state_r, err);
+	state_r->letters = 0;
+	rc = mail_state_of_record(txn->md->index, txn->md->path, record, &state_r->mail, err);
+	return rc < 0 || state_r->mail.keyword_count == 0
+		       ? rc
+		       : state_set_letters(txn, state_r, false, err);
 }
 
 /* What the message is at this point of the transaction, as a copy. op_r: the operation that said
@@ -167,7 +103,6 @@ static int current_state(struct maildir_txn *txn, uint32_t uid, struct maildir_o
 			 struct error *err)
 {
 	struct maildir_op *op = maildir_txn_find_op(txn, uid);
-	struct keyword_set set;
 
 	*op_r = op;
 	if (op && op->kind == MAILDIR_OP_UNLINK)
@@ -176,9 +111,8 @@ static int current_state(struct maildir_txn *txn, uint32_t uid, struct maildir_o
 		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->md->path, uid);
 	if (!op)
 		return state_of_record(txn, record_r, state_r, err);
-	set = (struct keyword_set){.names = (const char *const *)op->state.keywords,
-				   .count = op->state.keyword_count};
-	return state_make(txn, uid, op->state.flags, set, false, state_r, err);
+	return state_make(txn, uid, op->state.mail.flags, mail_state_keywords(&op->state.mail),
+			  false, state_r, err);
 }
 
 /* ---- new messages ---- */
@@ -187,35 +121,8 @@ static int index_new_message(struct maildir_txn *txn, uint32_t uid,
 			     const struct maildir_state *state, bool recent, uint64_t modseq,
 			     struct error *err)
 {
-	int rc = index_append(txn->index_txn, uid, state->flags, err);
-
-	for (unsigned i = 0; rc == 0 && i < state->keyword_count; i++)
-		rc = index_update_keyword(txn->index_txn, uid, state->keywords[i], true, err);
-	if (rc == 0 && modseq)
-		rc = index_update_modseq(txn->index_txn, uid, modseq, err);
-	if (rc == 0 && !recent)
-		rc = index_set_first_recent_uid(txn->index_txn, uid + 1, err);
 	txn->sync = true;
-	return rc;
-}
-
-static int add_date(struct maildir_txn *txn, uint32_t uid, int64_t saved, struct error *err)
-{
-	int64_t now = time(NULL);
-
-	if (saved <= 0 || (saved > now - SAVED_DATE_SLACK_S && saved < now + SAVED_DATE_SLACK_S))
-		return 0;
-	if (txn->date_count == txn->date_room) {
-		size_t room = txn->date_room ? txn->date_room * 2 : 16;
-		struct index_save_date *dates = reallocarray(txn->dates, room, sizeof *dates);
-
-		if (!dates)
-			return error_errno(err, -ENOMEM, "%s", txn->md->path);
-		txn->dates = dates;
-		txn->date_room = room;
-	}
-	txn->dates[txn->date_count++] = (struct index_save_date){.uid = uid, .time = saved};
-	return 0;
+	return index_mail_append(txn->index_txn, uid, &state->mail, recent, modseq, err);
 }
 
 /* The one case where a UID may be below the next one: the message is known, its file is lost. */
@@ -272,7 +179,7 @@ static int append_new(struct maildir_txn *txn, struct maildir_op *op, const stru
 	if (rc == 0)
 		rc = pop3_field(op, pop3_uidl, err);
 	if (rc == 0)
-		rc = add_date(txn, mail->uid, saved, err);
+		rc = index_save_dates_add(&txn->dates, mail->uid, saved);
 	if (rc == 0)
 		rc = index_new_message(txn, mail->uid, &op->state, mail->recent, mail->modseq, err);
 	return rc;
@@ -336,34 +243,11 @@ int maildir_copy(struct mailbox_txn *base, uint32_t source_uid, const struct mai
 
 /* ---- changes ---- */
 
-/* Index records for the way from one state to another. */
-static int index_change_state(struct maildir_txn *txn, uint32_t uid,
-			      const struct maildir_state *from, const struct maildir_state *to,
-			      struct error *err)
-{
-	uint8_t add = to->flags & (uint8_t)~from->flags;
-	uint8_t remove = from->flags & (uint8_t)~to->flags;
-	int rc = 0;
-
-	if (add | remove)
-		rc = index_update_flags(txn->index_txn, uid, add, remove, err);
-	for (unsigned i = 0; rc == 0 && i < to->keyword_count; i++) {
-		if (!state_has(from, to->keywords[i]))
-			rc = index_update_keyword(txn->index_txn, uid, to->keywords[i], true, err);
-	}
-	for (unsigned i = 0; rc == 0 && i < from->keyword_count; i++) {
-		if (!state_has(to, from->keywords[i]))
-			rc = index_update_keyword(txn->index_txn, uid, from->keywords[i], false,
-						  err);
-	}
-	return rc;
-}
-
 static void move_state(struct maildir_state *from, struct maildir_state *to)
 {
-	maildir_state_free(to);
-	*to = *from;
-	*from = (struct maildir_state){0};
+	mail_state_move(&from->mail, &to->mail);
+	to->letters = from->letters;
+	from->letters = 0;
 }
 
 /* Keeps the new state where the next question finds it, and sees to it that the file gets the name:
@@ -376,7 +260,8 @@ static int note_state(struct maildir_txn *txn, uint32_t uid, struct maildir_op *
 
 	if (last && last->kind == MAILDIR_OP_MOVE_UID) {
 		uint32_t file_uid = last->source_uid;
-		struct maildir_state name = {.flags = state->flags, .letters = state->letters};
+		struct maildir_state name = {.mail.flags = state->mail.flags,
+					     .letters = state->letters};
 
 		move_state(state, &last->state);
 		op = maildir_txn_add_op(txn, MAILDIR_OP_RENAME, file_uid, err);
@@ -409,21 +294,22 @@ int maildir_set_flags(struct mailbox_txn *base, uint32_t uid, uint8_t flags,
 	if (rc == 0)
 		rc = state_make(txn, uid, flags, keywords, true, &to, err);
 	if (rc == 0)
-		rc = index_change_state(txn, uid, &from, &to, err);
+		rc = index_mail_change(txn->index_txn, uid, &from.mail, &to.mail, err);
 	/* The file will say the same. */
 	if (rc == 0 && dirty)
 		rc = index_update_flags(txn->index_txn, uid, 0, INDEX_FLAG_DIRTY, err);
 	if (rc == 0 && modseq)
-		rc = last || !same_state(&from, &to)
+		rc = last || !mail_state_equal(&from.mail, &to.mail)
 			     ? index_update_modseq(txn->index_txn, uid, modseq, err)
 			     : index_correct_modseq(txn->index_txn, uid, modseq, err);
 	if (rc == 0) {
-		bool name_changes = dirty || from.flags != to.flags || from.letters != to.letters;
+		bool name_changes =
+			dirty || from.mail.flags != to.mail.flags || from.letters != to.letters;
 
 		rc = note_state(txn, uid, last, &to, name_changes, err);
 	}
-	maildir_state_free(&from);
-	maildir_state_free(&to);
+	mail_state_free(&from.mail);
+	mail_state_free(&to.mail);
 	return rc == -ENOENT ? rc : poison(txn, rc);
 }
 
@@ -462,7 +348,7 @@ int maildir_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid,
 		rc = maildir_txn_drop_line(txn, uid, err);
 	op = rc == 0 ? maildir_txn_add_op(txn, MAILDIR_OP_MOVE_UID, new_uid, err) : NULL;
 	if (!op) {
-		maildir_state_free(&state);
+		mail_state_free(&state.mail);
 		return rc == -ENOENT ? rc : poison(txn, rc < 0 ? rc : -ENOMEM);
 	}
 	op->source_uid = uid;
@@ -500,15 +386,13 @@ int maildir_raise(struct mailbox_txn *base, uint32_t uid_next, uint64_t highest_
 	struct maildir_txn *txn = maildir_txn_of(base);
 	int rc = 0;
 
-	if (uid_next > MAILDIR_UID_MAX)
+	if (uid_next > INDEX_UID_MAX)
 		return error_set(err, -ERANGE, "%s: next UID %u", txn->md->path, uid_next);
 	if (uid_next > txn->next_uid) {
 		rc = index_set_next_uid(txn->index_txn, uid_next, err);
 		txn->next_uid = uid_next;
 	}
-	if (rc == 0 && highest_modseq > index_txn_modseq(txn->index_txn))
-		rc = index_update_modseq(txn->index_txn, 0, highest_modseq, err);
-	if (rc == 0 && first_recent_uid > txn->md->box.status.first_recent_uid)
-		rc = index_set_first_recent_uid(txn->index_txn, first_recent_uid, err);
+	if (rc == 0)
+		rc = index_mail_raise(txn->index_txn, highest_modseq, first_recent_uid, err);
 	return poison(txn, rc);
 }

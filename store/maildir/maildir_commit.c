@@ -97,11 +97,12 @@ static int build_path(const struct maildir *md, const struct maildir_op *op, con
 	char name[NAME_MAX + 1];
 	int rc;
 
-	if (op->recent && !op->state.flags && op->state.keyword_count == 0) {
+	if (op->recent && !op->state.mail.flags && op->state.mail.keyword_count == 0) {
 		snprintf(path_r, MAILDIR_PATH_MAX, "new/%s", base);
 		return 0;
 	}
-	rc = maildir_name_build(base, strlen(base), op->state.flags, op->state.letters, NULL, name);
+	rc = maildir_name_build(base, strlen(base), op->state.mail.flags, op->state.letters, NULL,
+				name);
 	if (rc < 0)
 		return error_errno(err, rc, "%s: UID %u: a name from \"%s\"", md->path, op->uid,
 				   base);
@@ -502,8 +503,8 @@ static int rename_flags(struct maildir *md, const struct maildir_op *op)
 
 	if (!maildir_name_parse(op->wanted.path + 4, &old))
 		return -EINVAL;
-	rc = maildir_name_build(old.base, old.base_len, op->state.flags, op->state.letters, &old,
-				name);
+	rc = maildir_name_build(old.base, old.base_len, op->state.mail.flags, op->state.letters,
+				&old, name);
 	if (rc < 0)
 		return rc;
 	snprintf(path, sizeof path, "cur/%s", name);
@@ -632,7 +633,6 @@ int maildir_txn_commit(struct maildir_txn *txn, struct error *err)
 {
 	struct maildir *md = txn->md;
 	AUTO_BUF struct buf lines = BUF_INIT(UIDLIST_SIZE_MAX);
-	struct error ignored;
 	int rc;
 
 	if (txn->failed < 0)
@@ -650,9 +650,7 @@ int maildir_txn_commit(struct maildir_txn *txn, struct error *err)
 	rc = maildir_commit_changes(txn, err);
 	if (rc < 0)
 		return rc;
-	if (txn->date_count &&
-	    index_cache_set_save_dates(txn->index_txn, txn->dates, txn->date_count, &ignored) < 0)
-		log_warning("%s: saved dates are not kept: %s", md->path, ignored.text);
+	index_save_dates_write(&txn->dates, txn->index_txn, md->path);
 	rc = index_switch_on_modseqs(txn->index_txn, err);
 	if (rc == 0)
 		rc = index_commit(&txn->index_txn, txn->sync, err);

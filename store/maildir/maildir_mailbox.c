@@ -14,19 +14,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "store/base/file.h"
-#include "store/index/index_changes.h"
 
 #define OPEN_TRIES   5
 #define OPEN_WAIT_US 20000
 
 const struct mailbox_format mailbox_format_maildir = {
+	.part = "cur",
+	.peek = maildir_peek,
+	.create = maildir_create,
 	.open = maildir_open,
 	.rebuild = maildir_rebuild,
 	.close = maildir_close,
 	.refresh = maildir_refresh,
 	.each = maildir_each,
 	.find = maildir_find,
-	.changes = maildir_changes,
+	.index = maildir_index,
 	.body_open = maildir_body_open,
 	.body_read = maildir_body_read,
 	.body_close = maildir_body_close,
@@ -152,7 +154,7 @@ void maildir_close(struct mailbox *box)
 	uidlist_close(&md->uidlist);
 	maildir_keywords_free(&md->keywords);
 	buf_free(&md->guid_text);
-	free(md->keyword_names);
+	mail_names_free(&md->keyword_names);
 	if (md->control_fd >= 0 && md->control_fd != md->dirfd)
 		close(md->control_fd);
 	if (md->index_fd >= 0 && md->index_fd != md->dirfd && md->index_fd != md->control_fd)
@@ -275,29 +277,11 @@ const char *maildir_line_guid(struct maildir *md, const struct uidlist_record *l
 static int fill_mail(struct maildir *md, const struct index_record *record,
 		     const struct uidlist_record *line, struct mail *mail_r, struct error *err)
 {
-	unsigned count =
-		index_record_keywords(md->index, record, md->keyword_names, md->keyword_room);
+	const char *guid = maildir_line_guid(md, line);
 
-	if (count > md->keyword_room) {
-		const char **names = reallocarray(md->keyword_names, count, sizeof *names);
-
-		if (!names)
-			return error_errno(err, -ENOMEM, "%s", md->path);
-		md->keyword_names = names;
-		md->keyword_room = count;
-		index_record_keywords(md->index, record, names, count);
-	}
-	*mail_r = (struct mail){
-		.uid = record->uid,
-		.flags = record->flags & MAIL_FLAGS_MASK,
-		.recent = maildir_record_is_recent(md, record->uid),
-		.modseq = record->modseq,
-		.guid = maildir_line_guid(md, line),
-		.keywords = {.names = md->keyword_names, .count = count},
-	};
 	if (md->guid_text.failed)
 		return error_errno(err, md->guid_text.failed, "%s", md->path);
-	return 0;
+	return index_mail_fill(md->index, record, guid, &md->keyword_names, mail_r, err);
 }
 
 int maildir_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err)
@@ -350,42 +334,7 @@ int maildir_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mai
 	return 0;
 }
 
-int maildir_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
-		    struct error *err)
+struct index *maildir_index(struct mailbox *box)
 {
-	struct maildir *md = maildir_of(box);
-	struct index_changes *found = calloc(1, sizeof *found);
-	int rc;
-
-	*changes_r = (struct mailbox_changes){0};
-	if (!found)
-		return error_errno(err, -ENOMEM, "%s", md->path);
-	rc = index_changes(md->index, since, NULL, found, err);
-	if (rc < 0 && rc != -ERANGE) {
-		free(found);
-		return rc;
-	}
-	changes_r->pool = found;
-	changes_r->change = calloc(found->count ? found->count : 1, sizeof *changes_r->change);
-	if (!changes_r->change) {
-		index_changes_free(found);
-		free(found);
-		changes_r->pool = NULL;
-		return error_errno(err, -ENOMEM, "%s", md->path);
-	}
-	for (size_t i = 0; i < found->count; i++) {
-		const struct index_change *from = &found->change[i];
-
-		changes_r->change[changes_r->count++] = (struct mailbox_change){
-			.uid = from->uid,
-			.expunged = from->expunged,
-			.has_guid = from->has_guid,
-			.guid = from->guid,
-			.add_flags = from->add_flags,
-			.remove_flags = from->remove_flags,
-			.add_keywords = from->add_keywords,
-			.remove_keywords = from->remove_keywords,
-		};
-	}
-	return rc;
+	return maildir_of(box)->index;
 }

@@ -18,8 +18,9 @@
 
 #include <limits.h>
 #include "store/base/buf.h"
-#include "store/index/index.h"
-#include "store/index/index_txn.h"
+#include "store/base/uid_table.h"
+#include "store/index/index_cache.h"
+#include "store/index/index_mail.h"
 #include "store/mailbox_private.h"
 #include "store/maildir/dotlock.h"
 #include "store/maildir/maildir_keywords.h"
@@ -41,8 +42,7 @@ struct maildir {
 	int64_t swept_ms; /* when tmp/ was looked through for what others left; 0: not yet */
 	/* what the last struct mail points to */
 	struct buf guid_text;
-	const char **keyword_names;
-	unsigned keyword_room;
+	struct mail_names keyword_names;
 };
 
 static inline struct maildir *maildir_of(struct mailbox *box)
@@ -66,13 +66,16 @@ bool maildir_record_is_recent(const struct maildir *md, uint32_t uid);
 const char *maildir_line_guid(struct maildir *md, const struct uidlist_record *line);
 
 int maildir_open(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
+int maildir_peek(const struct mailbox_place *place, struct mailbox_status *status_r,
+		 struct error *err);
+int maildir_create(const struct mailbox_place *place, int control_fd, int index_fd,
+		   const struct guid *guid, uint32_t uid_validity, struct error *err);
 void maildir_close(struct mailbox *box);
 int maildir_refresh(struct mailbox *box, struct error *err);
 int maildir_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
 		 void *ctx, struct error *err);
 int maildir_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
-int maildir_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
-		    struct error *err);
+struct index *maildir_index(struct mailbox *box);
 
 /* ---- maildir_setup.c ---- */
 
@@ -159,8 +162,6 @@ void maildir_spool_forget(struct maildir_spool *spool);
 
 /* ---- maildir_txn.c, maildir_change.c, maildir_see.c, maildir_commit.c ---- */
 
-#define MAILDIR_UID_MAX (UINT32_MAX - 2)
-
 enum maildir_op_kind {
 	MAILDIR_OP_APPEND,  /* a spooled message gets uid */
 	MAILDIR_OP_RESTORE, /* a spooled message is the missing file of uid */
@@ -171,12 +172,10 @@ enum maildir_op_kind {
 	MAILDIR_OP_ADOPT,    /* a file that is there gets a line with uid */
 };
 
-/* Flags and keywords that a message has after an operation; the strings are the operation's. */
+/* What a message is after an operation. */
 struct maildir_state {
-	uint8_t flags;
+	struct mail_state mail;
 	uint32_t letters; /* of the keywords that have one */
-	char **keywords;
-	unsigned keyword_count;
 };
 
 struct maildir_op {
@@ -192,8 +191,6 @@ struct maildir_op {
 	struct maildir_wanted wanted; /* the file that is there; base is op->base */
 };
 
-struct index_save_date;
-
 struct maildir_txn {
 	struct mailbox_txn txn;
 	struct maildir *md;
@@ -205,11 +202,11 @@ struct maildir_txn {
 	bool sync;  /* messages are added or removed */
 	struct maildir_op *ops;
 	size_t op_count, op_room;
-	uint32_t *op_slots;    /* by UID: the last operation of one, counted from 1 */
-	uint32_t next_uid;     /* the least that the next new message may have */
-	uint32_t uid_validity; /* new one, or 0 */
-	struct guid guid;      /* new one, or empty */
-	bool avoid_known;      /* letters in use without a keyword */
+	struct uid_table last_ops; /* the last operation of a UID, counted from 1 */
+	uint32_t next_uid;	   /* the least that the next new message may have */
+	uint32_t uid_validity;	   /* new one, or 0 */
+	struct guid guid;	   /* new one, or empty */
+	bool avoid_known;	   /* letters in use without a keyword */
 	uint32_t avoid_letters;
 	/* lines that a rewrite of the uidlist leaves out */
 	uint32_t *drop_uids;
@@ -217,8 +214,7 @@ struct maildir_txn {
 	bool rewrite;
 	bool sync_new, sync_cur; /* directories that changed */
 	/* saved dates for the cache */
-	struct index_save_date *dates;
-	size_t date_count, date_room;
+	struct index_save_dates dates;
 };
 
 static inline struct maildir_txn *maildir_txn_of(struct mailbox_txn *txn)
@@ -242,9 +238,6 @@ int maildir_txn_drop_line(struct maildir_txn *txn, uint32_t uid, struct error *e
 int maildir_txn_take_uid(struct maildir_txn *txn, uint32_t uid, struct error *err);
 /* The index part of an expunge. */
 int maildir_txn_expunge_record(struct maildir_txn *txn, uint32_t uid, struct error *err);
-void maildir_state_free(struct maildir_state *state);
-/* IMAP allows it, so the index takes it. */
-bool maildir_keyword_is_valid(const char *name);
 /* After a commit, without locks. */
 void maildir_housekeep(struct maildir *md);
 /* Files come into their places, and what is to be changed is found; fills the lines for the

@@ -22,7 +22,7 @@ static int index_file(struct maildir_txn *txn, uint32_t uid, const struct maildi
 	for (unsigned i = 0; rc == 0 && i < MAILDIR_LETTERS; i++) {
 		const char *keyword = md->keywords.names[i];
 
-		if ((name->letters & 1U << i) && keyword && maildir_keyword_is_valid(keyword))
+		if ((name->letters & 1U << i) && keyword && index_keyword_is_valid(keyword))
 			rc = index_update_keyword(txn->index_txn, uid, keyword, true, err);
 	}
 	return rc;
@@ -84,7 +84,7 @@ static int letters_that_differ(struct maildir *md, const struct index_record *re
 	if (rc < 0)
 		return rc;
 	for (unsigned i = 0; i < MAILDIR_LETTERS; i++) {
-		if (md->keywords.names[i] && maildir_keyword_is_valid(md->keywords.names[i]))
+		if (md->keywords.names[i] && index_keyword_is_valid(md->keywords.names[i]))
 			known |= 1U << i;
 	}
 	*letters_r = (name->letters ^ maildir_record_letters(md, record)) & known;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/owned_file.h"
 #include "store/index/index_files.h"
 
 #define GUID_TEXT_MAX 4096
@@ -32,63 +33,12 @@ void maildir_index_options(const struct maildir *md, struct index_options *optio
 
 /* ---- directories ---- */
 
-static int open_dir(const char *path)
-{
-	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
-/* As the mode and owner of the directory it is in say. */
-static int make_like_parent(int parent_fd, const char *name)
-{
-	struct stat parent, st;
-
-	if (fstat(parent_fd, &parent) < 0)
-		return -errno;
-	if (mkdirat(parent_fd, name, parent.st_mode & 0777) < 0)
-		return errno == EEXIST ? 0 : -errno;
-	if (fstatat(parent_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	if ((st.st_uid != parent.st_uid || st.st_gid != parent.st_gid) &&
-	    fchownat(parent_fd, name, parent.st_uid, parent.st_gid, AT_SYMLINK_NOFOLLOW) < 0 &&
-	    errno != EPERM)
-		return -errno;
-	if ((st.st_mode & 0777) != (parent.st_mode & 0777) &&
-	    fchmodat(parent_fd, name, parent.st_mode & 0777, 0) < 0 && errno != EPERM)
-		return -errno;
-	return 0;
-}
-
-/* Opens an absolute directory, making what is missing of the path. */
-static int open_or_make_dir(const char *path)
-{
-	AUTO_FREE char *copy = strdup(path);
-	AUTO_CLOSE int parent = -1;
-	char *slash;
-	int fd = open_dir(path), rc;
-
-	if (fd != -ENOENT)
-		return fd;
-	slash = copy ? strrchr(copy, '/') : NULL;
-	if (!copy)
-		return -ENOMEM;
-	if (!slash || slash == copy)
-		return -ENOENT;
-	*slash = '\0';
-	parent = open_or_make_dir(copy);
-	if (parent < 0)
-		return parent;
-	rc = make_like_parent(parent, slash + 1);
-	return rc < 0 ? rc : open_dir(path);
-}
-
 int maildir_make_subdirs(struct maildir *md, struct error *err)
 {
 	static const char *const names[] = {"cur", "new", "tmp"};
 
 	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-		int rc = make_like_parent(md->dirfd, names[i]);
+		int rc = owned_dir_make(md->dirfd, names[i]);
 
 		if (rc < 0)
 			return error_errno(err, rc, "%s/%s", md->path, names[i]);
@@ -102,7 +52,7 @@ static int open_side_dir(const struct maildir *md, const char *path, int *fd_r, 
 		*fd_r = md->dirfd;
 		return 0;
 	}
-	*fd_r = open_or_make_dir(path);
+	*fd_r = owned_dir_open(path, true);
 	if (*fd_r < 0)
 		return error_errno(err, *fd_r, "%s", path);
 	return 0;
@@ -125,7 +75,7 @@ int maildir_open_dirs(const struct mailbox_place *place, struct maildir **md_r, 
 		rc = error_errno(err, -ENOMEM, "%s", place->mail);
 		goto failed;
 	}
-	md->dirfd = open_dir(md->path);
+	md->dirfd = owned_dir_open(md->path, false);
 	if (md->dirfd < 0) {
 		rc = error_errno(err, md->dirfd, "%s", md->path);
 		goto failed;
@@ -310,4 +260,37 @@ int maildir_setup(struct maildir *md, const struct mailbox_place *place, struct 
 	rc = maildir_setup_locked(md, place, lock, err);
 	dotlock_release(&lock);
 	return rc;
+}
+
+/* ---- without opening it ---- */
+
+int maildir_peek(const struct mailbox_place *place, struct mailbox_status *status_r,
+		 struct error *err)
+{
+	AUTO_CLOSE int fd = owned_dir_open(place->control, false);
+	struct uidlist_header header = {0};
+	int rc;
+
+	*status_r = (struct mailbox_status){0};
+	if (fd < 0)
+		return error_errno(err, fd, "%s", place->control);
+	rc = uidlist_read_header(fd, place->control, &header, err);
+	if (rc < 0)
+		return rc;
+	status_r->guid = header.guid;
+	status_r->uid_validity = header.uid_validity;
+	status_r->uid_next = header.next_uid;
+	return 0;
+}
+
+int maildir_create(const struct mailbox_place *place, int control_fd, int index_fd,
+		   const struct guid *guid, uint32_t uid_validity, struct error *err)
+{
+	const struct uidlist_header header = {
+		.version = 3, .uid_validity = uid_validity, .next_uid = 1, .guid = *guid};
+	const struct index_options options = {.label = place->name};
+	const struct index_create create = {.uid_validity = uid_validity, .next_uid = 1};
+	int rc = uidlist_create(control_fd, place->name, &header, err);
+
+	return rc < 0 ? rc : index_create(index_fd, &options, &create, err);
 }

@@ -18,39 +18,15 @@
 
 /* ---- operations ---- */
 
-/* The slot of the last operation of a UID, or the free one where it belongs. */
-static uint32_t *op_slot(const struct maildir_txn *txn, uint32_t uid)
-{
-	size_t mask = 2 * txn->op_room - 1; /* the room is a power of two */
-	size_t i = uid * 2654435769U & mask;
-
-	while (txn->op_slots[i] && txn->ops[txn->op_slots[i] - 1].uid != uid)
-		i = (i + 1) & mask;
-	return &txn->op_slots[i];
-}
-
-static void put_op(struct maildir_txn *txn, size_t op)
-{
-	if (txn->ops[op].kind != MAILDIR_OP_RESTORE)
-		*op_slot(txn, txn->ops[op].uid) = (uint32_t)op + 1;
-}
-
 static int make_room_for_ops(struct maildir_txn *txn, struct error *err)
 {
 	size_t room = txn->op_room ? txn->op_room * 2 : 16;
-	uint32_t *slots = calloc(2 * room, sizeof *slots);
-	struct maildir_op *ops = slots ? reallocarray(txn->ops, room, sizeof *ops) : NULL;
+	struct maildir_op *ops = reallocarray(txn->ops, room, sizeof *ops);
 
-	if (!ops) {
-		free(slots);
+	if (!ops)
 		return error_errno(err, -ENOMEM, "%s", txn->md->path);
-	}
-	free(txn->op_slots);
-	txn->op_slots = slots;
 	txn->ops = ops;
 	txn->op_room = room;
-	for (size_t i = 0; i < txn->op_count; i++)
-		put_op(txn, i);
 	return 0;
 }
 
@@ -59,14 +35,18 @@ struct maildir_op *maildir_txn_add_op(struct maildir_txn *txn, enum maildir_op_k
 {
 	if (txn->op_count == txn->op_room && make_room_for_ops(txn, err) < 0)
 		return NULL;
+	if (kind != MAILDIR_OP_RESTORE &&
+	    uid_table_put(&txn->last_ops, uid, (uint32_t)txn->op_count + 1) < 0) {
+		error_errno(err, -ENOMEM, "%s", txn->md->path);
+		return NULL;
+	}
 	txn->ops[txn->op_count] = (struct maildir_op){.kind = kind, .uid = uid};
-	put_op(txn, txn->op_count);
 	return &txn->ops[txn->op_count++];
 }
 
 struct maildir_op *maildir_txn_find_op(struct maildir_txn *txn, uint32_t uid)
 {
-	uint32_t op = txn->op_room ? *op_slot(txn, uid) : 0;
+	uint32_t op = uid_table_get(&txn->last_ops, uid);
 
 	return op ? &txn->ops[op - 1] : NULL;
 }
@@ -89,7 +69,7 @@ int maildir_txn_drop_line(struct maildir_txn *txn, uint32_t uid, struct error *e
 
 int maildir_txn_take_uid(struct maildir_txn *txn, uint32_t uid, struct error *err)
 {
-	if (uid < txn->next_uid || uid > MAILDIR_UID_MAX)
+	if (uid < txn->next_uid || uid > INDEX_UID_MAX)
 		return error_set(err, -EINVAL,
 				 "%s: UID %u cannot be given, the next possible one is %u",
 				 txn->md->path, uid, txn->next_uid);
@@ -113,19 +93,11 @@ int maildir_txn_expunge_record(struct maildir_txn *txn, uint32_t uid, struct err
 	return index_expunge(txn->index_txn, uid, &guid, err);
 }
 
-void maildir_state_free(struct maildir_state *state)
-{
-	for (unsigned i = 0; i < state->keyword_count; i++)
-		free(state->keywords[i]);
-	free(state->keywords);
-	*state = (struct maildir_state){0};
-}
-
 static void op_free(struct maildir_op *op)
 {
 	if (op->spool)
 		maildir_spool_discard(&op->spool->spool);
-	maildir_state_free(&op->state);
+	mail_state_free(&op->state.mail);
 	free(op->guid);
 	free(op->base);
 	free(op->fields);
@@ -222,9 +194,9 @@ void maildir_txn_free(struct maildir_txn *txn)
 	for (size_t i = 0; i < txn->op_count; i++)
 		op_free(&txn->ops[i]);
 	free(txn->ops);
-	free(txn->op_slots);
+	uid_table_free(&txn->last_ops);
 	free(txn->drop_uids);
-	free(txn->dates);
+	index_save_dates_free(&txn->dates);
 	free(txn);
 }
 

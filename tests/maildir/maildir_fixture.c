@@ -51,12 +51,17 @@ int fixture_teardown(void **state)
 	free(fx->user.name);
 	free(fx->user.home);
 	free(fx->user.home_rel);
-	free(fx->user.location.root);
-	free(fx->user.location.index);
-	free(fx->user.location.control);
-	free(fx->user.location.inbox);
+	mail_location_free(&fx->user.location);
 	free(fx);
 	return 0;
+}
+
+void fixture_set_location(struct fixture *fx, const char *location)
+{
+	struct error err = {0};
+
+	mail_location_free(&fx->user.location);
+	must(mail_location_parse(location, fx->home, &fx->user.location, &err), &err);
 }
 
 void fixture_make_maildir(struct fixture *fx)

@@ -28,6 +28,9 @@ int fixture_teardown(void **state);
 void fixture_make_maildir(struct fixture *fx);
 void fixture_unpack_sample(struct fixture *fx, const char *sample);
 
+/* The user gets another mail location ("mdbox:~/mdbox"). */
+void fixture_set_location(struct fixture *fx, const char *location);
+
 void must_shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 char *shell_output(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -1,5 +1,5 @@
-/* Reading compressed files. See decompress.h. */
-#include "store/maildir/decompress.h"
+/* Reading compressed bodies. See decompress.h. */
+#include "store/body/decompress.h"
 
 #include <bzlib.h>
 #include <errno.h>
@@ -22,6 +22,8 @@ enum decompress_kind { KIND_PLAIN, KIND_GZIP, KIND_BZIP2, KIND_ZSTD, KIND_LZ4 };
 
 struct decompress {
 	int fd;
+	uint64_t at, left; /* of the file: where to read on, and how much of it is the body's */
+	bool bounded;
 	enum decompress_kind kind;
 	uint8_t in[IN_SIZE];
 	size_t in_pos, in_len;
@@ -36,6 +38,26 @@ struct decompress {
 	size_t chunk_max, packed_max, chunk_pos, chunk_len;
 };
 
+/* The next bytes of the body as they are in the file. */
+static ssize_t read_file(struct decompress *in, void *data, size_t size)
+{
+	ssize_t n;
+
+	if (size > in->left)
+		size = (size_t)in->left;
+	do {
+		n = pread(in->fd, data, size, (off_t)in->at);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	/* A body whose length is known must be there. */
+	if (n == 0 && size > 0 && in->bounded)
+		return -EBADMSG;
+	in->at += (uint64_t)n;
+	in->left -= (uint64_t)n;
+	return n;
+}
+
 /* Reads more behind what is there. 0 at the end of the file too. */
 static int fill(struct decompress *in)
 {
@@ -48,11 +70,9 @@ static int fill(struct decompress *in)
 	}
 	if (in->in_end || in->in_len == IN_SIZE)
 		return 0;
-	do {
-		n = read(in->fd, in->in + in->in_len, IN_SIZE - in->in_len);
-	} while (n < 0 && errno == EINTR);
+	n = read_file(in, in->in + in->in_len, IN_SIZE - in->in_len);
 	if (n < 0)
-		return -errno;
+		return (int)n;
 	in->in_len += (size_t)n;
 	in->in_end = n == 0;
 	return 0;
@@ -135,7 +155,7 @@ static int start(struct decompress *in)
 	return -EINVAL;
 }
 
-int decompress_open(int fd, bool plain, struct decompress **in_r)
+int decompress_open(int fd, uint64_t offset, uint64_t size, bool plain, struct decompress **in_r)
 {
 	struct decompress *in = calloc(1, sizeof *in);
 	int rc = -ENOMEM;
@@ -144,10 +164,10 @@ int decompress_open(int fd, bool plain, struct decompress **in_r)
 	if (!in)
 		return rc;
 	in->fd = fd;
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		rc = -errno;
-	else
-		rc = fill_at_least(in, LZ4_MAGIC_SIZE);
+	in->at = offset;
+	in->left = size;
+	in->bounded = size != DECOMPRESS_WHOLE;
+	rc = fill_at_least(in, LZ4_MAGIC_SIZE);
 	if (rc == 0) {
 		in->kind = plain ? KIND_PLAIN : detect(in);
 		rc = start(in);
@@ -180,7 +200,6 @@ void decompress_close(struct decompress **in_ptr)
 static ssize_t read_plain(struct decompress *in, void *data, size_t size)
 {
 	size_t have = available(in);
-	ssize_t n;
 
 	if (have) {
 		if (have > size)
@@ -189,10 +208,7 @@ static ssize_t read_plain(struct decompress *in, void *data, size_t size)
 		in->in_pos += have;
 		return (ssize_t)have;
 	}
-	do {
-		n = read(in->fd, data, size);
-	} while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : n;
+	return read_file(in, data, size);
 }
 
 /* The three below take one step: use input, make output. *made_r: bytes written to data. Called

@@ -1,0 +1,128 @@
+/*
+ * The storage of an mdbox user: storage/m.N with the messages of all mailboxes, and the map index
+ * that says which message (by its map UID) is where and how many mailboxes refer to it (reference
+ * 4.3).
+ *
+ * Used by one thread. Reading takes no lock. -EUCLEAN: map or files are damaged, the text says
+ * where.
+ */
+#ifndef DSYNCFS_MDBOX_STORAGE_H
+#define DSYNCFS_MDBOX_STORAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "store/base/error.h"
+#include "store/dbox/dbox_file.h"
+#include "store/index/index.h"
+#include "store/index/index_txn.h"
+
+#define MDBOX_REF_MAX 32767
+
+struct mdbox_storage {
+	char *path, *index_path, *alt_path; /* alt_path NULL: no ALT= */
+	int dirfd, index_fd;		    /* index_fd is dirfd where the paths are the same */
+	int alt_fd;			    /* -1: none, or not there */
+	struct index *map;
+	uint32_t rotate_size;
+	/* the file that was read last */
+	uint32_t file_id; /* 0: none */
+	int file_fd;
+	char file_name[4300];
+	bool recovered; /* see mdbox_recover() */
+};
+
+/* With make, what is missing is made: directories, the map. Else -ENOENT. */
+struct mdbox_paths {
+	const char *path, *index_path, *alt_path;
+};
+int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
+		       struct error *err);
+void mdbox_storage_close(struct mdbox_storage **storage);
+/* Which every mailbox says it belongs to. */
+uint32_t mdbox_storage_uid_validity(const struct mdbox_storage *storage);
+
+struct mdbox_entry {
+	uint32_t map_uid, file_id, offset, size;
+	uint16_t ref;
+};
+/* As the map's view has it. -ENOENT: no such map UID. */
+int mdbox_map_find(const struct mdbox_storage *storage, uint32_t map_uid,
+		   struct mdbox_entry *entry_r);
+/* The entry of a map record. */
+void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_record *record,
+		     struct mdbox_entry *entry_r);
+
+/* The message and the open file it is in (the storage's, until the next call). Looks at the map
+ * again before it believes that something is damaged: a purge may have moved the message. */
+int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
+		       struct dbox_message *message_r, int *fd_r, struct error *err);
+/* "path/m.N"; in the alternative storage where it is only there. A descriptor or a negative errno.
+ */
+int mdbox_file_open(const struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
+		    size_t name_size);
+void mdbox_file_name(uint32_t file_id, char name_r[16]);
+
+/* Locks the map and brings the view up to its end. -EUCLEAN when the last writer did not finish. */
+int mdbox_map_begin(struct mdbox_storage *storage, struct index_txn **txn_r, struct error *err);
+/* Changes of the map; external records, so the tail follows. */
+int mdbox_map_add(struct index_txn *txn, const struct mdbox_entry *entry, struct error *err);
+int mdbox_map_move(struct index_txn *txn, const struct mdbox_entry *entry, struct error *err);
+int mdbox_map_set_ref(struct index_txn *txn, uint32_t map_uid, uint16_t ref, struct error *err);
+int mdbox_map_refer(struct index_txn *txn, uint32_t map_uid, int32_t diff, struct error *err);
+int mdbox_map_set_highest_file(struct index_txn *txn, uint32_t file_id, struct error *err);
+/* Each of the map UIDs (sorted here) has one reference less for each time that it is listed;
+ * written, and the map stays locked. */
+int mdbox_map_drop(struct mdbox_storage *storage, struct index_txn *txn, uint32_t *map_uids,
+		   size_t count, struct error *err);
+uint32_t mdbox_map_highest_file(const struct mdbox_storage *storage);
+uint32_t mdbox_map_rebuild_count(const struct mdbox_storage *storage);
+void mdbox_map_options(const struct mdbox_storage *storage, struct index_options *options_r);
+
+/* ---- appending: under the map's lock (mdbox_append.c) ---- */
+
+struct mdbox_append;
+/* Messages are added one after the other to the ends of m.N files, old and new ones. */
+int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
+		       struct mdbox_append **append_r, struct error *err);
+/* A file whose messages must not be added to (one that is being purged); before the first add. */
+void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id);
+/* body_fd: size bytes of body from body_offset on. entry_r: where it will be, without a map_uid. */
+int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body_offset,
+			 uint64_t body_size, const struct dbox_metadata *metadata,
+			 struct mdbox_entry *entry_r, struct error *err);
+/* Everything is in its files and durable; new files have their names, and the map transaction the
+ * highest of them. The files stay locked until mdbox_append_end(). */
+int mdbox_append_sync(struct mdbox_append *append, struct error *err);
+/* committed: the map has it. Else files are cut back and new ones removed. */
+void mdbox_append_end(struct mdbox_append **append, bool committed);
+
+/* ---- who refers to what (mdbox_refs.c) ---- */
+
+/* Calls each() with the index directory of every mailbox of the storage ("path", below
+ * mailboxes/). */
+typedef int mdbox_box_fn(void *ctx, int dirfd, const char *path, struct error *err);
+int mdbox_each_box(const struct mdbox_storage *storage, mdbox_box_fn *each, void *ctx,
+		   struct error *err);
+/* How many messages of all mailboxes refer to each of the map UIDs (ascending). Fails where a
+ * mailbox cannot be read: nothing may be concluded then. */
+int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_uids, size_t count,
+		     uint32_t *refs_r, struct error *err);
+
+/* ---- writers that were killed (mdbox_recover.c) ---- */
+
+/*
+ * A change of a mailbox that changes references is two transactions, the map's and the mailbox's.
+ * Their order sees to it that a writer killed in between leaves counts that are too high, never
+ * too low: then no body is purged that is still referred to, but one that nobody has would stay,
+ * and come back as a message when Dovecot rebuilds the storage. So a file in the storage says
+ * which map UIDs are being changed, until they are.
+ */
+int mdbox_intent_write(struct mdbox_storage *storage, const uint32_t *map_uids, size_t count,
+		       char **intent_r, struct error *err);
+/* Frees the name. */
+void mdbox_intent_remove(struct mdbox_storage *storage, char **intent);
+/* Before the first change of an open storage: corrects the counts of what dead writers left, and
+ * removes their temporary files. */
+int mdbox_recover(struct mdbox_storage *storage, struct error *err);
+
+#endif

@@ -1,0 +1,8 @@
+#include "store/dbox/dbox_private.h"
+
+#include <errno.h>
+
+int sdbox_rebuild(const struct mailbox_place *place, struct error *err)
+{
+	return error_set(err, -EUCLEAN, "%s: is damaged", place->mail);
+}

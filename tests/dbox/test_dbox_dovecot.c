@@ -1,0 +1,364 @@
+/*
+ * mdbox and sdbox beside a real Dovecot: what it wrote is read as it reads it, what we write it
+ * takes without a warning, and a forced resync by it changes nothing. Every procedure of the
+ * format's reference: append, flags, expunge, folders, UIDs, changes, copies.
+ *
+ * Needs root (mail belongs to another uid) and Dovecot's doveadm and imap; skipped elsewhere.
+ */
+#include "tests/maildir/dovecot_view.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/mailbox_list.h"
+
+#define BODY "From: a@example.org\nSubject: x\n\nline one\nline two\n"
+
+static int setup_mdbox(void **state)
+{
+	int rc = dovecot_setup(state);
+
+	if (rc == 0)
+		dovecot_set_location(*state, "mdbox:~/mdbox", '/');
+	return rc;
+}
+
+static int setup_sdbox(void **state)
+{
+	int rc = dovecot_setup(state);
+
+	if (rc == 0)
+		dovecot_set_location(*state, "sdbox:~/sdbox", '/');
+	return rc;
+}
+
+/* The test runs as root; a worker has the user's own uid. */
+static void give_to_user(struct fixture *fx)
+{
+	must_shell("chown -R %d:%d '%s'", MAIL_UID, MAIL_UID, fx->home);
+}
+
+static struct mailbox *make_inbox(struct fixture *fx)
+{
+	struct error err = {0};
+
+	must(mailbox_list_create(&fx->user, "INBOX", NULL, 0, &err), &err);
+	give_to_user(fx);
+	return must_open(fx, "INBOX");
+}
+
+static bool is_mdbox(const struct fixture *fx)
+{
+	return fx->user.location.driver == MAIL_DRIVER_MDBOX;
+}
+
+/* ---- tests ---- */
+
+static void test_appended_messages(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	char *text;
+
+	append_mail(box, &(struct new_mail){.uid = 5,
+					    .guid = "1.M2P3.host,S=50,W=55",
+					    .body = BODY,
+					    .flags = MAIL_SEEN | MAIL_FLAGGED,
+					    .keywords = {"$Label1", "NonJunk"},
+					    .modseq = 77,
+					    .saved = 1500000000,
+					    .pop3_uidl = "uidl5"});
+	append_mail(box, &(struct new_mail){.guid = "2.M2P3.host", .body = BODY, .recent = true});
+	append_mail(box, &(struct new_mail){.uid = 20, .guid = "has/slash", .body = BODY});
+	append_mail(box, &(struct new_mail){.guid = "0123456789abcdef0123456789abcdef",
+					    .body = BODY,
+					    .flags = MAIL_DRAFT});
+	assert_agrees(fx, box);
+	text = doveadm(fx, "-f tab fetch 'uid date.saved pop3.uidl size.physical size.virtual' "
+			   "mailbox INBOX uid 5");
+	if (!strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t50\t55"))
+		fail_msg("Dovecot sees %s", text);
+	free(text);
+	mailbox_close(&box);
+}
+
+static void test_dovecot_writes_behind_us_and_we_behind_it(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	char path[400];
+
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	for (int i = 0; i < 3; i++) {
+		append_mail(box, &(struct new_mail){.body = BODY, .keywords = {"K"}});
+		free(doveadm_with(fx, path, "save -m INBOX"));
+	}
+	assert_agrees(fx, box);
+	assert_int_equal(mailbox_status(box)->messages, 6);
+	/* All of it is in one file. */
+	if (is_mdbox(fx)) {
+		assert_true(path_exists("%s/mdbox/storage/m.1", fx->home));
+		assert_false(path_exists("%s/mdbox/storage/m.2", fx->home));
+	}
+	mailbox_close(&box);
+}
+
+static void test_changes_and_expunges(void **state)
+{
+	struct fixture *fx = *state;
+	const char *keywords[] = {"$Label1", "Custom"};
+	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char name[32];
+
+	for (int i = 1; i <= 8; i++) {
+		snprintf(name, sizeof name, "%d.a", i);
+		append_mail(box,
+			    &(struct new_mail){.guid = name, .body = BODY, .recent = i % 2 == 0});
+	}
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 1, MAIL_SEEN, (struct keyword_set){keywords, 2}, 0, &err),
+	     &err);
+	must(mailbox_set_flags(txn, 2, MAIL_ANSWERED, (struct keyword_set){keywords, 1}, 400, &err),
+	     &err);
+	must(mailbox_expunge(txn, 3, &err), &err);
+	must(mailbox_change_uid(txn, 4, 30, 401, &err), &err);
+	must(mailbox_raise(txn, 40, 500, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 1, 0, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 40, .guid = "2.a"}, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 41, .guid = "another", .flags = MAIL_SEEN},
+			  &err),
+	     &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 2, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	free(doveadm(fx, "purge"));
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_new_guid_and_uidvalidity(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct guid guid;
+	struct error err = {0};
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .flags = MAIL_SEEN});
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	assert_agrees(fx, box);
+	guid_generate(&guid);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_guid(txn, &guid, &err), &err);
+	must(mailbox_set_uid_validity(txn, 1900000000, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_an_imap_session(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	char *text;
+
+	append_mail(box, &(struct new_mail){.guid = "1.a", .body = BODY, .flags = MAIL_SEEN});
+	append_mail(box, &(struct new_mail){.guid = "2.b", .body = BODY, .keywords = {"K1"}});
+	text = imap(fx, "a SELECT INBOX\r\nb STORE 1 +FLAGS (\\Flagged K2)\r\n"
+			"c UID FETCH 1:* (FLAGS MODSEQ BODY.PEEK[])\r\nd COPY 1 INBOX\r\n"
+			"e STORE 2 +FLAGS (\\Deleted)\r\nf EXPUNGE\r\ng LOGOUT\r\n");
+	assert_non_null(strstr(text, "line two"));
+	assert_non_null(strstr(text, "f OK"));
+	free(text);
+	assert_agrees(fx, box);
+	assert_int_equal(mailbox_status(box)->messages, 2);
+	mailbox_close(&box);
+}
+
+static void test_changes_since_a_modseq(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	struct mailbox_changes changes;
+	struct error err = {0};
+	uint64_t before;
+
+	for (int i = 0; i < 4; i++)
+		append_mail(box, &(struct new_mail){.body = BODY});
+	before = mailbox_status(box)->highest_modseq;
+	free(doveadm(fx, "flags add '\\Seen K' mailbox INBOX uid 2"));
+	free(doveadm(fx, "expunge mailbox INBOX uid 3"));
+	must(mailbox_refresh(box, &err), &err);
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	assert_int_equal(changes.count, 2);
+	assert_int_equal(changes.change[0].uid, 2);
+	assert_int_equal(changes.change[0].add_flags, MAIL_SEEN);
+	assert_int_equal(changes.change[1].uid, 3);
+	assert_true(changes.change[1].expunged);
+	/* Dovecot's sdbox says none. */
+	assert_int_equal(changes.change[1].has_guid, is_mdbox(fx));
+	mailbox_changes_free(&changes);
+	mailbox_close(&box);
+}
+
+static char *folders(struct fixture *fx)
+{
+	return doveadm(fx, "-f flow mailbox status 'messages uidvalidity guid' '*'");
+}
+
+static void test_folders(void **state)
+{
+	static const struct guid guid = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}};
+	static const char expected[] = "messages=1 uidvalidity=4242 "
+				       "guid=0102030405060708090a0b0c0d0e0f10";
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx), *work;
+	struct error err = {0};
+	char *text;
+
+	/* So that there is a list index that has to be told. */
+	free(doveadm(fx, "mailbox list"));
+	must(mailbox_list_create(&fx->user, "Work/日本語", &guid, 4242, &err), &err);
+	give_to_user(fx);
+	work = must_open(fx, "Work/日本語");
+	append_mail(work, &(struct new_mail){.body = BODY, .guid = "w"});
+	mailbox_close(&work);
+	text = folders(fx);
+	assert_non_null(strstr(text, "Work/日本語 "));
+	assert_non_null(strstr(text, expected));
+	free(text);
+	must(mailbox_list_rename(&fx->user, "Work", "Old", &err), &err);
+	must(mailbox_list_subscribe(&fx->user, "Old/日本語", true, &err), &err);
+	give_to_user(fx);
+	text = folders(fx);
+	assert_non_null(strstr(text, "Old/日本語 "));
+	assert_null(strstr(text, "Work"));
+	assert_non_null(strstr(text, expected));
+	free(text);
+	text = doveadm(fx, "mailbox list -s");
+	assert_non_null(strstr(text, "Old/日本語"));
+	free(text);
+	must(mailbox_list_create(&fx->user, "Old", NULL, 0, &err), &err);
+	must(mailbox_list_delete(&fx->user, "Old/日本語", &guid, &err), &err);
+	give_to_user(fx);
+	text = folders(fx);
+	assert_null(strstr(text, "日本語"));
+	assert_non_null(strstr(text, "Old "));
+	free(text);
+	/* Nothing refers to its message any more, and a rebuild does not bring it back. */
+	free(doveadm(fx, "purge"));
+	free(doveadm(fx, "mailbox create Sub/Made"));
+	assert_no_complaints(fx);
+	free(doveadm(fx, "force-resync INBOX"));
+	forget_rebuild(fx);
+	text = doveadm(fx, "-f flow mailbox status messages INBOX");
+	assert_non_null(strstr(text, "messages=0"));
+	free(text);
+	assert_no_complaints(fx);
+	mailbox_close(&box);
+}
+
+static void test_a_torn_tail_is_cut_off(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+
+	append_mail(box, &(struct new_mail){.body = BODY});
+	if (is_mdbox(fx))
+		must_shell("printf 'torn' >> '%s/mdbox/storage/m.1'", fx->home);
+	else
+		must_shell("printf 'torn' > '%s/sdbox/mailboxes/INBOX/dbox-Mails/u.2'", fx->home);
+	append_mail(box, &(struct new_mail){.body = BODY});
+	assert_agrees(fx, box);
+	assert_int_equal(mailbox_status(box)->messages, 2);
+	mailbox_close(&box);
+}
+
+/* Files become full, logs long. */
+static void test_rotation(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	size_t size = 3 << 20;
+	char *body = malloc(size + 1);
+
+	assert_non_null(body);
+	memset(body, 'x', size);
+	memcpy(body, "Subject: x\n\n", 12);
+	for (size_t i = 70; i < size; i += 70)
+		body[i] = '\n';
+	body[size] = '\0';
+	for (int i = 0; i < 5; i++)
+		append_mail(box, &(struct new_mail){.body = body});
+	assert_agrees(fx, box);
+	if (is_mdbox(fx)) {
+		assert_true(path_exists("%s/mdbox/storage/m.2", fx->home));
+		assert_false(path_exists("%s/mdbox/storage/m.3", fx->home));
+	}
+	free(body);
+	mailbox_close(&box);
+}
+
+static void test_separate_index_directory(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	struct error err = {0};
+	char path[400];
+
+	dovecot_set_location(
+		fx, is_mdbox(fx) ? "mdbox:~/mdbox:INDEX=~/idx" : "sdbox:~/sdbox:INDEX=~/idx", '/');
+	box = make_inbox(fx);
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY, .keywords = {"K"}});
+	give_to_user(fx);
+	assert_agrees(fx, box);
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	free(doveadm_with(fx, path, "save -m INBOX"));
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	assert_agrees(fx, box);
+	must(mailbox_list_create(&fx->user, "A/B", NULL, 0, &err), &err);
+	give_to_user(fx);
+	char *text = folders(fx);
+	assert_non_null(strstr(text, "A/B "));
+	free(text);
+	assert_no_complaints(fx);
+	mailbox_close(&box);
+}
+
+#define UNIT(name)                                                                                 \
+	{#name " (mdbox)", name, setup_mdbox, fixture_teardown, NULL},                             \
+	{                                                                                          \
+#name " (sdbox)", name, setup_sdbox, fixture_teardown, NULL                        \
+	}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		UNIT(test_appended_messages),
+		UNIT(test_dovecot_writes_behind_us_and_we_behind_it),
+		UNIT(test_changes_and_expunges),
+		UNIT(test_new_guid_and_uidvalidity),
+		UNIT(test_an_imap_session),
+		UNIT(test_changes_since_a_modseq),
+		UNIT(test_folders),
+		UNIT(test_a_torn_tail_is_cut_off),
+		UNIT(test_rotation),
+		UNIT(test_separate_index_directory),
+	};
+
+	if (!dovecot_is_there()) {
+		printf("skipped: needs root and Dovecot\n");
+		return 77;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,156 @@
+#!/usr/bin/python3
+"""dsync between the formats: maildir -> mdbox -> sdbox -> maildir of some hundred mails, and every other pair, equal in everything
+that doveadm shows; the delta of a second run; names that the other format cannot hold."""
+import json
+import os
+import subprocess
+import time
+
+from dsync_sides import DSYNC, Directory, Dovecot, as_mail_user, run, until_done
+
+SETTINGS = ["-c", "/dev/null", "-o", "mail_plugins="]
+MAILS = 300
+FIELDS = "mailbox mailbox-guid uid guid flags modseq date.received date.saved size.physical size.virtual pop3.uidl body"
+
+FILL = """
+import os, sys
+root, mails = sys.argv[1], int(sys.argv[2])
+folders = ["", "Work", "Work.&AOQ-", "Lists.c.d"]
+flags = ["", "S", "FS", "RSa", "DTab", "b"]
+for folder in folders:
+    path = os.path.join(root, "." + folder) if folder else root
+    for part in "cur", "new", "tmp":
+        os.makedirs(os.path.join(path, part), exist_ok=True)
+    with open(path + "/dovecot-keywords", "w") as file:
+        file.write("0 $Label1\\n1 Custom\\n")
+for i in range(mails):
+    folder = folders[i % len(folders)]
+    path = os.path.join(root, "." + folder) if folder else root
+    name = "%s/cur/%d.M%dP1.host:2,%s" % (path, 1600000000 + i, i, flags[i % len(flags)])
+    with open(name, "w") as file:
+        file.write("From: a@example.org\\nSubject: %d\\n\\n%s\\n" % (i, ("line %d\\n" % i) * (i % 50)))
+    os.utime(name, (1500000000 + i * 1000, 1500000000 + i * 1000))
+"""
+
+
+def dsync(home, source, target, *options, expect=(0, 2)):
+    environment = {**os.environ, "HOME": home, "USER": "alice"}
+    return run([DSYNC, *SETTINGS, "-o", f"mail_location={source}", "-v", *options, "mirror", target], expect=expect,
+               env=environment, cwd=home)
+
+
+def moved(result):
+    words = [line for line in result.stderr.splitlines() if " mailboxes, " in line][-1].replace(",", "").split()
+    return int(words[words.index("mails") - 1]), int(words[words.index("received") - 1]), \
+        int(words[words.index("changes") - 1])
+
+
+class Stores:
+    """Stores in one home, and what doveadm shows of each."""
+
+    def __init__(self, directory, dovecot):
+        self.home = directory + "/home"
+        self.dovecot = dovecot
+        self.started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        os.mkdir(self.home)
+        os.chown(self.home, *[as_mail_user()["user"]] * 2)
+
+    def location(self, name):
+        return f"{name.rstrip('0123456789')}:{self.home}/{name}"
+
+    def doveadm(self, name, *args, **options):
+        environment = {**os.environ, "HOME": self.home, "USER": "alice", "TZ": "UTC"}
+        return run(["doveadm", "-c", self.dovecot.conf, "-o", f"mail_location={self.location(name)}", *args],
+                   env=environment, cwd=self.home, **options)
+
+    def view(self, name):
+        mails = json.loads(self.doveadm(name, "-f", "json", "fetch", FIELDS, "ALL").stdout or "[]")
+        for mail in mails:
+            mail["flags"] = " ".join(sorted(set(mail["flags"].split()) - {r"\Recent"}))
+            # Of Maildir and sdbox a date of just now is the file's own.
+            if mail["date.saved"] >= self.started:
+                mail["date.saved"] = "just now"
+        boxes = self.doveadm(name, "-f", "tab", "mailbox", "status",
+                             "guid uidvalidity uidnext messages highestmodseq vsize", "*").stdout
+        subscribed = self.doveadm(name, "mailbox", "list", "-s").stdout
+        return sorted(map(str, mails)), sorted(boxes.splitlines()), sorted(subscribed.splitlines())
+
+    def must_equal(self, one, other):
+        first, second = self.view(one), self.view(other)
+        for left, right in zip(first, second):
+            assert len(left) == len(right), (one, other, len(left), len(right))
+            for a, b in zip(left, right):
+                assert a == b, (one, a, other, b)
+        return first
+
+    def convert(self, source, target):
+        until_done(lambda: dsync(self.home, self.location(source), self.location(target)))
+        self.must_equal(source, target)
+        again = dsync(self.home, self.location(source), self.location(target), expect=(0,))
+        assert moved(again) == (0, 0, 0), again.stderr
+
+
+def round_trip(stores):
+    subprocess.run(["/usr/bin/python3", "-c", FILL, stores.home + "/maildir", str(MAILS)], check=True, **as_mail_user())
+    stores.doveadm("maildir", "mailbox", "subscribe", "Work", "Lists/c")
+    stores.convert("maildir", "mdbox")
+    stores.convert("mdbox", "sdbox")
+    stores.convert("sdbox", "maildir2")
+    view = stores.must_equal("maildir", "maildir2")
+    assert len(view[0]) == MAILS
+    # The other pairs, from the stores that are full.
+    stores.convert("sdbox", "mdbox2")
+    stores.convert("mdbox2", "maildir3")
+    stores.convert("maildir3", "sdbox2")
+    stores.convert("mdbox", "mdbox3")
+    stores.convert("sdbox", "sdbox3")
+
+
+def delta(stores):
+    """Mirror, mirror again for what changed, in both directions."""
+    stores.doveadm("maildir", "flags", "add", r"\Flagged New", "mailbox", "INBOX", "uid", "1:5")
+    stores.doveadm("mdbox", "flags", "remove", r"\Seen", "mailbox", "Work", "uid", "2:9")
+    stores.doveadm("mdbox", "expunge", "mailbox", "INBOX", "uid", "10:12")
+    stores.doveadm("maildir", "save", "-m", "Work", input="Subject: new\n\nnew\n")
+    stores.doveadm("mdbox", "save", "-m", "Lists/c/d", input="Subject: new too\n\nnew\n")
+    stores.doveadm("mdbox", "copy", "Work", "mailbox", "INBOX", "uid", "1:3")
+    stores.doveadm("mdbox", "mailbox", "create", "Made")
+    result = until_done(lambda: dsync(stores.home, stores.location("maildir"), stores.location("mdbox")))
+    del result
+    view = stores.must_equal("maildir", "mdbox")
+    assert len(view[0]) == MAILS - 3 + 1 + 1 + 3, len(view[0])
+    assert any("Made" in line for line in view[1])
+    again = dsync(stores.home, stores.location("mdbox"), stores.location("maildir"), expect=(0,))
+    assert moved(again) == (0, 0, 0), again.stderr
+    for name in ("mdbox", "sdbox"):
+        stores.doveadm(name, "purge")
+        before = stores.view(name)[0]
+        stores.doveadm(name, "force-resync", "*")
+        assert len(stores.view(name)[0]) == len(before)
+
+
+def names(stores):
+    """What Maildir++ cannot hold is stored under the nearest name, and stays one mailbox."""
+    stores.doveadm("mdbox4", "mailbox", "create", "a.b", "cur", "Sub/x.y")
+    stores.doveadm("mdbox4", "save", "-m", "a.b", input="Subject: dotted\n\nx\n")
+    until_done(lambda: dsync(stores.home, stores.location("mdbox4"), stores.location("maildir4"), "-C", "_"))
+    boxes = stores.doveadm("maildir4", "mailbox", "list").stdout.split("\n")
+    assert {"a_b", "cur", "Sub/x_y"} <= set(boxes), boxes
+    again = dsync(stores.home, stores.location("mdbox4"), stores.location("maildir4"), "-C", "_", expect=(0,))
+    assert moved(again) == (0, 0, 0), again.stderr
+    mails = json.loads(stores.doveadm("maildir4", "-f", "json", "fetch", "mailbox guid", "ALL").stdout)
+    assert [mail["mailbox"] for mail in mails] == ["a_b"], mails
+
+
+def main():
+    with Directory() as directory, Dovecot(directory, "doveadm") as dovecot:
+        stores = Stores(directory, dovecot)
+        for test in (round_trip, delta, names):
+            test(stores)
+            print("ok", test.__name__)
+        bad = [line for line in dovecot.complaints()]
+        assert not bad, bad
+
+
+if __name__ == "__main__":
+    main()
