@@ -19,7 +19,7 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
-#include "sync/doveadm_protocol.h"
+#include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
 #define HANDSHAKE_MS  15000
@@ -117,51 +117,26 @@ static int connect_command(const struct dsync_location *location, unsigned timeo
 
 /* ---- a doveadm port ---- */
 
-/* The handshake, the password and the command; what came behind the answer stays in unread. */
-static int ask_for_session(int fd, const struct dsync_location *location,
-			   const struct settings *set, struct buf *unread, struct error *err)
-{
-	AUTO_BUF struct buf out = BUF_INIT(DOVEADM_LINE_MAX);
-	int64_t deadline_ms = tcp_now_ms() + HANDSHAKE_MS;
-	struct doveadm_client client;
-	bool asked = false;
-	int rc;
-
-	doveadm_client_start(&client, &out);
-	while (client.state != DOVEADM_CLIENT_STREAM) {
-		if (client.state == DOVEADM_CLIENT_READY && !asked) {
-			if (doveadm_client_command(&client, location->user, &out) < 0)
-				return error_set(err, -EINVAL, "the user's name cannot be sent");
-			asked = true;
-		}
-		rc = tcp_send(fd, &out, deadline_ms);
-		if (rc == 0)
-			rc = tcp_receive(fd, unread, deadline_ms);
-		if (rc < 0)
-			return error_errno(err, rc, "no answer in the doveadm protocol");
-		rc = doveadm_client_input(&client, set->doveadm_password, unread, &out, err);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
 static int connect_tcp(const struct dsync_location *location, const struct settings *set,
 		       unsigned timeout_secs, struct dsync_peer *peer, struct error *err)
 {
-	AUTO_BUF struct buf unread = BUF_INIT(DOVEADM_LINE_MAX * 2);
-	AUTO_CLOSE int fd = -1;
-	int owned, rc;
+	struct peer_place place = {
+		.text = location->text,
+		.host = location->host,
+		.port = location->port,
+		.tls = location->tls,
+	};
+	struct tls_client *tls = NULL;
+	char code[32];
+	int rc = peer_connect(&place, set, &tls, HANDSHAKE_MS, NULL, &peer->stream, err);
 
-	rc = tcp_connect(location->host, location->port, TCP_CONNECT_TIMEOUT_MS, &fd, NULL, err);
+	tls_client_free(&tls);
 	if (rc == 0)
-		rc = ask_for_session(fd, location, set, &unread, err);
-	if (rc < 0)
-		return rc;
-	owned = fd;
-	fd = -1;
-	rc = new_stream(owned, owned, location->text, timeout_secs, &peer->stream, err);
-	return rc < 0 ? rc : stream_push_input(peer->stream, unread.data, unread.len, err);
+		rc = peer_ask_session(peer->stream, location->user, HANDSHAKE_MS, code, sizeof code,
+				      err);
+	if (rc == 0)
+		stream_set_timeout(peer->stream, timeout_secs);
+	return rc;
 }
 
 /* ---- both ---- */

@@ -157,7 +157,7 @@ void replicator_peer_down(struct replicator *r, unsigned index, bool refused, co
 		if (peer->up || !peer->noticed)
 			peer->since = time(NULL);
 		if (refused)
-			log_error("peer refuses us: %s peer=%s", reason, peer->address);
+			log_error("peer cannot be used: %s peer=%s", reason, peer->address);
 		else
 			log_notice("peer is unreachable: %s peer=%s", reason, peer->address);
 		peer->noticed = true;

@@ -9,6 +9,7 @@
 #include "sync/box_cache.h"
 #include "sync/doveadm_protocol.h"
 #include "sync/stream.h"
+#include "sync/tls.h"
 #include "sync/worker.h"
 #include "sync/worker_protocol.h"
 
@@ -35,6 +36,7 @@ struct worker_process {
 	/* Outgoing: the connection of the last session, if it can be used again. */
 	struct stream *peer_stream;
 	char *peer_address;
+	struct tls_client *tls; /* made with the first tcps: peer */
 
 	/* Incoming. */
 	struct stream *client_stream;
@@ -80,8 +82,7 @@ void worker_drop_client(struct worker_process *w);
 
 void worker_help(struct worker_process *w, struct worker_reader *reader);
 /* A connection to the peer with this address (as configured), past the password. */
-int worker_connect_peer(const struct settings *set, const char *address, int *fd_r,
-			struct buf *unread, char address_text_r[64], enum worker_failure *failure_r,
-			struct error *err);
+int worker_connect_peer(struct worker_process *w, const char *address, struct stream **stream_r,
+			char address_text_r[64], enum worker_failure *failure_r, struct error *err);
 
 #endif
