@@ -274,11 +274,6 @@ static int keep_peer(struct settings_owner *owner, const char *text, unsigned fl
 
 	if (rc < 0)
 		return rc;
-	if (parts.transport != SETTINGS_TRANSPORT_TCP &&
-	    parts.transport != SETTINGS_TRANSPORT_TCPS && !one_sync)
-		return error_set(
-			err, -EINVAL,
-			"remote: and remoteprefix: are not built yet; only tcp: and tcps:");
 	if (set->peer_count > 0 && !one_sync)
 		return error_set(err, -EINVAL, "more than one peer is not built yet");
 	peer->transport = parts.transport;

@@ -68,12 +68,13 @@ static int connect_local(const struct dsync_location *location, unsigned timeout
 	return new_stream(fds[0], fds[0], location->text, timeout_secs, &peer->stream, err);
 }
 
-static void run_command(char *const *argv, int in, int out)
+static void run_command(char *const *argv, int in, int out, int error_output)
 {
 	char text[600];
 	int len;
 
-	if (dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0) {
+	if (dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
+	    (error_output < 0 || dup2(error_output, STDERR_FILENO) >= 0)) {
 		signal(SIGPIPE, SIG_DFL);
 		execvp(argv[0], argv);
 	}
@@ -82,11 +83,12 @@ static void run_command(char *const *argv, int in, int out)
 	_exit(NOT_STARTED);
 }
 
-static int connect_command(const struct dsync_location *location, unsigned timeout_secs,
-			   struct dsync_peer *peer, struct error *err)
+int dsync_connect_command(const struct dsync_location *location, unsigned timeout_secs,
+			  int stderr_fd, struct dsync_peer *peer, struct error *err)
 {
 	int to[2], from[2], rc;
 
+	*peer = (struct dsync_peer){.stream = NULL};
 	if (pipe2(to, O_CLOEXEC) < 0)
 		return error_errno(err, -errno, "pipe");
 	if (pipe2(from, O_CLOEXEC) < 0) {
@@ -97,7 +99,7 @@ static int connect_command(const struct dsync_location *location, unsigned timeo
 	}
 	peer->pid = fork();
 	if (peer->pid == 0)
-		run_command(location->argv, to[0], from[1]);
+		run_command(location->argv, to[0], from[1], stderr_fd);
 	close(to[0]);
 	close(from[1]);
 	if (peer->pid < 0) {
@@ -153,7 +155,7 @@ int dsync_connect(const struct dsync_location *location, const struct settings *
 		rc = connect_local(location, timeout_secs, serve, ctx, peer_r, err);
 		break;
 	case DSYNC_PLACE_COMMAND:
-		rc = connect_command(location, timeout_secs, peer_r, err);
+		rc = dsync_connect_command(location, timeout_secs, -1, peer_r, err);
 		break;
 	case DSYNC_PLACE_TCP:
 		rc = connect_tcp(location, set, timeout_secs, peer_r, err);

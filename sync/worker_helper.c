@@ -17,11 +17,11 @@
 /* Only a dsyncfs mount has it. */
 #define VERSION_XATTR "trusted.dsyncfs.version"
 
-static const struct settings_peer *find_peer(const struct settings *set, const char *address)
+const struct settings_peer *worker_find_peer(const struct worker_process *w, const char *address)
 {
-	for (size_t i = 0; i < set->peer_count; i++) {
-		if (strcmp(set->peers[i].address, address) == 0)
-			return &set->peers[i];
+	for (size_t i = 0; i < w->set->peer_count; i++) {
+		if (strcmp(w->set->peers[i].address, address) == 0)
+			return &w->set->peers[i];
 	}
 	return NULL;
 }
@@ -29,7 +29,7 @@ static const struct settings_peer *find_peer(const struct settings *set, const c
 int worker_connect_peer(struct worker_process *w, const char *address, struct stream **stream_r,
 			char address_text_r[64], enum worker_failure *failure_r, struct error *err)
 {
-	const struct settings_peer *peer = find_peer(w->set, address);
+	const struct settings_peer *peer = worker_find_peer(w, address);
 	struct sockaddr_storage to;
 	struct peer_place place;
 	int rc;

@@ -52,6 +52,8 @@ static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *
 	size_t size = 0;
 
 	*state_r = (struct sync_state){0};
+	if (w->awaited)
+		stream_set_deadline(w->awaited, 0);
 	worker_put_peer(&w->out, peer);
 	worker_reply(w);
 	for (;;) {
@@ -237,11 +239,9 @@ static int get_connection(struct worker_process *w, const char *address, const c
 	return rc;
 }
 
-static void sync_with_peer(struct worker_process *w, const char *address,
-			   const struct worker_go *go)
+static struct sync_options master_options(struct worker_process *w, const struct worker_go *go)
 {
-	struct sync_host host = host_of(w);
-	struct sync_options options = {
+	return (struct sync_options){
 		.role = SYNC_MASTER,
 		.type = go->type,
 		.boxes = go->boxes,
@@ -251,6 +251,13 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 		.alt_char = '_',
 		.cache = &w->boxes,
 	};
+}
+
+static void sync_with_port(struct worker_process *w, const char *address,
+			   const struct worker_go *go)
+{
+	struct sync_host host = host_of(w);
+	struct sync_options options = master_options(w, go);
 	struct sync_result result = {0};
 	struct error err = {0};
 	enum worker_failure failure;
@@ -266,6 +273,44 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 	if (!reusable)
 		stream_free(&w->peer_stream);
 	report_result(w, rc, &result, reusable, &err);
+}
+
+static void sync_with_command(struct worker_process *w, const struct settings_peer *peer,
+			      const struct worker_go *go)
+{
+	struct sync_host host = host_of(w);
+	struct sync_options options = master_options(w, go);
+	struct worker_command command;
+	struct sync_result result = {0};
+	enum worker_failure failure;
+	struct error err = {0};
+	int rc = worker_command_start(w, peer, &command, &err);
+
+	if (rc < 0) {
+		report_failure(w, WORKER_FAILURE_CONNECT, &err);
+		return;
+	}
+	memset(&options.node_id, 0, sizeof options.node_id);
+	w->awaited = command.end.stream;
+	rc = sync_run(command.end.stream, w->user, &options, &host, &result, &err);
+	w->awaited = NULL;
+	failure = worker_command_end(&command, rc < 0 ? &err : NULL);
+	if (rc < 0 && failure != WORKER_FAILURE_SESSION)
+		report_failure(w, failure, &err);
+	else
+		report_result(w, rc, &result, false, &err);
+}
+
+static void sync_with_peer(struct worker_process *w, const char *address,
+			   const struct worker_go *go)
+{
+	const struct settings_peer *peer = worker_find_peer(w, address);
+
+	if (peer && (peer->transport == SETTINGS_TRANSPORT_REMOTE ||
+		     peer->transport == SETTINGS_TRANSPORT_REMOTEPREFIX))
+		sync_with_command(w, peer, go);
+	else
+		sync_with_port(w, address, go);
 }
 
 /* Reads the job's events into memory of their own. Returns the RUN that ends them. */

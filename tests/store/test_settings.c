@@ -339,8 +339,6 @@ static void test_password_is_in_no_message(void **state)
 
 static void test_what_is_not_built_is_refused_by_name(void **state)
 {
-	refuse("mail_replica = remote:vmail@mx2\n", "remote:", "not built yet", NULL);
-	refuse("mail_replica = remoteprefix:vmail@mx2\n", "not built yet", NULL);
 	refuse("mail_replica = tcp:a\nmail_replica2 = tcp:b\n", "test.conf:2", "mail_replica2",
 	       "not built yet", NULL);
 	refuse("replication_sync_timeout = 2s\n", "test.conf:1", "replication_sync_timeout",
