@@ -274,9 +274,6 @@ static int keep_peer(struct settings_owner *owner, const char *text, unsigned fl
 
 	if (rc < 0)
 		return rc;
-	if (parts.transport != SETTINGS_TRANSPORT_TCP && !one_sync)
-		return error_set(err, -EINVAL,
-				 "tcps:, remote: and remoteprefix: are not built yet; only tcp:");
 	if (set->peer_count > 0 && !one_sync)
 		return error_set(err, -EINVAL, "more than one peer is not built yet");
 	peer->transport = parts.transport;
@@ -323,7 +320,6 @@ static int keep_listener(struct settings_owner *owner, const struct settings_dra
 	const struct raw_value *ssl = listener->seen ? &listener->ssl : &draft->global_ssl;
 	struct settings *set = &owner->set;
 	unsigned port = set->doveadm_peer_port;
-	bool required;
 	int rc = 0;
 
 	if (listener->seen && listener->port.text) {
@@ -340,16 +336,17 @@ static int keep_listener(struct settings_owner *owner, const struct settings_dra
 	if (!port || !ssl->text || draft->flags & SETTINGS_ONE_SYNC)
 		return 0;
 	/* The global one also knows "required". */
-	required = ssl == &draft->global_ssl && strcmp(ssl->text, "required") == 0;
-	if (!required)
+	if (ssl == &draft->global_ssl && strcmp(ssl->text, "required") == 0)
+		set->listen_ssl = true;
+	else
 		rc = settings_parse_bool(ssl->text, &set->listen_ssl, err);
-	if (rc == 0 && (required || set->listen_ssl))
-		rc = error_set(
-			err, -EINVAL,
-			listener->seen
-				? "TLS on the listener is not built yet: it has to be no"
-				: "makes doveadm_port speak TLS, which is not built yet: give "
-				  "the port in service doveadm { inet_listener { port = ... } }");
+	if (rc == 0 && set->listen_ssl && (!set->ssl_cert[0] || !set->ssl_key[0]))
+		rc = error_set(err, -EINVAL, "makes port %u speak TLS, but %s is not set%s", port,
+			       set->ssl_cert[0] ? "ssl_key" : "ssl_cert",
+			       listener->seen ? ""
+					      : ": set it, or give the port in service doveadm { "
+						"inet_listener { port = ... } }, which speaks "
+						"plainly");
 	return rc < 0 ? settings_raw_error(ssl, "ssl", rc, err) : 0;
 }
 

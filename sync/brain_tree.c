@@ -1,9 +1,10 @@
 /*
  * The tree phase: own N and D to the peer, its to us, and carrying out what merge_tree decides.
  *
- * Both sides send without waiting. A mailbox for which an action fails is left as it is: the next
- * session tries again. Names from the peer become storable ones first, so nothing it sends can name
- * anything outside the user's mail.
+ * Both sides send without waiting, but we to a Dovecot: 2.3.19 never ends where the other side
+ * announces another separator than its own and has deletions, so we say ours by its separator. A
+ * mailbox for which an action fails is left as it is: the next session tries again. Names from the
+ * peer become storable ones first, so nothing it sends can name anything outside the user's mail.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -124,22 +125,66 @@ static const char *list_or_null(const struct buf *list)
 	return list->len > 0 ? buf_str(list) : NULL;
 }
 
-static int send_deletes(struct brain *brain, struct error *err)
+static void hash_name(const char *name, char separator, struct guid *guid_r)
+{
+	char visible[NAME_BYTES_MAX];
+	size_t len = strlen(name);
+
+	if (len >= sizeof(visible))
+		len = 0; /* nobody has such a name */
+	for (size_t i = 0; i < len; i++)
+		visible[i] = name[i] == '/' ? separator : name[i];
+	visible[len] = '\0';
+	guid_from_name(visible, guid_r);
+}
+
+static void append_deletion(struct buf lists[3], const struct mailbox_deletion *deletion,
+			    const struct guid *guid)
+{
+	struct buf *list = &lists[deletion->kind == DELETED_MAILBOX	? 0
+				  : deletion->kind == DELETED_DIRECTORY ? 1
+									: 2];
+	char hex[GUID_HEX_SIZE];
+
+	(void)buf_printf(list, "%s%s %" PRId64, list->len > 0 ? " " : "", guid_to_hex(guid, hex),
+			 deletion->time);
+}
+
+/* Of what was deleted by name only the hash is known, made with our separator. Only a name that
+ * the peer has matters to it, and of that we can make its own. */
+static void append_translated(struct buf lists[3], const struct mailbox_tree *own,
+			      const struct mailbox_tree *peer)
+{
+	for (size_t n = 0; n < peer->node_count; n++) {
+		struct guid hash, peer_hash;
+
+		hash_name(peer->nodes[n].name, own->separator, &hash);
+		for (size_t i = 0; i < own->deletion_count; i++) {
+			if (own->deletions[i].kind == DELETED_MAILBOX ||
+			    !guid_equal(&own->deletions[i].guid, &hash))
+				continue;
+			hash_name(peer->nodes[n].name, peer->separator, &peer_hash);
+			append_deletion(lists, &own->deletions[i], &peer_hash);
+		}
+	}
+}
+
+/* peer: its tree where it is known already, else NULL. */
+static int send_deletes(struct brain *brain, const struct mailbox_tree *peer, struct error *err)
 {
 	struct buf lists[3] = {BUF_INIT(DELETES_BYTES_MAX), BUF_INIT(DELETES_BYTES_MAX),
 			       BUF_INIT(DELETES_BYTES_MAX)};
-	char separator[2] = {brain->tree.separator, '\0'};
+	bool translate = peer != NULL && peer->separator != brain->tree.separator;
+	char separator[2] = {translate ? peer->separator : brain->tree.separator, '\0'};
 
 	for (size_t i = 0; i < brain->tree.deletion_count; i++) {
 		const struct mailbox_deletion *deletion = &brain->tree.deletions[i];
-		struct buf *list = &lists[deletion->kind == DELETED_MAILBOX	? 0
-					  : deletion->kind == DELETED_DIRECTORY ? 1
-										: 2];
-		char hex[GUID_HEX_SIZE];
 
-		(void)buf_printf(list, "%s%s %" PRId64, list->len > 0 ? " " : "",
-				 guid_to_hex(&deletion->guid, hex), deletion->time);
+		if (!translate || deletion->kind == DELETED_MAILBOX)
+			append_deletion(lists, deletion, &deletion->guid);
 	}
+	if (translate && brain->tree.deletion_count > 0)
+		append_translated(lists, &brain->tree, peer);
 	struct item item = {
 		.type = ITEM_DELETES,
 		.deletes = {.hierarchy_sep = separator,
@@ -154,7 +199,7 @@ static int send_deletes(struct brain *brain, struct error *err)
 	return ret;
 }
 
-static int send_tree(struct brain *brain, struct error *err)
+static int send_tree(struct brain *brain, const struct mailbox_tree *peer, struct error *err)
 {
 	for (size_t i = 0; i < brain->tree.node_count; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
@@ -167,7 +212,7 @@ static int send_tree(struct brain *brain, struct error *err)
 	}
 	int ret = items_send_end(brain->items, err);
 	if (ret == 0)
-		ret = send_deletes(brain, err);
+		ret = send_deletes(brain, peer, err);
 	return ret;
 }
 
@@ -571,6 +616,20 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 	return ret;
 }
 
+static int exchange_trees(struct brain *brain, struct tree_builder *builder, bool *ended_r,
+			  struct error *err)
+{
+	/* Two of us, neither of them introduced, would wait for each other. */
+	bool dovecot = !items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program");
+	int ret = dovecot ? 0 : send_tree(brain, NULL, err);
+
+	if (ret == 0)
+		ret = receive_tree(brain, builder, ended_r, err);
+	if (ret == 0 && dovecot)
+		ret = send_tree(brain, &builder->tree, err);
+	return ret;
+}
+
 int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err)
 {
 	struct tree_builder builder = {0};
@@ -578,9 +637,7 @@ int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err)
 
 	*ended_r = false;
 	if (ret == 0)
-		ret = send_tree(brain, err);
-	if (ret == 0)
-		ret = receive_tree(brain, &builder, ended_r, err);
+		ret = exchange_trees(brain, &builder, ended_r, err);
 	/* A source's tree stays as it is. */
 	if (ret == 0 && !*ended_r && brain->way != SYNC_TO_PEER)
 		ret = merge_trees(brain, &builder, err);

@@ -171,13 +171,18 @@ static int server_auth(struct doveadm_server *server, const char *password, cons
 }
 
 /* dsync-server's own arguments. Anything that would have us write a file is not taken. */
-static int parse_dsync_args(char *const *args, unsigned count, char *user, struct error *err)
+static int parse_dsync_args(char *const *args, unsigned count, struct doveadm_command *command,
+			    struct error *err)
 {
+	char *user = command->user;
+
 	for (unsigned i = 0; i < count; i++) {
 		const char *arg = args[i];
 		const char *value = NULL;
 		char option = arg[0] == '-' ? arg[1] : '\0';
 
+		if (option == 'U')
+			command->replicator = true;
 		if (option == '\0' || strchr("UEDv", option))
 			continue; /* A further word is ignored by Dovecot, too. */
 		if (option != 'u' && option != 'T')
@@ -243,7 +248,7 @@ static int server_command(struct doveadm_server *server, char *line, struct buf 
 		doveadm_reply_fail(server, "", err->text, out);
 		return rc;
 	}
-	rc = parse_dsync_args(fields + at + 1, count - at - 1, command_r->user, err);
+	rc = parse_dsync_args(fields + at + 1, count - at - 1, command_r, err);
 	if (rc < 0) {
 		doveadm_reply_fail(server, "USAGE", err->text, out);
 		return rc;

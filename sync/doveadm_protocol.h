@@ -48,6 +48,7 @@ struct doveadm_server {
 struct doveadm_command {
 	char user[DOVEADM_USER_MAX];
 	bool debug;
+	bool replicator; /* a Dovecot's replicator calls (-U), not somebody's command */
 };
 
 enum doveadm_event {

@@ -19,7 +19,7 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
-#include "sync/doveadm_protocol.h"
+#include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
 #define HANDSHAKE_MS  15000
@@ -68,12 +68,13 @@ static int connect_local(const struct dsync_location *location, unsigned timeout
 	return new_stream(fds[0], fds[0], location->text, timeout_secs, &peer->stream, err);
 }
 
-static void run_command(char *const *argv, int in, int out)
+static void run_command(char *const *argv, int in, int out, int error_output)
 {
 	char text[600];
 	int len;
 
-	if (dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0) {
+	if (dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
+	    (error_output < 0 || dup2(error_output, STDERR_FILENO) >= 0)) {
 		signal(SIGPIPE, SIG_DFL);
 		execvp(argv[0], argv);
 	}
@@ -82,11 +83,12 @@ static void run_command(char *const *argv, int in, int out)
 	_exit(NOT_STARTED);
 }
 
-static int connect_command(const struct dsync_location *location, unsigned timeout_secs,
-			   struct dsync_peer *peer, struct error *err)
+int dsync_connect_command(const struct dsync_location *location, unsigned timeout_secs,
+			  int stderr_fd, struct dsync_peer *peer, struct error *err)
 {
 	int to[2], from[2], rc;
 
+	*peer = (struct dsync_peer){.stream = NULL};
 	if (pipe2(to, O_CLOEXEC) < 0)
 		return error_errno(err, -errno, "pipe");
 	if (pipe2(from, O_CLOEXEC) < 0) {
@@ -97,7 +99,7 @@ static int connect_command(const struct dsync_location *location, unsigned timeo
 	}
 	peer->pid = fork();
 	if (peer->pid == 0)
-		run_command(location->argv, to[0], from[1]);
+		run_command(location->argv, to[0], from[1], stderr_fd);
 	close(to[0]);
 	close(from[1]);
 	if (peer->pid < 0) {
@@ -117,51 +119,26 @@ static int connect_command(const struct dsync_location *location, unsigned timeo
 
 /* ---- a doveadm port ---- */
 
-/* The handshake, the password and the command; what came behind the answer stays in unread. */
-static int ask_for_session(int fd, const struct dsync_location *location,
-			   const struct settings *set, struct buf *unread, struct error *err)
-{
-	AUTO_BUF struct buf out = BUF_INIT(DOVEADM_LINE_MAX);
-	int64_t deadline_ms = tcp_now_ms() + HANDSHAKE_MS;
-	struct doveadm_client client;
-	bool asked = false;
-	int rc;
-
-	doveadm_client_start(&client, &out);
-	while (client.state != DOVEADM_CLIENT_STREAM) {
-		if (client.state == DOVEADM_CLIENT_READY && !asked) {
-			if (doveadm_client_command(&client, location->user, &out) < 0)
-				return error_set(err, -EINVAL, "the user's name cannot be sent");
-			asked = true;
-		}
-		rc = tcp_send(fd, &out, deadline_ms);
-		if (rc == 0)
-			rc = tcp_receive(fd, unread, deadline_ms);
-		if (rc < 0)
-			return error_errno(err, rc, "no answer in the doveadm protocol");
-		rc = doveadm_client_input(&client, set->doveadm_password, unread, &out, err);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
 static int connect_tcp(const struct dsync_location *location, const struct settings *set,
 		       unsigned timeout_secs, struct dsync_peer *peer, struct error *err)
 {
-	AUTO_BUF struct buf unread = BUF_INIT(DOVEADM_LINE_MAX * 2);
-	AUTO_CLOSE int fd = -1;
-	int owned, rc;
+	struct peer_place place = {
+		.text = location->text,
+		.host = location->host,
+		.port = location->port,
+		.tls = location->tls,
+	};
+	struct tls_client *tls = NULL;
+	char code[32];
+	int rc = peer_connect(&place, set, &tls, HANDSHAKE_MS, NULL, &peer->stream, err);
 
-	rc = tcp_connect(location->host, location->port, TCP_CONNECT_TIMEOUT_MS, &fd, NULL, err);
+	tls_client_free(&tls);
 	if (rc == 0)
-		rc = ask_for_session(fd, location, set, &unread, err);
-	if (rc < 0)
-		return rc;
-	owned = fd;
-	fd = -1;
-	rc = new_stream(owned, owned, location->text, timeout_secs, &peer->stream, err);
-	return rc < 0 ? rc : stream_push_input(peer->stream, unread.data, unread.len, err);
+		rc = peer_ask_session(peer->stream, location->user, HANDSHAKE_MS, code, sizeof code,
+				      err);
+	if (rc == 0)
+		stream_set_timeout(peer->stream, timeout_secs);
+	return rc;
 }
 
 /* ---- both ---- */
@@ -178,7 +155,7 @@ int dsync_connect(const struct dsync_location *location, const struct settings *
 		rc = connect_local(location, timeout_secs, serve, ctx, peer_r, err);
 		break;
 	case DSYNC_PLACE_COMMAND:
-		rc = connect_command(location, timeout_secs, peer_r, err);
+		rc = dsync_connect_command(location, timeout_secs, -1, peer_r, err);
 		break;
 	case DSYNC_PLACE_TCP:
 		rc = connect_tcp(location, set, timeout_secs, peer_r, err);

@@ -21,6 +21,9 @@ typedef int dsync_serve_fn(void *ctx, int fd);
 int dsync_connect(const struct dsync_location *location, const struct settings *set,
 		  unsigned timeout_secs, dsync_serve_fn *serve, void *ctx,
 		  struct dsync_peer *peer_r, struct error *err);
+/* A command alone. stderr_fd: where its error output goes; -1: to ours. */
+int dsync_connect_command(const struct dsync_location *location, unsigned timeout_secs,
+			  int stderr_fd, struct dsync_peer *peer_r, struct error *err);
 /* Closes the stream and waits for the process, which is ended when it does not end by itself.
  * Returns its exit status; above 128: the signal that ended it, and 128. */
 int dsync_disconnect(struct dsync_peer *peer);

@@ -177,7 +177,9 @@ static int parse_peer(const char *text, const struct settings *set, struct dsync
 		return rc;
 	switch (peer.transport) {
 	case SETTINGS_TRANSPORT_TCP:
+	case SETTINGS_TRANSPORT_TCPS:
 		location->place = DSYNC_PLACE_TCP;
+		location->tls = peer.transport == SETTINGS_TRANSPORT_TCPS;
 		location->port = peer.port		  ? peer.port
 				 : set->doveadm_peer_port ? set->doveadm_peer_port
 							  : SETTINGS_DOVEADM_PORT;
@@ -186,8 +188,6 @@ static int parse_peer(const char *text, const struct settings *set, struct dsync
 		if (!set->doveadm_password[0])
 			return error_set(err, -EINVAL, "needs the setting doveadm_password");
 		return keep_str(&location->host, strings.data + peer.host, err);
-	case SETTINGS_TRANSPORT_TCPS:
-		return error_set(err, -EOPNOTSUPP, "tcps: is not built yet");
 	case SETTINGS_TRANSPORT_REMOTEPREFIX:
 		location->user_on_stdin = true;
 		if (!location->user)

@@ -2,7 +2,7 @@
  * LOCATION2 of the dsync command: what the words on the command line mean. Pure: nothing is opened.
  *
  *   maildir:/backup/user/Maildir         a mail location on this machine
- *   tcp:host[:port]                      a doveadm port
+ *   tcp:host[:port], tcps:host[:port]    a doveadm port, plain or with TLS
  *   host, user@host, remote:[login@]host, remoteprefix:[login@]host
  *                                        dsync_remote_cmd there, by default over ssh
  *   /path/script, "a whole command", or several words
@@ -26,12 +26,13 @@ struct dsync_location {
 	char *mail;	    /* LOCAL: the mail location, variables not expanded */
 	char *host;	    /* TCP */
 	uint16_t port;	    /* TCP */
+	bool tls;	    /* TCP */
 	char **argv;	    /* COMMAND, ends with NULL */
 	char *user;	    /* whose mail it is there; NULL: the other end's own choice */
 	bool user_on_stdin; /* COMMAND: the user's name is its first line of input */
 };
 
-/* user: of -u, or NULL. -EINVAL: what is wrong with it. -EOPNOTSUPP: not built yet. */
+/* user: of -u, or NULL. -EINVAL: what is wrong with it. */
 int dsync_location_parse(char *const *words, size_t count, const struct settings *set,
 			 const char *user, struct dsync_location *location_r, struct error *err);
 void dsync_location_free(struct dsync_location *location);

@@ -64,6 +64,7 @@ struct item_handshake {
 	const char *hashed_headers; /* each name followed by TAB; "" from a slave */
 	const char *alt_char;
 	/* extensions, see PROTOCOL.md */
+	bool dsyncfs_program;
 	const char *dsyncfs; /* "<version> <node id>" */
 	bool dsyncfs_busy;
 	bool dsyncfs_boxes; /* no tree phase */

@@ -14,6 +14,7 @@
 #include "sync/doveadm_protocol.h"
 #include "sync/replicator.h"
 #include "sync/tcp.h"
+#include "sync/tls_relay.h"
 
 #define INPUT_MAX	  (DOVEADM_LINE_MAX * 2)
 #define LOG_LINES	  10 /* about strangers, a minute */
@@ -38,6 +39,8 @@ struct listen_socket {
 
 struct listener {
 	struct event_base *base;
+	struct tls_server *tls; /* NULL: the port speaks plainly */
+	struct tls_relays relays;
 	const struct settings *set;
 	struct replicator *replicator;
 	struct listen_socket *sockets;
@@ -60,9 +63,9 @@ static void free_stranger(struct stranger *stranger)
 	free(stranger);
 }
 
-static void log_stranger(struct stranger *stranger, const char *text)
+static void log_refused(struct listener *listener, const struct sockaddr_storage *from,
+			const char *text)
 {
-	struct listener *listener = stranger->listener;
 	char address[TCP_ADDRESS_SIZE];
 	int64_t now_ms = tcp_now_ms();
 
@@ -75,7 +78,17 @@ static void log_stranger(struct stranger *stranger, const char *text)
 	}
 	if (listener->log_lines++ < LOG_LINES)
 		log_warning("connection refused: %s peer=%s", text,
-			    tcp_address_text(&stranger->address, address));
+			    tcp_address_text(from, address));
+}
+
+static void log_stranger(const struct stranger *stranger, const char *text)
+{
+	log_refused(stranger->listener, &stranger->address, text);
+}
+
+static void on_tls_refused(void *ctx, const struct sockaddr_storage *address, const char *text)
+{
+	log_refused(ctx, address, text);
 }
 
 /* Some bytes into an empty socket. Whoever does not take them does not read. */
@@ -166,7 +179,6 @@ static void add_stranger(struct listener *listener, int fd, const struct sockadd
 	doveadm_server_init(&stranger->server);
 	DL_APPEND(listener->strangers, stranger);
 	listener->stranger_count++;
-	tcp_set_options(fd);
 	stranger->start_ms = tcp_now_ms();
 	stranger->event =
 		event_new(listener->base, fd, EV_READ | EV_PERSIST, on_stranger, stranger);
@@ -178,6 +190,19 @@ static void add_stranger(struct listener *listener, int fd, const struct sockadd
 		log_stranger(listener->strangers, "too many connections without a password");
 		free_stranger(listener->strangers);
 	}
+}
+
+/* Puts the plain end of a relay in the descriptor's place. */
+static bool wrap_in_tls(struct listener *listener, int *fd, const struct sockaddr_storage *address)
+{
+	struct error err = {0};
+
+	if (!listener->tls)
+		return true;
+	if (tls_relay_new(&listener->relays, listener->tls, *fd, address, fd, &err) == 0)
+		return true;
+	log_error("%s", err.text);
+	return false;
 }
 
 static void on_accept(evutil_socket_t fd, short what, void *ctx)
@@ -192,7 +217,9 @@ static void on_accept(evutil_socket_t fd, short what, void *ctx)
 				     SOCK_NONBLOCK | SOCK_CLOEXEC);
 
 		if (client >= 0) {
-			add_stranger(listener, client, &address);
+			tcp_set_options(client);
+			if (wrap_in_tls(listener, &client, &address))
+				add_stranger(listener, client, &address);
 			continue;
 		}
 		if (errno != EMFILE && errno != ENFILE && errno != ENOMEM && errno != ENOBUFS)
@@ -243,9 +270,13 @@ int listener_new(struct event_base *base, const struct settings *set, struct rep
 	listener->base = base;
 	listener->set = set;
 	listener->replicator = replicator;
+	listener->relays =
+		(struct tls_relays){.base = base, .refused = on_tls_refused, .ctx = listener};
+	if (set->doveadm_port && set->listen_ssl)
+		rc = tls_server_new(set, &listener->tls, err);
 	listener->sockets = calloc(set->listen_count + 1, sizeof *listener->sockets);
 	listener->resume_timer = evtimer_new(base, on_resume, listener);
-	if (!listener->sockets || !listener->resume_timer)
+	if (rc == 0 && (!listener->sockets || !listener->resume_timer))
 		rc = error_errno(err, -ENOMEM, "listener");
 	for (size_t i = 0; rc == 0 && set->doveadm_port && i < set->listen_count; i++) {
 		rc = listen_on(listener, set->listen[i], err);
@@ -269,6 +300,19 @@ int listener_new(struct event_base *base, const struct settings *set, struct rep
 	return 0;
 }
 
+void listener_stop(struct listener *l)
+{
+	while (l->strangers)
+		free_stranger(l->strangers);
+	for (size_t i = 0; i < l->count; i++) {
+		event_free(l->sockets[i].accept_event);
+		close(l->sockets[i].fd);
+	}
+	l->count = 0;
+	if (l->resume_timer)
+		event_del(l->resume_timer);
+}
+
 void listener_free(struct listener **listener)
 {
 	struct listener *l = *listener;
@@ -276,19 +320,29 @@ void listener_free(struct listener **listener)
 	if (!l)
 		return;
 	*listener = NULL;
-	while (l->strangers)
-		free_stranger(l->strangers);
-	for (size_t i = 0; l->sockets && i < l->count; i++) {
-		event_free(l->sockets[i].accept_event);
-		close(l->sockets[i].fd);
-	}
+	listener_stop(l);
+	tls_relays_free(&l->relays);
+	tls_server_free(&l->tls);
 	if (l->resume_timer)
 		event_free(l->resume_timer);
 	free(l->sockets);
 	free(l);
 }
 
-void listener_set_settings(struct listener *listener, const struct settings *set)
+int listener_set_settings(struct listener *listener, const struct settings *set, struct error *err)
 {
+	struct tls_server *tls = NULL;
+	int rc = 0;
+
+	/* A certificate is renewed in its file, so it is read again in any case. */
+	if (listener->tls && set->listen_ssl)
+		rc = tls_server_new(set, &tls, err);
+	if (rc < 0)
+		return rc;
+	if (tls) {
+		tls_server_free(&listener->tls);
+		listener->tls = tls;
+	}
 	listener->set = set;
+	return 0;
 }

@@ -112,8 +112,7 @@ void queue_user_update(struct queue *queue, struct queue_user *user)
 		      user->job || user->slot != QUEUE_SLOT_FREE;
 
 	for (unsigned i = 0; i < queue->peer_count && !active; i++)
-		active = user->entries[i].standing.priority != SYNC_PRIORITY_NONE ||
-			 user->entries[i].unsaved;
+		active = queue_entry_wants(&user->entries[i]) || user->entries[i].unsaved;
 	if (active && !user->active)
 		DL_APPEND(queue->active, user);
 	else if (!active && user->active)

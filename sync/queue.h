@@ -47,6 +47,7 @@ struct queue_entry {
 	int64_t not_before_ms;
 	unsigned busy;	/* tries in a row that met a busy peer */
 	unsigned again; /* syncs in a row after which something was owed still */
+	bool poll;	/* nothing is owed, but the peer is to be asked what it has */
 	struct queue_box *boxes;
 	size_t box_count;
 };
@@ -129,6 +130,10 @@ void queue_box_acked(struct queue_user *user, unsigned peer,
 void queue_want(struct queue_user *user, unsigned peer, enum sync_priority priority, bool full,
 		bool tree, int64_t now);
 bool queue_entry_owes(const struct queue_entry *entry);
+/* Asks the peer, when nothing else is to be done. */
+void queue_poll(struct queue *queue, struct queue_user *user, unsigned peer);
+/* A sync with the peer is wanted, for either reason. */
+bool queue_entry_wants(const struct queue_entry *entry);
 /* Fills go_r (but for connect) with the smallest sync that settles what is owed. Names point into
  * the entry. */
 void queue_entry_plan(const struct queue_entry *entry, bool peer_is_dsyncfs,

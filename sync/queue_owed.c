@@ -109,6 +109,17 @@ bool queue_entry_owes(const struct queue_entry *entry)
 	return entry->standing.priority != SYNC_PRIORITY_NONE;
 }
 
+bool queue_entry_wants(const struct queue_entry *entry)
+{
+	return queue_entry_owes(entry) || entry->poll;
+}
+
+void queue_poll(struct queue *queue, struct queue_user *user, unsigned peer)
+{
+	user->entries[peer].poll = true;
+	queue_user_update(queue, user);
+}
+
 void queue_entry_plan(const struct queue_entry *entry, bool peer_is_dsyncfs, struct worker_go *go_r)
 {
 	go_r->box_count = 0;
@@ -168,7 +179,7 @@ static int best_entry(const struct queue *queue, const struct queue_user *user, 
 	for (unsigned i = 0; i < queue->peer_count; i++) {
 		const struct queue_entry *entry = &user->entries[i];
 
-		if (!up[i] || !queue_entry_owes(entry))
+		if (!up[i] || !queue_entry_wants(entry))
 			continue;
 		if (entry->not_before_ms > clock->now_ms)
 			wait_until(choice, entry->not_before_ms, clock->now_ms);
@@ -233,6 +244,7 @@ void queue_sync_done(struct queue_user *user, unsigned peer, enum sync_type type
 	struct peer_user *standing = &entry->standing;
 
 	drop_boxes(entry);
+	entry->poll = false;
 	standing->priority = SYNC_PRIORITY_NONE;
 	standing->queued_since = 0;
 	standing->failures = 0;
@@ -287,6 +299,7 @@ void queue_sync_failed(struct queue_user *user, unsigned peer, const char *reaso
 	struct queue_entry *entry = &user->entries[peer];
 
 	queue_want(user, peer, SYNC_PRIORITY_LOW, false, false, clock->now);
+	entry->poll = false;
 	entry->standing.failures++;
 	entry->standing.last_try = clock->now;
 	set_reason(&entry->standing, reason);

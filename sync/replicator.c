@@ -247,7 +247,7 @@ static int make_events(struct replicator *r)
 	event_add(r->poll_timer, &poll);
 	event_add(r->full_timer, &full);
 	event_add(r->child_event, NULL);
-	return 0;
+	return replicator_init_poll(r);
 }
 
 static int start(struct replicator *r, enum log_target target, enum log_level level,
@@ -336,6 +336,7 @@ void replicator_free(struct replicator **replicator)
 	free_event(r->commit_timer);
 	free_event(r->poll_timer);
 	free_event(r->full_timer);
+	free_event(r->peer_poll_timer);
 	free_event(r->child_event);
 	free_event(r->drain_timer);
 	queue_free(&r->queue);

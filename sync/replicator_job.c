@@ -49,6 +49,7 @@ static void end_job(struct job *job)
 	queue_user_update(&r->queue, user);
 	replicator_dirty(r);
 	replicator_sessions_wake(r);
+	replicator_poll_peers(r);
 	replicator_kick(r);
 	replicator_drained(r);
 }
@@ -201,8 +202,9 @@ static void decide(struct job *job)
 		const struct queue_entry *entry = &user->entries[job->peer];
 		struct guid id;
 
-		go.connect = peer->up && queue_entry_owes(entry) &&
+		go.connect = r->up[job->peer] && queue_entry_wants(entry) &&
 			     entry->not_before_ms <= clock.now_ms && user->slot == QUEUE_SLOT_FREE;
+		job->poll = !queue_entry_owes(entry);
 		if (go.connect) {
 			queue_entry_plan(entry, peer->is_dsyncfs, &go);
 			if (!peer->is_dsyncfs || guid_from_hex(peer->id, &id) < 0 ||
@@ -263,6 +265,7 @@ static void on_begin(struct job *job, struct worker_reader *reader)
 
 	if (worker_get_peer(reader, &peer) < 0 || job->peer < 0)
 		return;
+	replicator_peer_id(r, (unsigned)job->peer, &peer);
 	replicator_peer_met(r, (unsigned)job->peer, &peer);
 	busy = !job->holds_slot && user->slot != QUEUE_SLOT_FREE;
 	if (!busy) {
@@ -319,6 +322,7 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 	struct queue_user *user = job->user;
 	struct queue_clock clock = replicator_clock();
 	unsigned peer = (unsigned)job->peer;
+	bool moved = done->sent + done->received + done->applied > 0;
 
 	if (done->outcome == SYNC_FAILED) {
 		if (done->failure == WORKER_FAILURE_SESSION ||
@@ -347,10 +351,11 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 		queue_sync_busy(user, peer, &clock);
 		return;
 	}
-	log_info("synced user=%s peer=%s type=%s mailboxes=%u sent=%u received=%u ms=%lld%s",
-		 user->name, r->peers[peer].address, types[job->type], done->mailboxes, done->sent,
-		 done->received, (long long)(clock.now_ms - job->start_ms),
-		 done->outcome == SYNC_DONE ? "" : " again");
+	log_at(job->poll && !moved ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO,
+	       "synced user=%s peer=%s type=%s mailboxes=%u sent=%u received=%u ms=%lld%s",
+	       user->name, r->peers[peer].address, types[job->type], done->mailboxes, done->sent,
+	       done->received, (long long)(clock.now_ms - job->start_ms),
+	       done->outcome == SYNC_DONE ? "" : " again");
 }
 
 static void on_done(struct job *job, struct worker_reader *reader)

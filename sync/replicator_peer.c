@@ -7,6 +7,7 @@
  */
 #include "sync/replicator_private.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,9 @@
 /* Where a node id is kept between two lives: under no user, as the "mailbox" of this directory. */
 #define ID_USER	   "*peer"
 #define STATE_ROOM 64 /* bytes of a state in a message, and some */
+
+/* In a node id's place there: it is a Dovecot. */
+static const struct guid dovecot_id = {.bytes = "no id: a Dovecot"};
 
 /* ---- who they are ---- */
 
@@ -54,10 +58,16 @@ int replicator_init_peers(struct replicator *r, struct error *err)
 		peer->token = token_of(peer->address);
 		peer->up = r->up[i] = true;
 		peer->host_known = tcp_address_parse(r->set->peers[i].host, &peer->host) == 0;
-		if (peer_journal_get_mailbox(r->journal, ID_USER, peer->address, &id, NULL) == 0) {
+		peer->by_command = r->set->peers[i].transport == SETTINGS_TRANSPORT_REMOTE ||
+				   r->set->peers[i].transport == SETTINGS_TRANSPORT_REMOTEPREFIX;
+		peer->met = peer_journal_get_mailbox(r->journal, ID_USER, peer->address, &id,
+						     NULL) == 0;
+		peer->is_dsyncfs = peer->met && !guid_equal(&id, &dovecot_id);
+		if (peer->is_dsyncfs)
 			guid_to_hex(&id, peer->id);
-			peer->is_dsyncfs = true;
-		}
+		else
+			snprintf(peer->id, sizeof peer->id, REPLICATOR_DOVECOT "%.150s",
+				 peer->address);
 	}
 	return 0;
 }
@@ -80,16 +90,38 @@ void replicator_free_peers(struct replicator *r)
 	r->up = NULL;
 }
 
+void replicator_peer_id(const struct replicator *r, unsigned index, struct sync_peer *who)
+{
+	/* Its host name may be another one tomorrow, or that of several. */
+	if (!who->is_dsyncfs)
+		snprintf(who->id, sizeof who->id, REPLICATOR_DOVECOT "%.110s",
+			 r->peers[index].address);
+}
+
+/* From a time when it had been there before. */
+static void forget_states(struct replicator *r, const char *id)
+{
+	struct queue_user *user, *next;
+	struct error err = {0};
+
+	HASH_ITER (hh_name, r->queue.by_name, user, next) {
+		if (peer_journal_del_states(r->journal, user->name, id, &err) < 0 &&
+		    err.code != -ENOENT)
+			log_error("%s", err.text);
+	}
+}
+
 void replicator_peer_met(struct replicator *r, unsigned index, const struct sync_peer *who)
 {
 	struct replicator_peer *peer = &r->peers[index];
 	struct error err = {0};
-	struct guid id;
+	struct guid id = dovecot_id;
 
-	if (strcmp(peer->id, who->id) == 0 && peer->is_dsyncfs == who->is_dsyncfs)
+	if (peer->met && strcmp(peer->id, who->id) == 0)
 		return;
 	/* It, or its state, is new: nobody knows what it has. */
-	if (peer->id[0] != '\0') {
+	if (peer->met) {
+		forget_states(r, who->id);
 		log_notice("peer is another node than before: all users are queued for a full sync "
 			   "peer=%s id=%s",
 			   peer->address, who->id);
@@ -97,7 +129,8 @@ void replicator_peer_met(struct replicator *r, unsigned index, const struct sync
 	}
 	snprintf(peer->id, sizeof peer->id, "%s", who->id);
 	peer->is_dsyncfs = who->is_dsyncfs;
-	if (who->is_dsyncfs && guid_from_hex(who->id, &id) == 0 &&
+	peer->met = true;
+	if ((!who->is_dsyncfs || guid_from_hex(who->id, &id) == 0) &&
 	    peer_journal_put_mailbox(r->journal, ID_USER, peer->address, &id, &err) < 0)
 		log_error("%s", err.text);
 	replicator_dirty(r);
@@ -157,13 +190,16 @@ void replicator_peer_down(struct replicator *r, unsigned index, bool refused, co
 		if (peer->up || !peer->noticed)
 			peer->since = time(NULL);
 		if (refused)
-			log_error("peer refuses us: %s peer=%s", reason, peer->address);
+			log_error("peer cannot be used: %s peer=%s", reason, peer->address);
 		else
 			log_notice("peer is unreachable: %s peer=%s", reason, peer->address);
 		peer->noticed = true;
 		peer->refused = refused;
 		peer->failed = 0;
 	}
+	/* Whom a user's sync tried in a probe's place. */
+	if (peer->by_command && !peer->up && r->up[index])
+		peer->failed++;
 	snprintf(peer->reason, sizeof peer->reason, "%s", reason);
 	peer->up = r->up[index] = false;
 	if (!peer->prober && !evtimer_pending(peer->timer, NULL))
@@ -201,6 +237,13 @@ static void on_probe_timer(evutil_socket_t fd, short what, void *ctx)
 
 	if (peer->up || peer->prober || r->draining)
 		return;
+	if (peer->by_command) {
+		/* Only the mail's owner has the keys: the next sync finds out. */
+		r->up[peer - r->peers] = true;
+		queue_peer_up(&r->queue, (unsigned)(peer - r->peers));
+		replicator_kick(r);
+		return;
+	}
 	task = calloc(1, sizeof *task);
 	if (!task) {
 		schedule_probe(peer);

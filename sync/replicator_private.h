@@ -11,7 +11,9 @@
 
 #define REPLICATOR_LOCAL_PEER "local" /* key of a user's own standing: a scan that is owed */
 #define REPLICATOR_AWAY	      "dsyncfs does not run, so the mail is not mounted"
-#define REPLICATOR_HANG_MS    300000 /* a worker that says nothing for so long is killed */
+#define REPLICATOR_DOVECOT    "dovecot:"
+#define REPLICATOR_CLIENT     "client:" /* somebody's doveadm sync or dsync: no peer of ours */
+#define REPLICATOR_HANG_MS    300000	/* a worker that says nothing for so long is killed */
 
 /* Whoever holds a worker. */
 enum task_kind { TASK_JOB, TASK_SESSION, TASK_FINDER, TASK_PROBE };
@@ -24,8 +26,10 @@ struct task {
 struct replicator_peer {
 	char *address;	/* as configured */
 	uint32_t token; /* origin of the changes that come from it */
-	char id[128];	/* as the engine names it; "" until it was met */
+	char id[160];	/* the node id of a dsyncfs node, else REPLICATOR_DOVECOT and the address */
 	bool is_dsyncfs;
+	bool met;	 /* so it is known which of the two it is */
+	bool by_command; /* remote: and remoteprefix:, which nobody but the mail's owner may try */
 	bool host_known;
 	struct sockaddr_storage host;
 	bool up;	 /* until the contrary is known */
@@ -56,6 +60,7 @@ struct job {
 	bool caught_up; /* the first half is over */
 	bool went;	/* the second half was begun */
 	bool holds_slot;
+	bool poll; /* nothing is owed */
 	enum sync_type type;
 	int64_t start_ms;
 	struct state_list *states; /* by peer */
@@ -70,6 +75,7 @@ struct session {
 	struct doveadm_server server;
 	char *name;
 	bool debug;
+	bool replicator; /* a Dovecot peer's replicator, not somebody's command */
 	struct buf unread;
 	int source;		 /* the peer it seems to be, by its address; -1 */
 	struct queue_user *user; /* once found */
@@ -91,7 +97,9 @@ struct replicator {
 	struct replicator_peer *peers;
 	bool *up; /* by peer, as queue_next() wants it */
 	struct event *dispatch_timer, *commit_timer, *poll_timer, *full_timer, *child_event;
-	bool dirty; /* something waits for a commit */
+	struct event *peer_poll_timer;
+	struct queue_user *poll_from; /* whose turn it is to be asked for; NULL: the first */
+	bool dirty;		      /* something waits for a commit */
 
 	/* The mount's journal. */
 	struct journal_reader *reader;
@@ -160,6 +168,8 @@ void replicator_peer_met(struct replicator *r, unsigned peer, const struct sync_
 void replicator_peer_host(struct replicator *r, unsigned peer, const char *address_text);
 void replicator_peer_down(struct replicator *r, unsigned peer, bool refused, const char *reason);
 void replicator_peer_up(struct replicator *r, unsigned peer);
+/* The id under which the peer's states are kept: its own where it is a dsyncfs node. */
+void replicator_peer_id(const struct replicator *r, unsigned peer, struct sync_peer *who);
 /* The peer with this id, or (by address) that a connection comes from; -1: none, or not certain. */
 int replicator_peer_by_id(const struct replicator *r, const char *id);
 int replicator_peer_by_host(const struct replicator *r, const struct sockaddr_storage *host);
@@ -169,6 +179,10 @@ const struct peer_mailbox_state *state_list_find(struct replicator *r, struct st
 						 const char *user, const char *peer_id,
 						 const struct guid *guid);
 void state_list_free(struct state_list *list);
+
+/* replicator_poll.c: peers that do not tell what happens there are asked. */
+int replicator_init_poll(struct replicator *r);
+void replicator_poll_peers(struct replicator *r);
 
 /* replicator_job.c */
 int replicator_start_job(struct replicator *r, struct queue_user *user, int peer,

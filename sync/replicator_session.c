@@ -109,12 +109,28 @@ static void answer_begin(struct session *session, bool busy)
 			       busy);
 }
 
+/* Whose states are used, and who is known to have what was sent: a peer, never somebody at its
+ * address who runs doveadm or dsync on another store. */
+static void name_client(struct session *session)
+{
+	struct sync_peer *peer = &session->peer;
+
+	if (peer->is_dsyncfs)
+		return;
+	if (session->replicator && session->source >= 0 &&
+	    !session->task.replicator->peers[session->source].is_dsyncfs)
+		replicator_peer_id(session->task.replicator, (unsigned)session->source, peer);
+	else
+		snprintf(peer->id, sizeof peer->id, REPLICATOR_CLIENT "%.110s", peer->hostname);
+}
+
 static void on_begin(struct session *session, struct worker_reader *reader)
 {
 	struct timeval wait = {.tv_sec = WAIT_SECS};
 
 	if (worker_get_peer(reader, &session->peer) < 0)
 		return;
+	name_client(session);
 	if (session->user->slot == QUEUE_SLOT_FREE) {
 		answer_begin(session, false);
 	} else if (session->peer.is_dsyncfs) {
@@ -267,6 +283,7 @@ void replicator_serve(struct replicator *r, int fd, const struct sockaddr_storag
 	session->address = *address;
 	session->server = *server;
 	session->debug = command->debug;
+	session->replicator = command->replicator;
 	session->unread = (struct buf)BUF_INIT(DOVEADM_LINE_MAX * 2);
 	session->source = replicator_peer_by_host(r, address);
 	session->start_ms = tcp_now_ms();
@@ -322,7 +339,7 @@ static void check_source(struct session *session, const struct worker_done *done
 
 	if (session->source < 0 || (done->applied == 0 && done->received == 0))
 		return;
-	if (strcmp(r->peers[session->source].id, done->peer_id) == 0)
+	if (strcmp(r->peers[session->source].id, session->peer.id) == 0)
 		return;
 	queue_want(user, (unsigned)session->source, SYNC_PRIORITY_HIGH, false, true,
 		   replicator_clock().now);
@@ -333,13 +350,16 @@ static void check_owed(struct session *session, const struct worker_done *done)
 {
 	struct replicator *r = session->task.replicator;
 	struct queue_user *user = session->user;
-	int peer = replicator_peer_by_id(r, done->peer_id);
-	const struct queue_entry *entry;
+	int peer = replicator_peer_by_id(r, session->peer.id);
+	struct queue_entry *entry;
 	struct queue_clock clock = replicator_clock();
 
 	if (peer < 0 || done->outcome != SYNC_DONE)
 		return;
 	entry = &user->entries[peer];
+	entry->standing.last_try = entry->standing.last_success = clock.now;
+	entry->poll = false;
+	entry->unsaved = true;
 	if (queue_entry_owes(entry) && entry->box_count == 0 && !entry->standing.want_tree &&
 	    !entry->standing.want_full)
 		queue_sync_done(user, (unsigned)peer, SYNC_BOXES, &clock);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
 #include "sync/stream_private.h"
@@ -108,6 +109,13 @@ static void restore_flags(struct stream *stream)
 	stream->fl_in = stream->fl_out = -1;
 }
 
+void stream_set_transport(struct stream *stream, const struct stream_transport *transport)
+{
+	stream->transport = *transport;
+	stream->read_events = POLLIN;
+	stream->write_events = POLLOUT;
+}
+
 static void free_memory(struct stream *stream)
 {
 	if (stream->free_session != NULL && stream->session != NULL)
@@ -192,6 +200,8 @@ void stream_free(struct stream **_stream)
 		return;
 	*_stream = NULL;
 	restore_flags(stream);
+	if (stream->transport.ctx != NULL)
+		stream->transport.close(stream->transport.ctx);
 	if (stream->fd_out != stream->fd_in)
 		file_close(&stream->fd_out);
 	file_close(&stream->fd_in);
@@ -229,6 +239,19 @@ void stream_set_timeout(struct stream *stream, unsigned timeout_secs)
 void stream_set_peer_name(struct stream *stream, const char *name)
 {
 	snprintf(stream->peer_name, sizeof(stream->peer_name), "%s", name);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+void stream_set_deadline(struct stream *stream, unsigned ms)
+{
+	stream->deadline_ms = ms != 0 ? now_ms() + ms : 0;
 }
 
 const char *stream_peer_name(const struct stream *stream)
@@ -296,6 +319,25 @@ static void compact_input(struct stream *stream)
 	stream->in_pos = 0;
 }
 
+/* As recv(): -1 and errno. */
+static ssize_t receive_bytes(struct stream *stream, void *space, size_t size)
+{
+	const struct stream_transport *transport = &stream->transport;
+
+	if (transport->ctx != NULL) {
+		ssize_t n = transport->read(transport->ctx, space, size);
+
+		if (n == -EAGAIN)
+			stream->read_events = transport->events(transport->ctx);
+		if (n >= 0)
+			return n;
+		errno = (int)-n;
+		return -1;
+	}
+	return stream->in_is_socket ? recv(stream->fd_in, space, size, MSG_DONTWAIT)
+				    : read(stream->fd_in, space, size);
+}
+
 /* Reads once. 1: something, or the end; 0: nothing there. */
 static int receive_some(struct stream *stream, struct error *err)
 {
@@ -305,9 +347,7 @@ static int receive_some(struct stream *stream, struct error *err)
 	void *space = buf_reserve(&stream->in, STREAM_READ_SIZE);
 	if (space == NULL)
 		return stream_fail(stream, err, -ENOBUFS, "too much input");
-	ssize_t n = stream->in_is_socket
-			    ? recv(stream->fd_in, space, STREAM_READ_SIZE, MSG_DONTWAIT)
-			    : read(stream->fd_in, space, STREAM_READ_SIZE);
+	ssize_t n = receive_bytes(stream, space, STREAM_READ_SIZE);
 	if (n < 0) {
 		if (errno == EAGAIN || errno == EINTR)
 			return 0;
@@ -345,6 +385,17 @@ static ssize_t send_bytes(struct stream *stream, const char *data, size_t len)
 			return -1;
 		}
 		return (ssize_t)len;
+	}
+	if (stream->transport.ctx != NULL) {
+		const struct stream_transport *transport = &stream->transport;
+		ssize_t n = transport->write(transport->ctx, data, len);
+
+		if (n == -EAGAIN)
+			stream->write_events = transport->events(transport->ctx);
+		if (n >= 0)
+			return n;
+		errno = (int)-n;
+		return -1;
 	}
 	if (stream->out_is_socket)
 		return send(stream->fd_out, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -399,26 +450,43 @@ static int fail_stalled(struct stream *stream, struct error *err)
 {
 	char what[80];
 
+	if (stream->deadline_ms != 0 && now_ms() >= stream->deadline_ms)
+		return stream_fail(stream, err, -ETIMEDOUT, "no answer in time");
 	snprintf(what, sizeof(what), "I/O has stalled, no activity for %u seconds",
 		 stream->timeout_secs);
 	return stream_fail(stream, err, -ETIMEDOUT, what);
+}
+
+/* How long to wait for a byte; 0: no longer. */
+static int wait_ms(const struct stream *stream)
+{
+	int64_t timeout_ms = (int64_t)stream->timeout_secs * 1000;
+	int64_t left_ms;
+
+	if (stream->deadline_ms == 0)
+		return (int)timeout_ms;
+	left_ms = stream->deadline_ms - now_ms();
+	return left_ms <= 0 ? 0 : (int)(left_ms < timeout_ms ? left_ms : timeout_ms);
 }
 
 /* Waits until the peer reads or sends, and lets it. */
 static int wait_once(struct stream *stream, struct error *err)
 {
 	bool receive = may_receive(stream), transmit = stream_out_len(stream) > 0;
+	bool plain = stream->transport.ctx == NULL;
 	/* poll() skips negative descriptors. */
 	struct pollfd fds[2] = {
-		{.fd = receive ? stream->fd_in : -1, .events = POLLIN},
-		{.fd = transmit ? stream->fd_out : -1, .events = POLLOUT},
+		{.fd = receive ? stream->fd_in : -1,
+		 .events = plain ? POLLIN : stream->read_events},
+		{.fd = transmit ? stream->fd_out : -1,
+		 .events = plain ? POLLOUT : stream->write_events},
 	};
 
 	if (!receive && !transmit)
 		return stream->eof ? stream_fail(stream, err, -EPIPE, "unexpected end of input")
 				   : stream_fail(stream, err, -ENOBUFS,
 						 "sends more than can be buffered");
-	int n = poll(fds, 2, (int)stream->timeout_secs * 1000);
+	int n = poll(fds, 2, wait_ms(stream));
 	if (n < 0 && errno == EINTR)
 		return 0;
 	if (n < 0)

@@ -47,13 +47,28 @@ const struct buf *stream_written(const struct stream *stream);
 /* Closes the descriptors. What was not flushed is lost. */
 void stream_free(struct stream **stream);
 
+/* What carries the bytes in the descriptor's place (TLS over it). Each gives -EAGAIN where it would
+ * have to wait; events() then says for what. close() is called before the descriptor is closed. */
+struct stream_transport {
+	void *ctx;
+	ssize_t (*read)(void *ctx, void *data, size_t size);
+	ssize_t (*write)(void *ctx, const void *data, size_t len);
+	short (*events)(const void *ctx);
+	void (*close)(void *ctx);
+};
+/* To be set before anything is read or written. The descriptor must not block. */
+void stream_set_transport(struct stream *stream, const struct stream_transport *transport);
+
 /* Bytes that somebody has read from the descriptor already; they come before what is read next. */
 int stream_push_input(struct stream *stream, const void *data, size_t len, struct error *err);
 /* Takes the stream apart: the descriptors (not closed, blocking as they were) and the bytes
- * received but not consumed are the caller's. Output must have been flushed. unread may be NULL. */
+ * received but not consumed are the caller's. Output must have been flushed. unread may be NULL.
+ * Not of one with a transport of its own. */
 void stream_release(struct stream **stream, int *fd_in_r, int *fd_out_r, struct buf *unread);
 
 void stream_set_timeout(struct stream *stream, unsigned timeout_secs);
+/* Whatever waits fails (-ETIMEDOUT) so long from now, even if bytes move; 0: no such limit. */
+void stream_set_deadline(struct stream *stream, unsigned ms);
 void stream_set_peer_name(struct stream *stream, const char *name);
 const char *stream_peer_name(const struct stream *stream);
 int stream_fd_in(const struct stream *stream);

@@ -14,6 +14,8 @@ struct stream {
 	int fl_in, fl_out; /* file status flags before we changed them, -1: unchanged */
 	bool memory;
 	struct buf memory_out;
+	struct stream_transport transport; /* ctx NULL: none */
+	short read_events, write_events;   /* what its last -EAGAIN waits for */
 
 	struct buf in;
 	size_t in_pos;	/* consumed up to here */
@@ -30,6 +32,7 @@ struct stream {
 
 	struct error error; /* code != 0: sticks */
 	unsigned timeout_secs;
+	int64_t deadline_ms; /* CLOCK_MONOTONIC; 0: none */
 	size_t max_line_bytes, max_ahead_bytes;
 	char peer_name[256];
 	const char *last_sent, *last_received;

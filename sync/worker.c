@@ -179,6 +179,15 @@ static void announce_origin(const struct worker_process *w, const char *token)
 			    strerror(errno));
 }
 
+static bool has_tls_peer(const struct worker_process *w)
+{
+	for (size_t i = 0; i < w->set->peer_count; i++) {
+		if (w->set->peers[i].transport == SETTINGS_TRANSPORT_TCPS)
+			return true;
+	}
+	return false;
+}
+
 static int parse_number(const char *text, unsigned long max, unsigned long *number_r)
 {
 	char *end;
@@ -212,6 +221,10 @@ static int start(struct worker_process *w, char **argv, struct error *err)
 		return rc;
 	if (gethostname(w->hostname, sizeof w->hostname - 1) < 0)
 		return error_errno(err, -errno, "gethostname");
+	/* The file of trusted certificates may be root's alone. What is wrong with it is said when
+	 * the peer is called. */
+	if (w->kind == WORKER_OUTGOING && has_tls_peer(w))
+		(void)tls_client_new(w->set, &w->tls, NULL);
 	if (w->kind != WORKER_HELPER) {
 		announce_origin(w, argv[5]);
 		rc = drop_privileges((uid_t)uid, (gid_t)gid, err);

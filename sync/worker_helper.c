@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-#include "store/base/file.h"
+#include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
 #define HANDSHAKE_MS 3000 /* after the connection stands */
@@ -17,54 +17,41 @@
 /* Only a dsyncfs mount has it. */
 #define VERSION_XATTR "trusted.dsyncfs.version"
 
-static const struct settings_peer *find_peer(const struct settings *set, const char *address)
+const struct settings_peer *worker_find_peer(const struct worker_process *w, const char *address)
 {
-	for (size_t i = 0; i < set->peer_count; i++) {
-		if (strcmp(set->peers[i].address, address) == 0)
-			return &set->peers[i];
+	for (size_t i = 0; i < w->set->peer_count; i++) {
+		if (strcmp(w->set->peers[i].address, address) == 0)
+			return &w->set->peers[i];
 	}
 	return NULL;
 }
 
-int worker_connect_peer(const struct settings *set, const char *address, int *fd_r,
-			struct buf *unread, char address_text_r[64], enum worker_failure *failure_r,
-			struct error *err)
+int worker_connect_peer(struct worker_process *w, const char *address, struct stream **stream_r,
+			char address_text_r[64], enum worker_failure *failure_r, struct error *err)
 {
-	const struct settings_peer *peer = find_peer(set, address);
-	AUTO_BUF struct buf out = BUF_INIT(4096);
-	AUTO_CLOSE int fd = -1;
+	const struct settings_peer *peer = worker_find_peer(w, address);
 	struct sockaddr_storage to;
-	struct doveadm_client client;
-	int64_t deadline_ms;
+	struct peer_place place;
 	int rc;
 
 	*failure_r = WORKER_FAILURE_CONNECT;
-	if (!peer || peer->transport != SETTINGS_TRANSPORT_TCP)
-		return error_set(err, -EOPNOTSUPP, "peer %s: only tcp: is built yet", address);
-	rc = tcp_connect(peer->host, peer->port, TCP_CONNECT_TIMEOUT_MS, &fd, &to, err);
-	if (rc < 0)
+	if (!peer)
+		return error_set(err, -EINVAL, "peer %s: not in the settings", address);
+	place = (struct peer_place){
+		.text = address,
+		.host = peer->host,
+		.port = peer->port,
+		.tls = peer->transport == SETTINGS_TRANSPORT_TCPS,
+	};
+	rc = peer_connect(&place, w->set, &w->tls, HANDSHAKE_MS, &to, stream_r, err);
+	if (rc < 0) {
+		if (rc == -EACCES || rc == TLS_REFUSED)
+			*failure_r = WORKER_FAILURE_REFUSED;
+		error_prefix(err, "peer %s", address);
 		return rc;
-	tcp_address_text(&to, address_text_r);
-	deadline_ms = tcp_now_ms() + HANDSHAKE_MS;
-	doveadm_client_start(&client, &out);
-	while (client.state != DOVEADM_CLIENT_READY) {
-		rc = tcp_send(fd, &out, deadline_ms);
-		if (rc == 0)
-			rc = tcp_receive(fd, unread, deadline_ms);
-		if (rc < 0)
-			return error_errno(err, rc, "peer %s: no answer to the doveadm handshake",
-					   address);
-		rc = doveadm_client_input(&client, set->doveadm_password, unread, &out, err);
-		if (rc < 0) {
-			if (rc == -EACCES)
-				*failure_r = WORKER_FAILURE_REFUSED;
-			error_prefix(err, "peer %s", address);
-			return rc;
-		}
 	}
+	tcp_address_text(&to, address_text_r);
 	*failure_r = WORKER_FAILURE_NONE;
-	*fd_r = fd;
-	fd = -1;
 	return 0;
 }
 
@@ -128,16 +115,16 @@ static void help_each(struct worker_process *w)
 static void help_probe(struct worker_process *w, struct worker_reader *reader)
 {
 	const char *address = worker_get_str(reader, WORKER_NAME_MAX);
-	AUTO_BUF struct buf unread = BUF_INIT(DOVEADM_LINE_MAX * 2);
 	enum worker_failure failure;
 	char text[TCP_ADDRESS_SIZE] = "";
+	struct stream *stream = NULL;
 	struct error err = {0};
-	int fd = -1, rc;
+	int rc;
 
 	if (worker_get_end(reader) < 0)
 		worker_broken("a malformed message");
-	rc = worker_connect_peer(w->set, address, &fd, &unread, text, &failure, &err);
-	file_close(&fd);
+	rc = worker_connect_peer(w, address, &stream, text, &failure, &err);
+	stream_free(&stream);
 	worker_put_begin(&w->out, WORKER_PROBED);
 	worker_put_str(&w->out, address);
 	worker_put_u8(&w->out, (uint8_t)(rc < 0 ? failure : WORKER_FAILURE_NONE));

@@ -8,7 +8,9 @@
 #include "store/settings.h"
 #include "sync/box_cache.h"
 #include "sync/doveadm_protocol.h"
+#include "sync/dsync_connect.h"
 #include "sync/stream.h"
+#include "sync/tls.h"
 #include "sync/worker.h"
 #include "sync/worker_protocol.h"
 
@@ -35,6 +37,8 @@ struct worker_process {
 	/* Outgoing: the connection of the last session, if it can be used again. */
 	struct stream *peer_stream;
 	char *peer_address;
+	struct tls_client *tls; /* made with the first tcps: peer */
+	struct stream *awaited; /* a command's, until its first answer */
 
 	/* Incoming. */
 	struct stream *client_stream;
@@ -76,12 +80,27 @@ void worker_run_session(struct worker_process *w, struct worker_reader *reader, 
 void worker_next_command(struct worker_process *w);
 void worker_drop_client(struct worker_process *w);
 
+/* ---- worker_command.c ---- */
+
+struct worker_command {
+	struct dsync_peer end;
+	int stderr_fd;
+};
+/* Starts what leads to the peer, for w->user. */
+int worker_command_start(const struct worker_process *w, const struct settings_peer *peer,
+			 struct worker_command *command_r, struct error *err);
+/* Ends it. err: why the session failed, to which is added what the command said; NULL: it did not.
+ * Returns whose fault that was. */
+enum worker_failure worker_command_end(struct worker_command *command, struct error *err);
+
 /* ---- worker_helper.c ---- */
+
+/* NULL: not in the settings (any more). */
+const struct settings_peer *worker_find_peer(const struct worker_process *w, const char *address);
 
 void worker_help(struct worker_process *w, struct worker_reader *reader);
 /* A connection to the peer with this address (as configured), past the password. */
-int worker_connect_peer(const struct settings *set, const char *address, int *fd_r,
-			struct buf *unread, char address_text_r[64], enum worker_failure *failure_r,
-			struct error *err);
+int worker_connect_peer(struct worker_process *w, const char *address, struct stream **stream_r,
+			char address_text_r[64], enum worker_failure *failure_r, struct error *err);
 
 #endif

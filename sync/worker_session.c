@@ -14,13 +14,14 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
-#define STATES_MAX	  1000000
-#define EVENTS_MAX	  1000000
-#define REPLY_SECS	  15 /* for the answer to a command: the peer may wait for a worker */
-#define REUSED_REPLY_SECS 3
-#define COMMAND_SECS	  5 /* for the rest of a command line that began */
+#define STATES_MAX	1000000
+#define EVENTS_MAX	1000000
+#define REPLY_MS	15000 /* for the answer to a command: the peer may wait for a worker */
+#define REUSED_REPLY_MS 3000
+#define COMMAND_SECS	5 /* for the rest of a command line that began */
 
 /* ---- what the engine asks ---- */
 
@@ -51,6 +52,8 @@ static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *
 	size_t size = 0;
 
 	*state_r = (struct sync_state){0};
+	if (w->awaited)
+		stream_set_deadline(w->awaited, 0);
 	worker_put_peer(&w->out, peer);
 	worker_reply(w);
 	for (;;) {
@@ -181,69 +184,25 @@ static bool stream_is_reusable(int rc, const struct sync_result *result)
 
 /* ---- outgoing ---- */
 
-/* Sends the command for this user on a connection past the password, and reads the answer. */
-static int send_command(struct worker_process *w, const char *user, unsigned reply_secs, char *code,
-			size_t code_size, struct error *err)
-{
-	struct doveadm_client client = {.state = DOVEADM_CLIENT_READY};
-	AUTO_BUF struct buf out = BUF_INIT(DOVEADM_LINE_MAX);
-	AUTO_BUF struct buf in = BUF_INIT(DOVEADM_LINE_MAX * 2);
-	int rc = doveadm_client_command(&client, user, &out);
-
-	code[0] = '\0';
-	if (rc < 0)
-		return error_errno(err, rc, "user %s: the name cannot be sent", user);
-	stream_set_timeout(w->peer_stream, reply_secs);
-	rc = stream_write(w->peer_stream, out.data, out.len, err);
-	if (rc == 0)
-		rc = stream_flush(w->peer_stream, err);
-	while (rc == 0 && client.state != DOVEADM_CLIENT_STREAM) {
-		char *line;
-		size_t len;
-
-		rc = stream_read_line(w->peer_stream, &line, &len, err);
-		if (rc < 0)
-			break;
-		buf_append(&in, line, len);
-		buf_append_byte(&in, '\n');
-		if (in.failed)
-			return error_errno(err, -EPROTO, "the reply to dsync-server");
-		rc = doveadm_client_input(&client, w->set->doveadm_password, &in, &out, err);
-	}
-	snprintf(code, code_size, "%s", client.code);
-	stream_set_timeout(w->peer_stream, WORKER_STREAM_SECS);
-	return rc;
-}
-
 static int open_connection(struct worker_process *w, const char *address,
 			   enum worker_failure *failure_r, struct error *err)
 {
-	struct stream_settings settings = {.timeout_secs = WORKER_STREAM_SECS,
-					   .peer_name = address};
-	AUTO_BUF struct buf unread = BUF_INIT(DOVEADM_LINE_MAX * 2);
 	char text[TCP_ADDRESS_SIZE];
-	int fd = -1;
-	int rc = worker_connect_peer(w->set, address, &fd, &unread, text, failure_r, err);
+	int rc = worker_connect_peer(w, address, &w->peer_stream, text, failure_r, err);
 
 	if (rc < 0)
 		return rc;
+	stream_set_timeout(w->peer_stream, WORKER_STREAM_SECS);
 	free(w->peer_address);
 	w->peer_address = strdup(address);
-	if (w->peer_address)
-		rc = stream_new(fd, fd, &settings, &w->peer_stream, err);
-	else
-		rc = error_errno(err, -ENOMEM, "connection to %s", address);
-	if (rc < 0) {
-		close(fd);
-		return rc;
-	}
-	rc = stream_push_input(w->peer_stream, unread.data, unread.len, err);
-	if (rc < 0)
+	if (!w->peer_address) {
 		stream_free(&w->peer_stream);
+		return error_errno(err, -ENOMEM, "connection to %s", address);
+	}
 	worker_put_begin(&w->out, WORKER_CONNECTED);
 	worker_put_str(&w->out, text);
 	worker_reply(w);
-	return rc;
+	return 0;
 }
 
 /* A connection on which the peer waits for this user's session: the kept one, or a new one where
@@ -258,7 +217,8 @@ static int get_connection(struct worker_process *w, const char *address, const c
 		stream_free(&w->peer_stream);
 	if (w->peer_stream) {
 		/* The worker at its other end is idle, so it answers at once or not at all. */
-		rc = send_command(w, user, REUSED_REPLY_SECS, code, sizeof code, err);
+		rc = peer_ask_session(w->peer_stream, user, REUSED_REPLY_MS, code, sizeof code,
+				      err);
 		if (rc == 0)
 			return 0;
 		stream_free(&w->peer_stream);
@@ -270,7 +230,7 @@ static int get_connection(struct worker_process *w, const char *address, const c
 	rc = open_connection(w, address, failure_r, err);
 	if (rc < 0)
 		return rc;
-	rc = send_command(w, user, REPLY_SECS, code, sizeof code, err);
+	rc = peer_ask_session(w->peer_stream, user, REPLY_MS, code, sizeof code, err);
 	if (rc < 0) {
 		/* The peer is there, it took the password: what is wrong is this user's. */
 		*failure_r = rc == -EREMOTEIO ? WORKER_FAILURE_USER : WORKER_FAILURE_SESSION;
@@ -279,11 +239,9 @@ static int get_connection(struct worker_process *w, const char *address, const c
 	return rc;
 }
 
-static void sync_with_peer(struct worker_process *w, const char *address,
-			   const struct worker_go *go)
+static struct sync_options master_options(struct worker_process *w, const struct worker_go *go)
 {
-	struct sync_host host = host_of(w);
-	struct sync_options options = {
+	return (struct sync_options){
 		.role = SYNC_MASTER,
 		.type = go->type,
 		.boxes = go->boxes,
@@ -293,6 +251,13 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 		.alt_char = '_',
 		.cache = &w->boxes,
 	};
+}
+
+static void sync_with_port(struct worker_process *w, const char *address,
+			   const struct worker_go *go)
+{
+	struct sync_host host = host_of(w);
+	struct sync_options options = master_options(w, go);
 	struct sync_result result = {0};
 	struct error err = {0};
 	enum worker_failure failure;
@@ -308,6 +273,44 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 	if (!reusable)
 		stream_free(&w->peer_stream);
 	report_result(w, rc, &result, reusable, &err);
+}
+
+static void sync_with_command(struct worker_process *w, const struct settings_peer *peer,
+			      const struct worker_go *go)
+{
+	struct sync_host host = host_of(w);
+	struct sync_options options = master_options(w, go);
+	struct worker_command command;
+	struct sync_result result = {0};
+	enum worker_failure failure;
+	struct error err = {0};
+	int rc = worker_command_start(w, peer, &command, &err);
+
+	if (rc < 0) {
+		report_failure(w, WORKER_FAILURE_CONNECT, &err);
+		return;
+	}
+	memset(&options.node_id, 0, sizeof options.node_id);
+	w->awaited = command.end.stream;
+	rc = sync_run(command.end.stream, w->user, &options, &host, &result, &err);
+	w->awaited = NULL;
+	failure = worker_command_end(&command, rc < 0 ? &err : NULL);
+	if (rc < 0 && failure != WORKER_FAILURE_SESSION)
+		report_failure(w, failure, &err);
+	else
+		report_result(w, rc, &result, false, &err);
+}
+
+static void sync_with_peer(struct worker_process *w, const char *address,
+			   const struct worker_go *go)
+{
+	const struct settings_peer *peer = worker_find_peer(w, address);
+
+	if (peer && (peer->transport == SETTINGS_TRANSPORT_REMOTE ||
+		     peer->transport == SETTINGS_TRANSPORT_REMOTEPREFIX))
+		sync_with_command(w, peer, go);
+	else
+		sync_with_port(w, address, go);
 }
 
 /* Reads the job's events into memory of their own. Returns the RUN that ends them. */

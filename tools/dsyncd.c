@@ -147,7 +147,7 @@ static void on_terminate(evutil_socket_t signal_number, short what, void *ctx)
 
 	service_stopping();
 	log_notice("ending on signal %d", (int)signal_number);
-	listener_free(&d->listener);
+	listener_stop(d->listener);
 	replicator_drain(d->replicator, on_finished, d);
 }
 
@@ -161,13 +161,16 @@ static void on_reload(evutil_socket_t signal_number, short what, void *ctx)
 	service_reloading();
 	rc = settings_load(d->config, NULL, 0, 0, &set, &err);
 	if (rc == 0)
+		rc = listener_set_settings(d->listener, set, &err);
+	if (rc == 0)
 		rc = replicator_set_settings(d->replicator, set, &err);
 	if (rc < 0) {
+		struct error ignored;
+
 		log_error("the old settings stay: %s", err.text);
+		(void)listener_set_settings(d->listener, d->set, &ignored);
 		settings_free(&set);
 	} else {
-		if (d->listener)
-			listener_set_settings(d->listener, set);
 		settings_free(&d->set);
 		d->set = set;
 		log_notice("settings were read again");

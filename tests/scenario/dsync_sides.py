@@ -129,7 +129,7 @@ class Dovecot:
 
     FIELDS = "mailbox mailbox-guid uid guid flags date.received size.physical body"
 
-    def __init__(self, directory, name):
+    def __init__(self, directory, name, tls=None):
         if os.geteuid() != 0:
             skip("needs root")
         for program in ("dovecot", "doveadm"):
@@ -149,8 +149,13 @@ class Dovecot:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        conf = DOVECOT_CONF.format(dir=self.dir, homes=self.homes, uid=MAIL_UID, port=self.port)
+        if tls:
+            conf = conf.replace("ssl = no\n", "ssl = yes\n").replace(f"port = {self.port}\n",
+                                                                     f"port = {self.port}\n    ssl = yes\n")
+            conf += tls.settings(name, "127.0.0.1", "localhost")
         with open(self.conf, "w", encoding="utf-8") as file:
-            file.write(DOVECOT_CONF.format(dir=self.dir, homes=self.homes, uid=MAIL_UID, port=self.port))
+            file.write(conf)
         self.process = None
 
     def __enter__(self):

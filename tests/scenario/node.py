@@ -70,7 +70,7 @@ mail_root = {mount}
 mail_location = {location}
 mail_uid = {uid}
 mail_gid = {uid}
-mail_replica = tcp:{peer}:4711
+mail_replica = {scheme}:{peer}:4711
 listen = {address}
 doveadm_port = 4711
 doveadm_password = {password}
@@ -121,7 +121,7 @@ class ImapClient(imaplib.IMAP4):
 
 
 class Node:
-    def __init__(self, network, host, location="maildir:~/Maildir", settings=""):
+    def __init__(self, network, host, location="maildir:~/Maildir", settings="", tls=None):
         self.network, self.host = network, host
         self.address = network.addresses[host]
         self.dir = tempfile.mkdtemp(prefix=f"dsyncfs-{host}-")
@@ -134,10 +134,10 @@ class Node:
         self.processes = {}
         peer = network.addresses["b" if host == "a" else "a"]
         values = dict(dir=self.dir, mount=self.mount, address=self.address, peer=peer, uid=VMAIL,
-                      location=location, password=PASSWORD)
+                      location=location, password=PASSWORD, scheme="tcps" if tls else "tcp")
         self.settings = self.dir + "/dsyncfs.conf"
         with open(self.settings, "w", encoding="utf-8") as file:
-            file.write(SETTINGS.format(**values) + settings)
+            file.write(SETTINGS.format(**values) + settings + (tls.settings(host, self.address) if tls else ""))
         os.makedirs(self.dir + "/dovecot/run")
         os.makedirs(self.dir + "/dovecot/state")
         with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
@@ -245,12 +245,12 @@ class Node:
 class Pair:
     """Both nodes, as a context manager that says where the logs are when a test fails."""
 
-    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True):
+    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None):
         self.network = Network()
         self.nodes = []
         try:
             for host in "ab":
-                self.nodes.append(Node(self.network, host, location, settings))
+                self.nodes.append(Node(self.network, host, location, settings, tls))
             self.a, self.b = self.nodes
             if start:
                 for node in self.nodes:

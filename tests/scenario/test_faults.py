@@ -88,7 +88,7 @@ def wrong_password(pair):
     base = plain.deliver(root(pair.a), "not through")
     back = plain.deliver(root(pair.b), "not back")
     for node, mark in zip(pair.nodes, marks):
-        log_has(node, "peer refuses us", "refused doveadm_password", since=mark)
+        log_has(node, "peer cannot be used", "refused doveadm_password", since=mark)
         log_has(node, "connection refused: wrong password", since=mark)
         eventually(f"status of {node.host} says why",
                    lambda node=node: "refused doveadm_password" in node.status()["verdict"])

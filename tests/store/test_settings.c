@@ -232,6 +232,26 @@ static void test_listener(void **state)
 	settings_free(&set);
 }
 
+static void test_tls_listener(void **state)
+{
+	struct settings *set = parse("ssl_cert = </c.pem\nssl_key = </k.pem\nservice doveadm {\n "
+				     "inet_listener {\n port = 1\n ssl = yes\n }\n}\n");
+
+	assert_true(set->listen_ssl);
+	check_reads_back(set);
+	settings_free(&set);
+	set = parse("ssl = required\nssl_cert = </c.pem\nssl_key = </k.pem\ndoveadm_port = 5\n"
+		    "mail_replica = tcps:mx2.example.org\n");
+	assert_true(set->listen_ssl);
+	assert_int_equal(set->peers[0].transport, SETTINGS_TRANSPORT_TCPS);
+	check_reads_back(set);
+	settings_free(&set);
+	refuse("service doveadm {\n inet_listener {\n port = 1\n ssl = yes\n }\n}\n", "test.conf:4",
+	       "port 1 speak TLS", "ssl_cert is not set", NULL);
+	refuse("ssl = yes\nssl_cert = </c.pem\ndoveadm_port = 5\n", "test.conf:1",
+	       "ssl_key is not set", "speaks plainly", NULL);
+}
+
 static void test_syntax(void **state)
 {
 	struct settings *set =
@@ -319,16 +339,10 @@ static void test_password_is_in_no_message(void **state)
 
 static void test_what_is_not_built_is_refused_by_name(void **state)
 {
-	refuse("mail_replica = tcps:mx2\n", "test.conf:1", "tcps:", "not built yet", NULL);
-	refuse("mail_replica = remote:vmail@mx2\n", "remote:", "not built yet", NULL);
-	refuse("mail_replica = remoteprefix:vmail@mx2\n", "not built yet", NULL);
 	refuse("mail_replica = tcp:a\nmail_replica2 = tcp:b\n", "test.conf:2", "mail_replica2",
 	       "not built yet", NULL);
 	refuse("replication_sync_timeout = 2s\n", "test.conf:1", "replication_sync_timeout",
 	       "not built yet", NULL);
-	refuse("service doveadm {\n inet_listener {\n port = 1\n ssl = yes\n }\n}\n", "test.conf:4",
-	       "not built yet", NULL);
-	refuse("ssl = yes\ndoveadm_port = 5\n", "test.conf:1", "not built yet", NULL);
 	refuse("replication_dsync_parameters = -d -x Trash\n", "test.conf:1", "-x", NULL);
 	refuse("dovecot_config_version = 2.4.0\nmail_driver = maildir\n", "test.conf:1",
 	       "Dovecot 2.4", NULL);
@@ -522,6 +536,7 @@ int main(void)
 		cmocka_unit_test(test_installed_dovecot_configuration),
 		cmocka_unit_test(test_the_later_line_wins),
 		cmocka_unit_test(test_listener),
+		cmocka_unit_test(test_tls_listener),
 		cmocka_unit_test(test_syntax),
 		cmocka_unit_test(test_mistakes_are_named_with_their_place),
 		cmocka_unit_test(test_password_is_in_no_message),

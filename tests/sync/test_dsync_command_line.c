@@ -218,7 +218,8 @@ static void a_doveadm_port(void **state)
 		{"tcp:[::1]:24245", "bob", "::1", 24245, 0},
 		{"tcp:mx2", NULL, NULL, 0, -EINVAL},
 		{"tcp:", "bob", NULL, 0, -EINVAL},
-		{"tcps:mx2", "bob", NULL, 0, -EOPNOTSUPP},
+		{"tcps:mx2", "bob", "mx2", 12345, 0},
+		{"tcps:mx2", NULL, NULL, 0, -EINVAL},
 	};
 	struct settings set = some_settings();
 	struct dsync_location location;
@@ -230,6 +231,7 @@ static void a_doveadm_port(void **state)
 			assert_int_equal(location.place, DSYNC_PLACE_TCP);
 			assert_string_equal(location.host, cases[i].host);
 			assert_int_equal(location.port, cases[i].port);
+			assert_int_equal(location.tls, strncmp(cases[i].word, "tcps:", 5) == 0);
 			assert_string_equal(location.user, cases[i].user);
 		}
 		dsync_location_free(&location);
