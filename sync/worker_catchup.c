@@ -313,6 +313,10 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 	for (size_t i = 0; i < events->count; i++) {
 		const struct worker_event *event = &events->list[i];
 
+		log_debug("event %llu kind=%u dir=%s name=%s name2=%s origin=%u user=%s",
+			  (unsigned long long)event->event.seq, event->event.kind, event->event.dir,
+			  event->event.name, event->event.name2, event->event.origin,
+			  w->user->name);
 		if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
 			scan = true;
 		if (is_tree_event(event->event.kind))

@@ -1,7 +1,7 @@
 /*
  * dsyncd: the daemon that replicates. Start, signals, end; the work is in sync/.
  *
- *   dsyncd [-F] [-c FILE]
+ *   dsyncd [-F] [-D] [-c FILE]      -D: log what is done to each mail, too
  *
  * Exits as sysexits.h says: 78 for the settings, 71 for the system's refusal, 69 when an address
  * cannot be listened on or another dsyncd runs.
@@ -30,6 +30,7 @@
 struct daemon {
 	const char *config;
 	bool foreground;
+	enum log_level log_level;
 	int ready_fd; /* tells the process that started us how it went */
 	int lock_fd;
 	struct settings *set;
@@ -41,7 +42,7 @@ struct daemon {
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: dsyncd [-F] [-c FILE]\n");
+	fprintf(stderr, "usage: dsyncd [-F] [-D] [-c FILE]\n");
 	return EX_USAGE;
 }
 
@@ -117,7 +118,7 @@ static void tell_ready(struct daemon *d)
 		if (null > STDERR_FILENO)
 			close(null);
 	}
-	log_open("dsyncd", LOG_TARGET_SYSLOG, LOG_LEVEL_INFO);
+	log_open("dsyncd", LOG_TARGET_SYSLOG, d->log_level);
 	(void)!write(d->ready_fd, &status, 1);
 	file_close(&d->ready_fd);
 }
@@ -232,7 +233,7 @@ static int start(struct daemon *d, struct error *err)
 	if (!d->base)
 		return error_errno(err, -ENOMEM, "event_base_new");
 	rc = replicator_new(d->base, d->set, d->foreground ? LOG_TARGET_STDERR : LOG_TARGET_SYSLOG,
-			    LOG_LEVEL_INFO, &d->replicator, err);
+			    d->log_level, &d->replicator, err);
 	if (rc == 0)
 		rc = listener_new(d->base, d->set, d->replicator, &d->listener, err);
 	if (rc == 0)
@@ -253,15 +254,20 @@ static void stop(struct daemon *d)
 
 int main(int argc, char **argv)
 {
-	struct daemon d = {.config = SETTINGS_DEFAULT_PATH, .ready_fd = -1, .lock_fd = -1};
+	struct daemon d = {.config = SETTINGS_DEFAULT_PATH,
+			   .log_level = LOG_LEVEL_INFO,
+			   .ready_fd = -1,
+			   .lock_fd = -1};
 	struct error err = {0};
 	int option, rc;
 
 	if (argc > 1 && strcmp(argv[1], WORKER_ARGUMENT) == 0)
 		return worker_main(argc, argv);
-	while ((option = getopt(argc, argv, "Fc:")) != -1) {
+	while ((option = getopt(argc, argv, "FDc:")) != -1) {
 		if (option == 'F')
 			d.foreground = true;
+		else if (option == 'D')
+			d.log_level = LOG_LEVEL_DEBUG;
 		else if (option == 'c')
 			d.config = optarg;
 		else
@@ -269,7 +275,7 @@ int main(int argc, char **argv)
 	}
 	if (optind != argc)
 		return usage();
-	log_open("dsyncd", LOG_TARGET_STDERR, LOG_LEVEL_INFO);
+	log_open("dsyncd", LOG_TARGET_STDERR, d.log_level);
 	service_init();
 	rc = settings_load(d.config, NULL, 0, 0, &d.set, &err);
 	if (rc < 0)

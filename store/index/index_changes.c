@@ -4,6 +4,9 @@
  * Every record with a counter above the modseq becomes events, one for each message that it
  * touched. Sorting brings those of a message together; the later ones win. Since one record may
  * touch a million messages, the events are merged whenever their number has doubled.
+ *
+ * Dovecot's record of an expunge in a maildir often has no GUID, but its request for it, which it
+ * wrote before, has. Such a request says nothing else: it may never have been carried out.
  */
 #include "store/index/index_changes.h"
 
@@ -14,8 +17,9 @@
 #include "store/base/file.h"
 #include "store/index/index_private.h"
 
-#define EVENTS_BYTES_MAX (512UL << 20)
-#define MERGE_FIRST	 65536U
+#define EVENTS_BYTES_MAX   (512UL << 20)
+#define REQUESTS_BYTES_MAX (64UL << 20)
+#define MERGE_FIRST	   65536U
 
 enum { EVENT_MESSAGE, EVENT_KEYWORD };
 
@@ -29,10 +33,17 @@ struct event {
 	uint64_t modseq;
 };
 
+/* Somebody asked for this message to be expunged. */
+struct request {
+	uint32_t uid;
+	struct guid guid;
+};
+
 struct walk {
 	const struct index *index;
 	uint64_t since;
 	struct buf events;
+	struct buf requests;
 	uint32_t order;
 	size_t merge_at;
 };
@@ -155,6 +166,21 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	return ret;
 }
 
+static int walk_request(struct walk *walk, const struct index_log_record *record)
+{
+	struct request request;
+	uint32_t pos = 0;
+	int ret = 0;
+
+	if (record->kind != LOG_EXPUNGE_GUID || record->external)
+		return 0;
+	while (ret == 0 && index_log_next_expunge_guid(record, &pos, &request.uid, &request.guid)) {
+		if (!guid_is_empty(&request.guid))
+			ret = buf_append(&walk->requests, &request, sizeof(request));
+	}
+	return ret;
+}
+
 static int walk_expunge(struct walk *walk, const struct index_log_record *record)
 {
 	struct event event = {.expunged = true, .modseq = record->modseq};
@@ -162,8 +188,6 @@ static int walk_expunge(struct walk *walk, const struct index_log_record *record
 	uint32_t pos = 0;
 	int ret = 0;
 
-	if (!record->external)
-		return 0;
 	if (record->kind == LOG_EXPUNGE) {
 		while (ret == 0 && index_log_next_range(record, &pos, &range))
 			ret = walk_expunge_range(walk, record, &range);
@@ -244,36 +268,35 @@ static int walk_modseq(struct walk *walk, const struct index_log_record *record)
 	return ret;
 }
 
+/* A record with a counter above the modseq. */
+static int walk_counted(struct walk *walk, const struct index_log_record *record)
+{
+	switch (record->kind) {
+	case LOG_APPEND:
+		return walk_append(walk, record);
+	case LOG_EXPUNGE:
+	case LOG_EXPUNGE_GUID:
+		return record->external ? walk_expunge(walk, record) : 0;
+	case LOG_FLAG_UPDATE:
+		return walk_flags(walk, record);
+	case LOG_KEYWORD_UPDATE:
+		return walk_keyword(walk, record);
+	case LOG_KEYWORD_RESET:
+		return walk_keyword_reset(walk, record);
+	case LOG_MODSEQ_UPDATE:
+		return walk_modseq(walk, record);
+	default:
+		return 0;
+	}
+}
+
 static int walk_record(void *ctx, const struct index_log_record *record, struct error *err)
 {
 	struct walk *walk = ctx;
-	int ret = 0;
+	int ret = walk_request(walk, record);
 
-	if (record->modseq <= walk->since)
-		return 0;
-	switch (record->kind) {
-	case LOG_APPEND:
-		ret = walk_append(walk, record);
-		break;
-	case LOG_EXPUNGE:
-	case LOG_EXPUNGE_GUID:
-		ret = walk_expunge(walk, record);
-		break;
-	case LOG_FLAG_UPDATE:
-		ret = walk_flags(walk, record);
-		break;
-	case LOG_KEYWORD_UPDATE:
-		ret = walk_keyword(walk, record);
-		break;
-	case LOG_KEYWORD_RESET:
-		ret = walk_keyword_reset(walk, record);
-		break;
-	case LOG_MODSEQ_UPDATE:
-		ret = walk_modseq(walk, record);
-		break;
-	default:
-		break;
-	}
+	if (ret == 0 && record->modseq > walk->since)
+		ret = walk_counted(walk, record);
 	if (ret < 0)
 		return error_errno(err, ret, "%s: changes at offset %" PRIu64,
 				   index_text(walk->index), record->offset);
@@ -388,7 +411,7 @@ static int walk_logs(struct walk *walk, const struct index_position *near, bool 
 	if (ret == -ESTALE)
 		ret = walk_from_mark(walk, err);
 	if (ret == -ESTALE || ret == -EUCLEAN) {
-		walk->events.len = 0;
+		walk->events.len = walk->requests.len = 0;
 		ret = walk_all(walk, &older, complete_r, err);
 	}
 	index_log_close(&older);
@@ -513,6 +536,60 @@ static int walk_result(struct walk *walk, struct index_changes *changes_r)
 	return 0;
 }
 
+static int compare_requests(const void *a, const void *b)
+{
+	const struct request *x = a, *y = b;
+
+	return x->uid < y->uid ? -1 : x->uid > y->uid;
+}
+
+/* Gives the expunges that lack a GUID that of the request for them. Returns how many still lack
+ * it. */
+static size_t add_requested_guids(struct walk *walk, struct index_changes *changes)
+{
+	struct request *requests = (struct request *)(void *)walk->requests.data;
+	size_t count = walk->requests.len / sizeof(*requests), lacking = 0;
+
+	if (count != 0)
+		qsort(requests, count, sizeof(*requests), compare_requests);
+	for (size_t i = 0; i < changes->count; i++) {
+		struct index_change *change = &changes->change[i];
+		const struct request key = {.uid = change->uid}, *found = NULL;
+
+		if (!change->expunged || change->has_guid)
+			continue;
+		if (count != 0)
+			found = bsearch(&key, requests, count, sizeof(*requests), compare_requests);
+		if (found == NULL) {
+			lacking++;
+			continue;
+		}
+		change->has_guid = true;
+		change->guid = found->guid;
+	}
+	return lacking;
+}
+
+/* The request may be older than the changes that were asked for. */
+static int find_older_requests(struct index *index, struct index_changes *changes,
+			       struct error *err)
+{
+	struct walk walk = {.index = index, .since = UINT64_MAX};
+	struct index_log older;
+	bool complete;
+	int ret = open_older(index, 0, &older, err);
+
+	if (ret < 0)
+		return ret;
+	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
+	ret = walk_all(&walk, &older, &complete, err);
+	if (ret == 0)
+		add_requested_guids(&walk, changes);
+	index_log_close(&older);
+	buf_free(&walk.requests);
+	return ret;
+}
+
 int index_changes(struct index *index, uint64_t since, const struct index_position *near,
 		  struct index_changes *changes_r, struct error *err)
 {
@@ -522,6 +599,7 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 
 	memset(changes_r, 0, sizeof(*changes_r));
 	buf_init(&walk.events, EVENTS_BYTES_MAX);
+	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
 	/* Nothing happened since: the common case reads nothing. */
 	if (since < index->state.counter.modseq)
 		ret = walk_logs(&walk, near, &complete, err);
@@ -531,10 +609,15 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 		ret = walk_result(&walk, changes_r);
 		if (ret < 0)
 			error_errno(err, ret, "%s: changes", index_text(index));
+		else if (add_requested_guids(&walk, changes_r) != 0)
+			ret = find_older_requests(index, changes_r, err);
 	}
 	buf_free(&walk.events);
-	if (ret < 0)
+	buf_free(&walk.requests);
+	if (ret < 0) {
+		index_changes_free(changes_r);
 		return ret;
+	}
 	changes_r->complete = complete;
 	if (!complete)
 		return error_set(err, -ERANGE, "%s: the log does not reach back to modseq %" PRIu64,

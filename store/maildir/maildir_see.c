@@ -42,6 +42,7 @@ int maildir_txn_adopt(struct maildir_txn *txn, const struct maildir_name *name, 
 			    md->path, (int)name->base_len, name->base);
 		return 0;
 	}
+	log_debug("%s: UID %u is %.*s", md->path, uid, (int)name->base_len, name->base);
 	rc = maildir_txn_take_uid(txn, uid, err);
 	op = rc == 0 ? maildir_txn_add_op(txn, MAILDIR_OP_ADOPT, uid, err) : NULL;
 	if (!op)
@@ -131,5 +132,6 @@ int maildir_txn_see_name(struct maildir_txn *txn, const struct index_record *rec
 
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err)
 {
+	log_debug("%s: UID %u was removed", txn->md->path, uid);
 	return maildir_txn_expunge_record(txn, uid, err);
 }

@@ -290,6 +290,7 @@ static void expunges_come_with_their_guid(void **state)
 	struct index_changes changes;
 	struct error err = {0};
 	struct guid guid;
+	uint64_t requested_at;
 
 	make_index(fx, 1, 1);
 	index = open_index(fx);
@@ -317,6 +318,20 @@ static void expunges_come_with_their_guid(void **state)
 	must(index_changes(index, highest(index), NULL, &changes, &err), &err);
 	assert_int_equal(changes.count, 0);
 	index_changes_free(&changes);
+	/* Carried out, with a record that has no GUID, as Dovecot writes it for a maildir: the
+	 * request says which, also where it is older than what is asked for. */
+	requested_at = highest(index);
+	set_flags(index, 3, MAIL_SEEN, 0);
+	expunge_uid(index, 3);
+	for (uint64_t since = requested_at - 1; since <= requested_at + 1; since++) {
+		must(index_changes(index, since, NULL, &changes, &err), &err);
+		assert_true(changes.count > 0);
+		assert_int_equal(changes.change[changes.count - 1].uid, 3);
+		assert_true(changes.change[changes.count - 1].expunged);
+		assert_true(changes.change[changes.count - 1].has_guid);
+		assert_true(guid_equal(&changes.change[changes.count - 1].guid, &guid));
+		index_changes_free(&changes);
+	}
 	/* A modseq that this index never had. */
 	assert_int_equal(index_changes(index, highest(index) + 1, NULL, &changes, &err), -ERANGE);
 	index_changes_free(&changes);

@@ -132,6 +132,7 @@ class Node:
             os.chown(path, VMAIL, VMAIL)
         self.log = self.dir + "/log"
         self.processes = {}
+        self.dsyncd_options = []
         peer = network.addresses["b" if host == "a" else "a"]
         values = dict(dir=self.dir, mount=self.mount, address=self.address, peer=peer, uid=VMAIL,
                       location=location, password=PASSWORD, scheme="tcps" if tls else "tcp")
@@ -157,7 +158,7 @@ class Node:
         eventually("mounted", lambda: os.path.ismount(self.mount))
 
     def start_dsyncd(self):
-        self.start("dsyncd", [f"{BUILD}/tools/dsyncd", "-F", "-c", self.settings])
+        self.start("dsyncd", [f"{BUILD}/tools/dsyncd", "-F", *self.dsyncd_options, "-c", self.settings])
 
     def start_dovecot(self):
         self.start("dovecot", ["dovecot", "-F", "-c", self.dir + "/dovecot.conf"])

@@ -1,0 +1,336 @@
+#!/usr/bin/python3
+"""A random history on two real mounts: Dovecot and plain programs on both nodes deliver, flag, move, copy and expunge mail,
+make, rename, remove and subscribe folders, while the link is cut, daemons and whole nodes are killed and started again,
+and disks fill up. In rounds: at the end of each all is mended, and then both nodes must be the same, with every mail
+acknowledged there once, none that was expunged, nothing left in tmp/, and another full sync must change nothing.
+
+  random_history.py [--seed N] [--seconds N] [--round SECONDS] [--faults link,worker,dsyncd,dsyncfs,node,disk,state]
+                    [--clocks HOURS] [--growth]
+
+The clients and faults of a seed are the same each time, what meets what is not. On failure the seed and the history of the mails
+concerned are printed. --clocks: node b's dsyncd, Dovecot and programs live in another hour (needs libfaketime).
+--growth: fails where descriptors or memory of a daemon that was not restarted grow from round to round."""
+import argparse
+import glob
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import view
+from history_load import DovecotClient, PlainClient, make_user
+from history_model import Model
+from node import Pair, eventually, need
+
+USERS = ["one@example.org", "two@example.org"]
+FAULTS = ["link", "worker", "dsyncd", "dsyncfs", "node", "disk", "state"]
+SETTLE_SECS = 90
+DISK, STATE = "48m", "64m"  # of b's backing directory, and of a's state_dir
+TROUBLE_IN_LOG = re.compile(r"Panic|Assert|orrupt|Duplicate file entry|UIDVALIDITY changed|Expunged GUID mismatch|out of memory")
+
+
+def children(pid):
+    found = []
+    for task in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(task, encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
+        except OSError:
+            pass
+    return found
+
+
+def descendants(pid):
+    return [child for direct in children(pid) for child in [direct, *descendants(direct)]]
+
+
+def kill(pids):
+    for pid in pids:
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            pass
+
+
+class Faults:
+    """Breaks something, waits, mends it; one at a time or two at once."""
+
+    def __init__(self, pair, model, rng, kinds):
+        self.pair, self.model, self.random, self.kinds = pair, model, rng, kinds
+        self.filled = []
+
+    def step(self):
+        kind = self.random.choice(self.kinds)
+        node = self.random.choice(self.pair.nodes)
+        secs = self.random.choice([0.2, 0.5, 1, 2])
+        self.model.note("FAULT", kind, node.host, secs)
+        self.model.count[f"fault {kind}"] += 1
+        getattr(self, kind)(node, secs)
+        self.model.note("mended", kind, node.host)
+
+    def link(self, _node, secs):
+        self.pair.cut()
+        time.sleep(secs * 2)
+        self.pair.heal()
+
+    def worker(self, node, secs):
+        kill(self.random.sample(children(node.pid("dsyncd")), 1) if children(node.pid("dsyncd")) else [])
+        time.sleep(secs / 4)
+
+    def dsyncd(self, node, secs):
+        node.kill("dsyncd")
+        time.sleep(secs)
+        node.start_dsyncd()
+
+    def dsyncfs(self, node, secs):
+        node.kill("dsyncfs")
+        time.sleep(secs / 2)
+        node.start_dsyncfs()
+
+    def node(self, node, secs):
+        """All of its processes at once, and its link."""
+        self.pair.cut()
+        pids = [pid for process in node.processes.values() for pid in [process.pid, *descendants(process.pid)]]
+        kill(pids)
+        for name in list(node.processes):
+            node.processes.pop(name).wait(timeout=30)
+        eventually("its processes are gone", lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids))
+        time.sleep(secs)
+        self.pair.heal()
+        node.start_all()
+
+    def fill(self, path, secs):
+        """Full but for a few blocks, which the clients soon use up."""
+        self.filled.append(path)
+        with open(path, "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 65536) == 65536:
+                    pass
+            except OSError:
+                pass
+            if self.random.random() < 0.5:
+                os.ftruncate(file.fileno(), max(os.path.getsize(path) - 65536, 0))
+        time.sleep(secs)
+        os.unlink(path)
+        self.filled.remove(path)
+
+    def disk(self, _node, secs):
+        self.fill(self.pair.b.backing + "/filler", secs)
+
+    def state(self, _node, secs):
+        self.fill(self.pair.a.dir + "/state/filler", secs)
+
+
+class History:
+    def __init__(self, options):
+        self.options, self.random = options, random.Random(options.seed)
+        self.model = Model(os.path.join(tempfile.mkdtemp(prefix="dsyncfs-history-"), "history"))
+        self.pair = Pair(start=False, **({"clock_b": options.clocks} if options.clocks else {}))
+        self.mounts, self.daemon_sizes = [], []
+
+    def begin(self):
+        for path, size, owner in ((self.pair.b.backing, DISK, 5000), (self.pair.a.dir + "/state", STATE, 0)):
+            os.makedirs(path, exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},uid={owner},gid={owner},mode=755", "tmpfs", path],
+                           check=True)
+            self.mounts.append(path)
+        for node in self.pair.nodes:
+            node.dsyncd_options = ["-D"]
+            node.start_all()
+        for user in USERS:
+            make_user(self.pair.a, user)
+        eventually("users on b", lambda: all(os.path.isdir(self.pair.b.home(user) + "/Maildir/cur") for user in USERS))
+
+    def end(self):
+        for node in self.pair.nodes:
+            node.close_processes()
+        if os.environ.get("KEEP"):
+            print("kept:", *self.mounts)
+            self.mounts.clear()
+        for path in self.mounts:
+            subprocess.run(["umount", "-l", path], check=False)
+        self.mounts.clear()
+        for node in self.pair.nodes:
+            if not os.environ.get("KEEP"):
+                shutil.rmtree(node.dir, ignore_errors=True)  # what the mounts kept from being removed
+
+    def load(self, seconds):
+        """Clients and faults for a while; the link is up and every daemon runs afterwards."""
+        clients = [kind(node, self.model, USERS, random.Random(self.random.random()), self.options.pause)
+                   for node in self.pair.nodes for kind in (DovecotClient, PlainClient)]
+        faults = Faults(self.pair, self.model, self.random, self.options.faults)
+        for client in clients:
+            client.start()
+        until = time.monotonic() + seconds
+        try:
+            while time.monotonic() < until:
+                time.sleep(self.random.uniform(0.2, 1.5))
+                if self.options.faults:
+                    faults.step()
+        finally:
+            for client in clients:
+                client.halt.set()
+            for client in clients:
+                client.join(timeout=60)
+                if isinstance(client, DovecotClient):
+                    for user in USERS:
+                        client.reconnect(user)
+        for client in clients:
+            assert not client.is_alive(), f"{type(client).__name__} on {client.node.host} hangs"
+            if client.failure:
+                raise client.failure
+
+    def settle(self):
+        """Waits until both nodes say that they are in sync and show the same; gives the accounts."""
+        def in_sync():
+            for node in self.pair.nodes:
+                status = node.status()
+                assert status["in_sync"], (node.host, status)
+            return True
+
+        for node in self.pair.nodes:
+            node.dsyncctl("replicate", "*")
+        began = time.monotonic()
+        eventually("both in sync", in_sync, SETTLE_SECS, every=0.2)
+        accounts = {user: view.eventually_same(self.pair, user, SETTLE_SECS) for user in USERS}
+        eventually("both in sync after clients looked", in_sync, SETTLE_SECS, every=0.2)
+        self.model.note("settled", f"{time.monotonic() - began:.1f} s")
+        return accounts
+
+    def files(self):
+        """What a sync might change: every file of mail, its size and its time."""
+        found = {}
+        for node in self.pair.nodes:
+            for directory, _, names in os.walk(node.backing):
+                for name in names:
+                    path = os.path.join(directory, name)
+                    if not re.search(r"\.lock$|dovecot\.index\.cache|/tmp/", path):
+                        info = os.stat(path)
+                        found[path] = (info.st_size, info.st_mtime_ns)
+        return found
+
+    def nothing_more_to_send(self):
+        time.sleep(1.5)  # what Dovecot's last clients still write as they end
+        before = self.files()
+        mark = {node.host: max((line["last_success"] or 0 for line in node.status()["users"]), default=0)
+                for node in self.pair.nodes}
+        assert mark is not None
+        for node in self.pair.nodes:
+            node.dsyncctl("replicate", "-f", "*")
+        time.sleep(0.5)
+        eventually("both in sync again", lambda: all(node.status()["in_sync"] for node in self.pair.nodes), SETTLE_SECS)
+        after = self.files()
+        changed = [f"{path}: {before.get(path)} -> {after.get(path)}" for path in sorted(set(before) | set(after))
+                   if before.get(path) != after.get(path)]
+        assert not changed, "another sync changed something:\n  " + "\n  ".join(changed)
+
+    def left_in_tmp(self):
+        """What we left. A mail program that was killed leaves its own, and cleans up itself."""
+        left = []
+        for node in self.pair.nodes:
+            for directory, _, names in os.walk(node.backing):
+                left += [os.path.join(directory, name) for name in names
+                         if "dsyncfs." in name and not name.startswith("dsyncfs.conf")]
+        return left
+
+    def check(self):
+        accounts = self.settle()
+        wrong = []
+        for user, account in accounts.items():
+            wrong += self.model.check(user, account)
+        assert not wrong, "\n".join(wrong)
+        self.nothing_more_to_send()
+        assert not self.left_in_tmp(), self.left_in_tmp()
+        for node in self.pair.nodes:
+            trouble = node.sanitizer_lines() + [line for line in node.dovecot_log_problems() if TROUBLE_IN_LOG.search(line)]
+            assert not trouble, f"{node.host}: " + "".join(trouble[:20])
+        return {user: sum(len(mails) for _, mails in account[0].values()) for user, account in accounts.items()}
+
+    def sizes(self):
+        """{daemon: (pid, descriptors, resident kB)}"""
+        found = {}
+        for node in self.pair.nodes:
+            for name in ("dsyncfs", "dsyncd"):
+                pid = node.pid(name)
+                with open(f"/proc/{pid}/status", encoding="ascii") as file:
+                    resident = int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1))
+                found[f"{name} of {node.host}"] = (pid, len(os.listdir(f"/proc/{pid}/fd")), resident)
+        return found
+
+
+def growth(sizes):
+    """What grew over at least ten rounds in one process: more descriptors, or a quarter more memory."""
+    found = []
+    for name in sizes[-1]:
+        rounds = [one[name] for one in sizes if one[name][0] == sizes[-1][name][0]]
+        if len(rounds) < 10:
+            continue
+        early, late = rounds[len(rounds) // 4:len(rounds) // 2], rounds[-len(rounds) // 4:]
+        for number, what, margin in ((1, "descriptors", 8), (2, "kB", 4096)):
+            first, last = (sorted(one[number] for one in part)[len(part) // 2] for part in (early, late))
+            if last > first * 1.25 + margin:
+                found.append(f"{name}: {first} {what} became {last} over {len(rounds)} rounds")
+    return found
+
+
+def arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--round", type=float, default=8)
+    parser.add_argument("--pause", type=float, default=0.06)
+    parser.add_argument("--faults", default=",".join(FAULTS))
+    parser.add_argument("--clocks", type=float, default=0)
+    parser.add_argument("--growth", action="store_true")
+    options = parser.parse_args()
+    options.faults = [kind for kind in options.faults.split(",") if kind]
+    for kind in options.faults:
+        if kind not in FAULTS:
+            parser.error(f"no such fault: {kind}")
+    return options
+
+
+def concerned(error):
+    return sorted(set(re.findall(r"t\d{6}[ab]", str(error))))
+
+
+def main():
+    need("dovecot")
+    options = arguments()
+    print(f"seed {options.seed}", flush=True)
+    history = History(options)
+    begun = time.monotonic()
+    try:
+        with history.pair:
+            history.begin()
+            done = 0.0
+            while done < options.seconds:
+                secs = min(options.round, options.seconds - done)
+                history.model.note("ROUND", f"{done:.0f} s")
+                history.load(secs)
+                mails = history.check()
+                done += secs
+                history.daemon_sizes.append(history.sizes())
+                if options.seconds > options.round:
+                    print(f"{done:.0f} s of load, {time.monotonic() - begun:.0f} s in all: {mails}, "
+                          f"{history.daemon_sizes[-1]}", flush=True)
+            if options.growth:
+                assert not growth(history.daemon_sizes), growth(history.daemon_sizes)
+            history.end()
+    except BaseException as error:
+        print(f"FAILED with seed {options.seed}: history in {history.model.path}")
+        lines = history.model.about(concerned(error))
+        print("\n".join(lines[-200:]))
+        raise
+    finally:
+        history.end()
+    print("ok:", ", ".join(f"{count} {kind}" for kind, count in sorted(history.model.count.items())))
+    shutil.rmtree(os.path.dirname(history.model.path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
