@@ -43,13 +43,16 @@ static void depose(struct lead *lead)
 	pthread_cond_signal(&lead->follow);
 }
 
-/* Sleeps until there is work. False: it is time to end. */
-static bool wait_for_work(struct lead *lead)
+/* Sleeps until there is work. False: it is time to end. seen: of `taken`; whoever took a request
+ * since may have met us still awake, and not have woken us. */
+static bool wait_for_work(struct lead *lead, uint64_t seen)
 {
 	bool stopping;
 
 	pthread_mutex_lock(&lead->lock);
-	STORE(lead->watching, false);
+	__atomic_store_n(&lead->watching, false, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&lead->taken, __ATOMIC_SEQ_CST) != seen)
+		STORE(lead->watching, true);
 	while (!lead->watching && !lead->stopping)
 		pthread_cond_wait(&lead->watch, &lead->lock);
 	stopping = lead->stopping;
@@ -61,11 +64,12 @@ static void *watch(void *arg)
 {
 	const struct timespec tick = {.tv_nsec = LEAD_STUCK_MS * 1000000L};
 	struct lead *lead = arg;
+	uint64_t seen = 0;
 
-	while (wait_for_work(lead)) {
+	while (wait_for_work(lead, seen)) {
 		unsigned quiet = 0;
-		uint64_t seen = LOAD(lead->taken);
 
+		seen = LOAD(lead->taken);
 		while (quiet < QUIET_TICKS && !LOAD(lead->stopping)) {
 			uint64_t taken;
 
@@ -130,11 +134,11 @@ void lead_wait(struct lead *lead, lead_more_fn *more, void *ctx)
 
 void lead_begin(struct lead *lead, lead_more_fn *more, void *ctx)
 {
-	uint64_t taken = __atomic_add_fetch(&lead->taken, 1, __ATOMIC_ACQ_REL);
+	uint64_t taken = __atomic_add_fetch(&lead->taken, 1, __ATOMIC_SEQ_CST);
 
 	if (leads(lead))
 		STORE(lead->serving, true);
-	if (!LOAD(lead->watching)) {
+	if (!__atomic_load_n(&lead->watching, __ATOMIC_SEQ_CST)) {
 		pthread_mutex_lock(&lead->lock);
 		STORE(lead->watching, true);
 		pthread_cond_signal(&lead->watch);
