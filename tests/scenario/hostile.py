@@ -92,7 +92,8 @@ class Master:
         self.send(b".\nD/\t%\n")
 
     def inbox(self):
-        """GUID and UIDVALIDITY of the slave's INBOX, from its N."""
+        """GUID and UIDVALIDITY of the slave's INBOX, from its N, which comes after ours."""
+        self.tree([])
         while True:
             line = self.line()
             if line.startswith(b"NINBOX\t"):
@@ -103,7 +104,6 @@ class Master:
     def mails(self, inbox, mails):
         """INBOX with these new mails: (guid as on the wire, keywords as on the wire, body)."""
         guid, validity = inbox
-        self.send(b"NINBOX\ty\t" + guid + b"\t" + validity + b"\t2000\n.\nD/\t%\n")
         lines = [b"B" + b"\t".join((guid, validity, b"2000", b"%d" % len(mails), b"1", b"900", b"0", b"\2", b"\2",
                                    b"\2", b"", b"")) + b"\n.\n"]
         for uid, (mail_guid, keywords, _) in enumerate(mails, 1000):
