@@ -307,6 +307,11 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
 }
 
+int mailbox_settle(struct mailbox *box, struct error *err)
+{
+	return told(box, box->format->settle(box, err), err);
+}
+
 /* The formats get their changes from the index, whose struct they hang into the pool. */
 void mailbox_changes_free(struct mailbox_changes *changes)
 {
