@@ -192,13 +192,35 @@ static void wait_for_end(struct mount_state *m, const sigset_t *signals)
 	}
 }
 
-/* The order matters: no new calls, then those that have begun, then the journal. */
-static void take_down(const struct fs_options *options, struct mount_state *m)
+/* A dead mount there stays until the new one replaces it, unless the backing directory is below it.
+ */
+static int look_at_mount_point(const struct fs_options *options, struct error *err)
+{
+	size_t len = strlen(options->mount_point);
+	int rc;
+
+	if (strncmp(options->source, options->mount_point, len) == 0 &&
+	    (options->source[len] == '/' || options->source[len] == '\0'))
+		return mount_clear_dead(options->mount_point, err);
+	rc = mount_is_dead(options->mount_point, err);
+	return rc < 0 ? rc : 0;
+}
+
+static void detach(const struct fs_options *options)
 {
 	struct error err;
 
-	if (m->mounted && mount_detach(options->mount_point, &err) < 0)
+	if (mount_detach(options->mount_point, &err) < 0 ||
+	    /* Another one may live there by now. */
+	    (mount_clear_dead(options->mount_point, &err) < 0 && err.code != -EBUSY))
 		log_error("%s", err.text);
+}
+
+/* The order matters: no new calls, then those that have begun, then the journal. */
+static void take_down(const struct fs_options *options, struct mount_state *m)
+{
+	if (m->mounted)
+		detach(options);
 	__atomic_store_n(&m->ending, true, __ATOMIC_RELEASE);
 	if (m->stamps_started)
 		pthread_join(m->stamps, NULL);
@@ -238,7 +260,7 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 	sigaddset(&signals, SESSION_ENDED_SIGNAL);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	rc = mount_clear_stale(options->mount_point, err);
+	rc = look_at_mount_point(options, err);
 	if (rc == 0)
 		rc = open_source(options, &m.fs, err);
 	/* Before the journal is opened, which is then as it was. */

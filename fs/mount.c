@@ -9,11 +9,14 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 #include "fs/origin.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
+
+#define MOVE_BENEATH 0x200 /* MOVE_MOUNT_BENEATH, which older headers lack */
 
 int mount_point_resolve(const char *path, char **path_r, struct error *err)
 {
@@ -101,25 +104,30 @@ static int is_dsyncfs_mount(const char *path, struct error *err)
 	return found;
 }
 
-int mount_clear_stale(const char *path, struct error *err)
+int mount_is_dead(const char *path, struct error *err)
 {
-	/* Several may lie on each other, if a start went wrong more than once. */
-	for (int tries = 0; tries < 16; tries++) {
-		char version[64];
-		int rc = is_dsyncfs_mount(path, err);
+	char version[64];
+	int rc = is_dsyncfs_mount(path, err);
 
-		if (rc <= 0)
-			return rc;
-		if (getxattr(path, ORIGIN_VERSION_XATTR, version, sizeof version) >= 0)
-			return error_set(err, -EBUSY, "%s: a dsyncfs is mounted there already",
-					 path);
-		if (errno != ENOTCONN && errno != ECONNABORTED)
-			return error_errno(err, -errno, "%s: the dsyncfs mounted there", path);
+	if (rc <= 0)
+		return rc;
+	if (getxattr(path, ORIGIN_VERSION_XATTR, version, sizeof version) >= 0)
+		return error_set(err, -EBUSY, "%s: a dsyncfs is mounted there already", path);
+	if (errno != ENOTCONN && errno != ECONNABORTED)
+		return error_errno(err, -errno, "%s: the dsyncfs mounted there", path);
+	return 1;
+}
+
+int mount_clear_dead(const char *path, struct error *err)
+{
+	int rc;
+
+	while ((rc = mount_is_dead(path, err)) > 0) {
 		log_notice("taking down the mount of a dsyncfs that died path=%s", path);
 		if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
 			return error_errno(err, -errno, "cannot unmount the dead mount %s", path);
 	}
-	return error_set(err, -EBUSY, "%s: too many dead mounts on each other", path);
+	return rc;
 }
 
 int mount_aside(const char *aside, int dev_fd, mode_t root_mode, unsigned long flags,
@@ -138,15 +146,37 @@ int mount_aside(const char *aside, int dev_fd, mode_t root_mode, unsigned long f
 	return 0;
 }
 
+/* Puts the tree between the dead mount and what that covers, and takes the dead one away: nobody
+ * sees the bare directory for a moment. Kernels before 6.5 cannot. */
+static bool replace_dead(const char *tree, const char *path)
+{
+	AUTO_CLOSE int fd =
+		(int)syscall(SYS_open_tree, AT_FDCWD, tree, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+	if (fd < 0 || syscall(SYS_move_mount, fd, "", AT_FDCWD, path,
+			      MOVE_MOUNT_F_EMPTY_PATH | MOVE_BENEATH) < 0)
+		return false;
+	if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+		log_error("cannot unmount the dead mount %s: %s", path, strerror(errno));
+	return true;
+}
+
 int mount_bind(const char *aside, const char *tree_name, const char *path, struct error *err)
 {
 	AUTO_FREE char *tree = NULL;
+	int dead;
 
 	if (asprintf(&tree, "%s/%s", aside, tree_name) < 0) {
 		tree = NULL;
 		return error_set(err, -ENOMEM, "cannot mount on %s: out of memory", path);
 	}
-	if (mount(tree, path, NULL, MS_BIND, NULL) < 0)
+	dead = mount_is_dead(path, err);
+	if (dead < 0)
+		return dead;
+	if (dead)
+		log_notice("replacing the mount of a dsyncfs that died path=%s", path);
+	/* Where a dead one cannot be replaced it is covered. */
+	if ((!dead || !replace_dead(tree, path)) && mount(tree, path, NULL, MS_BIND, NULL) < 0)
 		return error_errno(err, -errno, "cannot mount on %s", path);
 	mount_aside_end(aside);
 	return 0;

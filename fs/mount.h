@@ -15,9 +15,15 @@
 /* The absolute path of a mount point, also where a dead mount covers it. malloc'ed. */
 int mount_point_resolve(const char *path, char **path_r, struct error *err);
 
-/* Takes down dead dsyncfs mounts on the path. -EBUSY: a dsyncfs that lives is mounted there.
- * Another filesystem there is left alone. Never call it from a serving thread. */
-int mount_clear_stale(const char *path, struct error *err);
+/* 1: the path is covered by the mount of a dsyncfs that died. 0: it is not; another filesystem may
+ * be there. -EBUSY: a dsyncfs that lives is mounted there. Never call these two from a serving
+ * thread.
+ *
+ * A dead mount is best left where it is until a new one takes its place: what it hides is a bare
+ * directory, into which mail would be delivered that nobody ever sees again. */
+int mount_is_dead(const char *path, struct error *err);
+/* Takes all dead ones down that are on each other. */
+int mount_clear_dead(const char *path, struct error *err);
 
 /* A connection's own root inode is made before the kernel knows that we have ACLs, and on kernels
  * from 6.2 its ACLs are then never cached: each path that anybody but its owner walks through it

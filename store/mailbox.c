@@ -353,6 +353,11 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
 }
 
+int mailbox_settle(struct mailbox *box, struct error *err)
+{
+	return box->format->settle ? told(box, box->format->settle(box, err), err) : 0;
+}
+
 /* What they point to is the index's, and hangs in the pool. */
 void mailbox_changes_free(struct mailbox_changes *changes)
 {

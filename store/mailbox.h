@@ -102,11 +102,11 @@ void mailbox_spool_discard(struct mail_spool **spool);
 
 /*
  * A change of the mailbox. mailbox_begin() takes the locks in their order and refreshes; the status
- * after it is what the change is based on. Then any of the calls below, then commit (durable when
- * it returns: bodies, directories, uidlist, log) or abort. No wire traffic while one is open. A
- * modseq of 0 means "the next one". A wished modseq that is not above HIGHESTMODSEQ becomes the
- * next one; only mailbox_set_flags() that changes neither flag nor keyword takes any, also a lower
- * one.
+ * after it is what the change is based on. (-ESTALE also where it had to settle the mailbox first.)
+ * Then any of the calls below, then commit (durable when it returns: bodies, directories, uidlist,
+ * log) or abort. No wire traffic while one is open. A modseq of 0 means "the next one". A wished
+ * modseq that is not above HIGHESTMODSEQ becomes the next one; only mailbox_set_flags() that
+ * changes neither flag nor keyword takes any, also a lower one.
  */
 struct mailbox_txn;
 int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
@@ -141,6 +141,10 @@ int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_
 /* Compares files, uidlist and index completely. New files get UIDs and changed names are recorded;
  * a missing file is only reported in missing_r (absence is never an expunge): its record stays. */
 int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+/* Where a process of this host died while it changed the mailbox, takes in what it left, which may
+ * be a file that neither uidlist nor index know. To be called before the mailbox is told to a peer,
+ * whose evidence about such a message would else be taken for done. Costs one look-up otherwise. */
+int mailbox_settle(struct mailbox *box, struct error *err);
 /* After -EUCLEAN: writes uidlist and index anew from the files and whatever is readable of the old
  * ones, keeping GUID, UIDVALIDITY and UIDs where they can be read. */
 int mailbox_rebuild(const struct mail_user *user, const char *name, struct error *err);

@@ -104,6 +104,7 @@ struct mailbox_format {
 	int (*catch_up)(struct mailbox *box, const struct mail_event *events, size_t count,
 			bool *changed_r, struct error *err);
 	int (*scan)(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+	int (*settle)(struct mailbox *box, struct error *err); /* NULL: nothing is left */
 };
 
 extern const struct mailbox_format mailbox_format_maildir;

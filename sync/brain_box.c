@@ -60,7 +60,11 @@ static int open_mailbox(struct box *box, struct error *err)
 		if (ret == 0)
 			ret = mailbox_open(user, box->name, &mailbox, err);
 	}
-	box->mailbox = ret == 0 ? mailbox : NULL;
+	if (ret == 0)
+		ret = mailbox_settle(mailbox, err);
+	if (ret < 0)
+		mailbox_close(&mailbox);
+	box->mailbox = mailbox;
 	return ret;
 }
 

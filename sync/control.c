@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <event2/event.h>
@@ -15,6 +14,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/tabescape.h"
+#include "sync/local_socket.h"
 #include "sync/replicator.h"
 
 #define CLIENTS_MAX 16
@@ -342,49 +342,10 @@ static void on_accept(evutil_socket_t fd, short what, void *ctx)
 
 /* ---- life ---- */
 
-/* The socket file of a dsyncd that died is taken over; that of a running one is not. */
-static int clear_path(const struct sockaddr_un *address, struct error *err)
-{
-	AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return error_errno(err, -errno, "control socket");
-	if (connect(fd, (const struct sockaddr *)address, sizeof *address) == 0)
-		return error_set(err, -EADDRINUSE, "a dsyncd is running already: it answers on %s",
-				 address->sun_path);
-	if (errno != ENOENT && unlink(address->sun_path) < 0)
-		return error_errno(err, -errno, "cannot remove the old socket %s",
-				   address->sun_path);
-	return 0;
-}
-
-static int open_socket(struct control *control, struct error *err)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	mode_t old_mask;
-	int rc;
-
-	memcpy(address.sun_path, control->path, sizeof address.sun_path);
-	rc = clear_path(&address, err);
-	if (rc < 0)
-		return rc;
-	control->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (control->fd < 0)
-		return error_errno(err, -errno, "control socket");
-	old_mask = umask(0177);
-	rc = bind(control->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-			     listen(control->fd, 16) < 0
-		     ? -errno
-		     : 0;
-	umask(old_mask);
-	if (rc < 0)
-		return error_errno(err, rc, "control socket %s", control->path);
-	return 0;
-}
-
 int control_new(struct event_base *base, const char *state_dir, struct replicator *replicator,
 		struct control **control_r, struct error *err)
 {
+	static const struct settings_socket owner = {.user = "", .group = "", .mode = 0600};
 	struct control *control = calloc(1, sizeof *control);
 	int rc;
 
@@ -399,7 +360,7 @@ int control_new(struct event_base *base, const char *state_dir, struct replicato
 		return error_set(err, -ENAMETOOLONG, "state_dir %s: too long for a socket's name",
 				 state_dir);
 	}
-	rc = open_socket(control, err);
+	rc = local_socket_open(control->path, &owner, &control->fd, err);
 	if (rc == 0) {
 		control->accept_event =
 			event_new(base, control->fd, EV_READ | EV_PERSIST, on_accept, control);

@@ -72,6 +72,7 @@ struct queue_user {
 	int64_t store_not_before_ms;
 	char store_reason[256];
 
+	bool removed; /* an admin wants it out of sight; until something is owed */
 	bool uid_known, finding;
 	bool make_home; /* the store was lost: its home is made again */
 	uid_t uid;
@@ -129,6 +130,8 @@ void queue_box_acked(struct queue_user *user, unsigned peer,
 		     const struct sync_mailbox_state *state);
 void queue_want(struct queue_user *user, unsigned peer, enum sync_priority priority, bool full,
 		bool tree, int64_t now);
+/* Drops what is owed, without its having been sent. */
+void queue_forget(struct queue_user *user, unsigned peer);
 bool queue_entry_owes(const struct queue_entry *entry);
 /* Asks the peer, when nothing else is to be done. */
 void queue_poll(struct queue *queue, struct queue_user *user, unsigned peer);

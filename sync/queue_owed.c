@@ -31,12 +31,25 @@ static void drop_boxes(struct queue_entry *entry)
 		drop_box(entry, entry->boxes);
 }
 
+void queue_forget(struct queue_user *user, unsigned peer)
+{
+	struct queue_entry *entry = &user->entries[peer];
+
+	drop_boxes(entry);
+	entry->standing = (struct peer_user){.last_try = entry->standing.last_try};
+	entry->not_before_ms = 0;
+	entry->busy = entry->again = 0;
+	entry->poll = false;
+	entry->unsaved = true;
+}
+
 void queue_want(struct queue_user *user, unsigned peer, enum sync_priority priority, bool full,
 		bool tree, int64_t now)
 {
 	struct queue_entry *entry = &user->entries[peer];
 	struct peer_user *standing = &entry->standing;
 
+	user->removed = false;
 	if (priority > standing->priority) {
 		standing->priority = priority;
 		entry->unsaved = true;

@@ -402,6 +402,7 @@ void replicator_drain(struct replicator *r, void (*finished)(void *ctx), void *c
 	if (r->draining)
 		return;
 	r->draining = true;
+	replicator_look_at_waits(r, NULL);
 	r->drain_finished = finished;
 	r->drain_ctx = ctx;
 	r->drain_timer = evtimer_new(r->base, on_drained, r);
@@ -414,34 +415,6 @@ void replicator_drain(struct replicator *r, void (*finished)(void *ctx), void *c
 }
 
 /* ---- control ---- */
-
-int replicator_replicate(struct replicator *r, const char *mask, enum sync_priority priority,
-			 bool full)
-{
-	struct queue_user *user, *next;
-	int64_t now = time(NULL);
-	int count = 0;
-
-	if (strpbrk(mask, "*?") == NULL && !queue_user_find(&r->queue, mask)) {
-		/* Never heard of: a helper says whether there is such a user. */
-		user = replicator_user(r, mask, NULL);
-		if (!user)
-			return -ENOMEM;
-	}
-	HASH_ITER (hh_name, r->queue.by_name, user, next) {
-		if (fnmatch(mask, user->name, 0) != 0)
-			continue;
-		for (unsigned i = 0; i < r->queue.peer_count; i++) {
-			queue_want(user, i, priority, full, true, now);
-			user->entries[i].not_before_ms = 0;
-		}
-		queue_user_update(&r->queue, user);
-		count++;
-	}
-	replicator_dirty(r);
-	replicator_kick(r);
-	return count;
-}
 
 void replicator_each_peer(const struct replicator *r,
 			  bool (*each)(void *ctx, const struct replicator_peer_info *info),
@@ -482,11 +455,12 @@ void replicator_each_user(const struct replicator *r, const char *mask,
 			  void *ctx)
 {
 	struct queue_user *user, *next;
+	int64_t now_ms = tcp_now_ms();
 
 	HASH_ITER (hh_name, r->queue.by_name, user, next) {
 		if (fnmatch(mask, user->name, 0) != 0)
 			continue;
-		for (unsigned i = 0; i < r->queue.peer_count; i++) {
+		for (unsigned i = 0; i < r->queue.peer_count && !user->removed; i++) {
 			struct replicator_user_info info = {
 				.user = user->name,
 				.peer = r->peers[i].address,
@@ -494,6 +468,7 @@ void replicator_each_user(const struct replicator *r, const char *mask,
 				.store_reason = user->store_failures ? user->store_reason : "",
 				.events = user->event_count,
 				.running = user->job || user->slot != QUEUE_SLOT_FREE,
+				.waits = user->entries[i].not_before_ms > now_ms,
 			};
 
 			if (!each(ctx, &info))
@@ -516,6 +491,10 @@ void replicator_each_sync(const struct replicator *r,
 			.user = job->user->name,
 			.peer = job->peer >= 0 ? r->peers[job->peer].address : "",
 			.what = job->went ? "syncing" : "catching up",
+			.type = !job->went		    ? "-"
+				: job->type == SYNC_FULL    ? "full"
+				: job->type == SYNC_CHANGED ? "normal"
+							    : "incremental",
 			.since_ms = now_ms - job->start_ms,
 		};
 
@@ -527,6 +506,7 @@ void replicator_each_sync(const struct replicator *r,
 			.user = session->name,
 			.peer = tcp_address_text(&session->address, text),
 			.incoming = true,
+			.type = "-",
 			.what = session->running       ? "syncing"
 				: session->task.worker ? "idle connection"
 						       : "waiting for a worker",

@@ -51,6 +51,21 @@ void replicator_serve(struct replicator *replicator, int fd, const struct sockad
 int replicator_replicate(struct replicator *replicator, const char *mask,
 			 enum sync_priority priority, bool full);
 
+/* A program of this machine says that it has changed the user's mail. Unknown users are none. */
+void replicator_notice(struct replicator *replicator, const char *user,
+		       enum sync_priority priority);
+/* Calls done() once all peers have what the user has now, or that has failed; never from here.
+ * Negative: it will not be. */
+struct replicator_wait;
+int replicator_wait_for_sync(struct replicator *replicator, const char *user,
+			     void (*done)(void *ctx, bool ok), void *ctx,
+			     struct replicator_wait **wait_r);
+void replicator_wait_cancel(struct replicator_wait **wait);
+/* Nothing is owed of this user any more, until its mail changes again. -ENOENT: unknown. */
+int replicator_remove(struct replicator *replicator, const char *user);
+/* Somebody else has synced the user, just now. */
+void replicator_note_synced(struct replicator *replicator, const char *user, bool full);
+
 struct replicator_peer_info {
 	const char *address; /* as configured */
 	const char *id;	     /* "" while unknown */
@@ -66,10 +81,12 @@ struct replicator_user_info {
 	const char *store_reason; /* trouble with this node's mail; "" if none */
 	unsigned events;	  /* not taken in yet */
 	bool running;
+	bool waits; /* for the time of its next try */
 };
 struct replicator_sync_info {
 	const char *user, *peer;
 	bool incoming;
+	const char *type; /* "full", "normal", "incremental"; "-": not known */
 	const char *what; /* "catching up", "connecting", "syncing", "idle connection" */
 	int64_t since_ms; /* how long */
 };

@@ -49,6 +49,7 @@ static void end_job(struct job *job)
 	queue_user_update(&r->queue, user);
 	replicator_dirty(r);
 	replicator_sessions_wake(r);
+	replicator_look_at_waits(r, user);
 	replicator_poll_peers(r);
 	replicator_kick(r);
 	replicator_drained(r);

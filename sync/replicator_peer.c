@@ -204,6 +204,7 @@ void replicator_peer_down(struct replicator *r, unsigned index, bool refused, co
 	peer->up = r->up[index] = false;
 	if (!peer->prober && !evtimer_pending(peer->timer, NULL))
 		schedule_probe(peer);
+	replicator_look_at_waits(r, NULL);
 }
 
 void replicator_peer_up(struct replicator *r, unsigned index)

@@ -119,6 +119,7 @@ struct replicator {
 	int64_t list_not_before_ms;
 	size_t listed;
 
+	struct replicator_wait *waits;
 	struct job *jobs;
 	struct session *sessions;
 	unsigned sessions_running;
@@ -183,6 +184,10 @@ void state_list_free(struct state_list *list);
 /* replicator_poll.c: peers that do not tell what happens there are asked. */
 int replicator_init_poll(struct replicator *r);
 void replicator_poll_peers(struct replicator *r);
+
+/* replicator_request.c: tells those who wait for this user's sync, if it has come to an end; of all
+ * users (NULL) those for whom it cannot any more. */
+void replicator_look_at_waits(struct replicator *r, const struct queue_user *user);
 
 /* replicator_job.c */
 int replicator_start_job(struct replicator *r, struct queue_user *user, int peer,

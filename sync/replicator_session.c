@@ -91,6 +91,7 @@ static void mark_ended(struct session *session)
 	user->sessions_in--;
 	r->sessions_running--;
 	queue_user_update(&r->queue, user);
+	replicator_look_at_waits(r, user);
 	replicator_dirty(r);
 	replicator_kick(r);
 }

@@ -29,8 +29,11 @@ def location_24(location):
 
 def beginning(location, uid, mount):
     """To begin a configuration with. Any user with any password has mail, at mount/<domain>/<name>."""
-    if is_24():
-        return f"""dovecot_config_version = 2.4.0
+    return beginning_24(location, uid, mount) if is_24() else beginning_23(location, uid, mount)
+
+
+def beginning_24(location, uid, mount):
+    return f"""dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
 auth_allow_cleartext = yes
 {location_24(location)}
@@ -47,6 +50,9 @@ userdb static {{
   }}
 }}
 """
+
+
+def beginning_23(location, uid, mount):
     return f"""disable_plaintext_auth = no
 mail_location = {location}
 passdb {{

@@ -24,7 +24,9 @@
 #include "store/settings.h"
 #include "sync/control.h"
 #include "sync/listener.h"
+#include "sync/notify.h"
 #include "sync/replicator.h"
+#include "sync/replicator_socket.h"
 #include "sync/worker.h"
 
 struct daemon {
@@ -38,6 +40,8 @@ struct daemon {
 	struct replicator *replicator;
 	struct listener *listener;
 	struct control *control;
+	struct notify *notify;
+	struct replicator_socket *replicator_socket;
 };
 
 static int usage(void)
@@ -238,11 +242,18 @@ static int start(struct daemon *d, struct error *err)
 		rc = listener_new(d->base, d->set, d->replicator, &d->listener, err);
 	if (rc == 0)
 		rc = control_new(d->base, d->set->state_dir, d->replicator, &d->control, err);
+	if (rc == 0)
+		rc = notify_new(d->base, d->set, d->replicator, &d->notify, err);
+	if (rc == 0)
+		rc = replicator_socket_new(d->base, d->set, d->replicator, &d->replicator_socket,
+					   err);
 	return rc;
 }
 
 static void stop(struct daemon *d)
 {
+	replicator_socket_free(&d->replicator_socket);
+	notify_free(&d->notify);
 	control_free(&d->control);
 	listener_free(&d->listener);
 	replicator_free(&d->replicator);

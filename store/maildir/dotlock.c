@@ -32,6 +32,7 @@ struct dotlock {
 	dev_t dir_dev;
 	ino_t dir_ino;
 	time_t touched;
+	bool was_stale;
 	struct dotlock *next;
 };
 
@@ -224,13 +225,13 @@ static void remove_stale(int dirfd, const char *what, const char *name, const st
 struct waiting {
 	int64_t end_ms, judge_ms;
 	useconds_t step_us;
+	bool keep_stale; /* it is not for this caller to remove */
+	bool found_stale;
 };
 
 static void waiting_begin(struct waiting *wait, int timeout_ms)
 {
-	wait->end_ms = now_ms() + timeout_ms;
-	wait->judge_ms = 0;
-	wait->step_us = WAIT_FIRST_US;
+	*wait = (struct waiting){.end_ms = now_ms() + timeout_ms, .step_us = WAIT_FIRST_US};
 }
 
 static bool waiting_step(struct waiting *wait, int dirfd, const char *what, const char *name,
@@ -242,8 +243,10 @@ static bool waiting_step(struct waiting *wait, int dirfd, const char *what, cons
 	if (now >= wait->judge_ms) {
 		wait->judge_ms = now + JUDGE_MS;
 		if (lock_is_stale(dirfd, name, file, &st)) {
-			remove_stale(dirfd, what, name, &st);
-			return true;
+			wait->found_stale = true;
+			if (!wait->keep_stale)
+				remove_stale(dirfd, what, name, &st);
+			return !wait->keep_stale;
 		}
 	}
 	if (now >= wait->end_ms)
@@ -296,6 +299,7 @@ int dotlock_acquire(int dirfd, const char *what, const char *file, int timeout_m
 	}
 	if (rc < 0)
 		goto failed;
+	lock->was_stale = wait.found_stale;
 	*lock_r = lock;
 	return 0;
 failed:
@@ -305,6 +309,20 @@ failed_told:
 		free(lock->what);
 	free(lock);
 	return rc;
+}
+
+bool dotlock_was_stale(const struct dotlock *lock)
+{
+	return lock->was_stale;
+}
+
+bool dotlock_is_abandoned(int dirfd, const char *file)
+{
+	char name[NAME_MAX + 1];
+	struct stat st;
+
+	return lock_name(file, name) == 0 && fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       st.st_size > 0 && !held_here(dirfd, name) && holder_is_gone(dirfd, name) == 1;
 }
 
 void dotlock_release(struct dotlock **lock_ptr)
@@ -348,10 +366,12 @@ int dotlock_wait(int dirfd, const char *what, const char *file, int timeout_ms, 
 	if (rc < 0)
 		return error_errno(err, rc, "%s/%s.lock", what, file);
 	waiting_begin(&wait, timeout_ms);
+	wait.keep_stale = true;
 	while (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
 		*waited_r = true;
-		if (!waiting_step(&wait, dirfd, what, name, file))
-			return busy_error(dirfd, what, name, timeout_ms, err);
+		if (waiting_step(&wait, dirfd, what, name, file))
+			continue;
+		return wait.found_stale ? 0 : busy_error(dirfd, what, name, timeout_ms, err);
 	}
 	if (errno != ENOENT)
 		return error_errno(err, -errno, "%s/%s", what, name);

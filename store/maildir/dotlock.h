@@ -24,13 +24,18 @@ struct dotlock;
  * for messages. -EAGAIN: held by someone else for all of timeout_ms. */
 int dotlock_acquire(int dirfd, const char *what, const char *file, int timeout_ms,
 		    struct dotlock **lock_r, struct error *err);
+/* It was overridden: its last holder died, and may have left its work half done. */
+bool dotlock_was_stale(const struct dotlock *lock);
+/* Whether a process of this host that is gone has left the lock. Costs one failed look-up when it
+ * is free. */
+bool dotlock_is_abandoned(int dirfd, const char *file);
 /* Removes the lock file if it is still ours; says so in the log if it is not. */
 void dotlock_release(struct dotlock **lock);
 /* Tells others that we are alive; does something at most every 10 s. To be called in long loops. */
 void dotlock_touch(struct dotlock *lock);
 
-/* Waits until nobody holds the lock, without taking it. waited_r: somebody did hold it. -EAGAIN
- * after timeout_ms. Costs one failed look-up when it is free. */
+/* Waits until nobody holds the lock, or only a process that is gone, without taking it. waited_r:
+ * somebody did hold it. -EAGAIN after timeout_ms. Costs one failed look-up when it is free. */
 int dotlock_wait(int dirfd, const char *what, const char *file, int timeout_ms, bool *waited_r,
 		 struct error *err);
 

@@ -48,6 +48,7 @@ const struct mailbox_format mailbox_format_maildir = {
 	.abort = maildir_abort,
 	.catch_up = maildir_catch_up,
 	.scan = maildir_scan,
+	.settle = maildir_settle,
 };
 
 void (*maildir_test_step)(const char *step);

@@ -198,8 +198,9 @@ struct maildir_txn {
 	bool lock_is_callers;
 	struct index_txn *index_txn;
 	bool foreign;
-	int failed; /* a call that had done a part of its work: nothing is committed any more */
-	bool sync;  /* messages are added or removed */
+	bool left_over; /* a dead process's half done work was taken in first */
+	int failed;	/* a call that had done a part of its work: nothing is committed any more */
+	bool sync;	/* messages are added or removed */
 	struct maildir_op *ops;
 	size_t op_count, op_room;
 	struct uid_table last_ops; /* the last operation of a UID, counted from 1 */
@@ -292,7 +293,8 @@ void maildir_abort(struct mailbox_txn *txn);
 int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err);
 int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
-/* With the lock held already. */
+int maildir_settle(struct mailbox *box, struct error *err);
+/* With the lock held already, or NULL. */
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
 			size_t *missing_r, struct error *err);
 int maildir_rebuild(const struct mailbox_place *place, struct error *err);

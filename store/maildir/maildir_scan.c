@@ -401,3 +401,16 @@ int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 			  DOTLOCK_TIMEOUT_MS_DEFAULT, &waited, err);
 	return rc < 0 ? rc : maildir_scan_locked(md, NULL, changed_r, missing_r, err);
 }
+
+int maildir_settle(struct mailbox *box, struct error *err)
+{
+	struct maildir *md = maildir_of(box);
+	bool changed = false;
+	size_t missing;
+
+	if (!dotlock_is_abandoned(md->control_fd, UIDLIST_NAME))
+		return 0;
+	log_notice("%s: a process died while it changed the mailbox; looking at what it left",
+		   md->path);
+	return maildir_scan_locked(md, NULL, &changed, &missing, err);
+}

@@ -160,6 +160,16 @@ static int begin_index(struct maildir_txn *txn, struct error *err)
 	return 0;
 }
 
+/* Whoever held the lock before died with its work half done: a file may be there that no line and
+ * no record tells of. */
+static int take_in_left_over(struct maildir_txn *txn, struct error *err)
+{
+	struct maildir *md = txn->md;
+	size_t missing;
+
+	return maildir_scan_locked(md, txn->lock, &txn->left_over, &missing, err);
+}
+
 int maildir_txn_begin(struct maildir *md, struct dotlock *lock, struct maildir_txn **txn_r,
 		      struct error *err)
 {
@@ -176,6 +186,8 @@ int maildir_txn_begin(struct maildir *md, struct dotlock *lock, struct maildir_t
 	if (!lock)
 		rc = dotlock_acquire(md->control_fd, md->control_path, UIDLIST_NAME,
 				     DOTLOCK_TIMEOUT_MS_DEFAULT, &txn->lock, err);
+	if (rc == 0 && !lock && dotlock_was_stale(txn->lock))
+		rc = take_in_left_over(txn, err);
 	if (rc == 0)
 		rc = begin_index(txn, err);
 	if (rc < 0) {
@@ -212,7 +224,13 @@ int maildir_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error 
 	rc = maildir_txn_begin(md, NULL, &txn, err);
 	if (rc < 0)
 		return rc;
-	rc = maildir_index_is_behind(md, &behind, err);
+	/* What the caller has seen and told of the mailbox lacked that. */
+	if (txn->left_over)
+		rc = error_set(err, -ESTALE,
+			       "%s: what a process that died had left was taken in first",
+			       md->path);
+	if (rc == 0)
+		rc = maildir_index_is_behind(md, &behind, err);
 	if (rc == 0 && behind)
 		rc = maildir_txn_complete_all(txn, err);
 	if (rc < 0) {

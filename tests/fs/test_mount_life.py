@@ -64,6 +64,36 @@ def killed_and_started_again_over_itself():
     killed_and_started_again(over_itself=True)
 
 
+def nothing_gets_below_the_mount_when_it_is_started_again():
+    """A program that goes on writing meanwhile must not reach the bare directory, where nobody would find its mail."""
+    with Mount() as mount:
+        halt, made = threading.Event(), []
+
+        def write():
+            number = 0
+            while not halt.is_set():
+                try:
+                    os.close(os.open(f"{mount.mount}/{number}", os.O_WRONLY | os.O_CREAT))
+                    made.append(str(number))
+                except OSError:
+                    pass
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(3):
+                mount.kill()
+                eventually("the mount is dead", lambda: dead(mount.mount))
+                mount.start()
+        finally:
+            halt.set()
+            writer.join()
+        assert made and set(made) <= set(os.listdir(mount.backing))
+        mount.kill(signal.SIGTERM)
+        assert os.listdir(mount.mount) == [], os.listdir(mount.mount)
+
+
 def what_a_start_left_half_done_is_taken_down():
     """Killed between mounting aside and binding to the mount point."""
     with Mount() as mount:
@@ -351,6 +381,7 @@ if __name__ == "__main__":
         second_start_is_refused,
         killed_and_started_again,
         killed_and_started_again_over_itself,
+        nothing_gets_below_the_mount_when_it_is_started_again,
         what_a_start_left_half_done_is_taken_down,
         clean_end_needs_no_scan,
         service_manager_is_told,

@@ -439,6 +439,41 @@ static void test_cut_after_the_index(void **state)
 	crash_at(state, "index", false);
 }
 
+/* The peer may say that it expunged a message of which its last session with us, whose process
+ * died, left only the file. So it has to be known before the mailbox is told to the peer: when it
+ * is opened, or else before the first change, which then does not fit any more. */
+static void test_what_a_dead_holder_left_is_taken_in_first(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box, *opened_before;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	struct mail mail;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "new", "2.b", BODY);
+	opened_before = must_open(fx, "INBOX");
+	must(mailbox_settle(opened_before, &err), &err); /* nobody died */
+	run_and_die(fx, "placed");
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_find(box, 3, &mail, NULL), -ENOENT);
+	must(mailbox_settle(box, &err), &err);
+	assert_false(path_exists("%s/dovecot-uidlist.lock", fx->maildir));
+	must(mailbox_find(box, 3, &mail, &err), &err);
+	assert_string_equal(mail.guid, "new");
+	mailbox_close(&box);
+
+	/* The same again, found out only by a change. */
+	must_shell("mv '%s/cur/new:2,S' '%s/cur/other:2,S'", fx->maildir, fx->maildir);
+	must_shell("printf 999999:%%s \"$(uname -n)\" >'%s/dovecot-uidlist.lock'", fx->maildir);
+	must(mailbox_refresh(opened_before, &err), &err);
+	assert_int_equal(mailbox_begin(opened_before, &txn, &err), -ESTALE);
+	must(mailbox_find(opened_before, 4, &mail, &err), &err);
+	assert_string_equal(mail.guid, "other");
+	mailbox_close(&opened_before);
+}
+
 #define UNIT(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -461,6 +496,7 @@ int main(void)
 		UNIT(test_cut_after_renames_and_unlinks),
 		UNIT(test_cut_after_renames_and_unlinks_then_scan),
 		UNIT(test_cut_after_the_index),
+		UNIT(test_what_a_dead_holder_left_is_taken_in_first),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,13 +65,13 @@ class DovecotNode(Node):
 class MixedPair:
     """a is ours, b a Dovecot; a context manager like node.Pair."""
 
-    def __init__(self, location="maildir:~/Maildir", settings="", replicates=False, theirs="maildir:~/Maildir"):
+    def __init__(self, location="maildir:~/Maildir", settings="", replicates=False, theirs=None):
         self.network = Network()
         self.nodes = []
         try:
             self.a = Node(self.network, "a", location, settings)
             self.nodes.append(self.a)
-            self.b = DovecotNode(self.network, "b", theirs, replicates)
+            self.b = theirs(self.network, "b") if theirs else DovecotNode(self.network, "b", replicates=replicates)
             self.nodes.append(self.b)
             self.b.start_all()
             self.a.start_all()

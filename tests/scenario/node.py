@@ -124,7 +124,7 @@ class Node:
     def __init__(self, network, host, location="maildir:~/Maildir", settings="", tls=None):
         self.network, self.host = network, host
         self.address = network.addresses[host]
-        self.dir = tempfile.mkdtemp(prefix=f"dsyncfs-{host}-")
+        self.dir = self.make_dir()
         os.chmod(self.dir, 0o755)
         self.backing, self.mount = self.dir + "/backing", self.dir + "/mount"
         for path in (self.backing, self.mount):
@@ -143,6 +143,9 @@ class Node:
         os.makedirs(self.dir + "/dovecot/state")
         with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
             file.write(dovecot_config.beginning(location, VMAIL, self.mount) + DOVECOT_CONF.format(**values))
+
+    def make_dir(self):
+        return tempfile.mkdtemp(prefix=f"dsyncfs-{self.host}-")
 
     # --- processes
 

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import view
+from dovecot24 import DovecotNode24
 from dovecot_node import MixedPair, eventually_in_sync
 from node import VMAIL, eventually, need
 
@@ -158,6 +159,8 @@ POLLED = "replication_poll_interval = 1s\n"
 def main():
     need("dovecot")
     scenario("port", POLLED)
+    if len(sys.argv) > 1 and sys.argv[1] == "24":
+        scenario("24", POLLED, theirs=DovecotNode24)
     scenario("replicator", "replication_poll_interval = 1h\n", replicates=True)
     scenario("command", POLLED, command=lambda pair: reach_by_command(pair, "remote:vmail@b.example.org"))
     scenario("wrapper", POLLED, command=lambda pair: reach_by_command(pair, "remoteprefix:vmail@b.example.org"))

@@ -451,6 +451,11 @@ static void fill_mail(struct mailbox *box, const struct fake_mail *from, struct 
 	};
 }
 
+int mailbox_settle(struct mailbox *box, struct error *err)
+{
+	return 0;
+}
+
 int mailbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,
 		 void *ctx, struct error *err)
 {
