@@ -9,7 +9,6 @@ def main():
     need("dovecot")
     run("mdbox:~/mdbox")
     run(("mdbox:~/mdbox", "maildir:~/Maildir"))
-    run(("sdbox:~/sdbox", "mdbox:~/mdbox"))
     print("ok")
 
 
