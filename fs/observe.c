@@ -33,7 +33,8 @@ void observe_name(struct observed *op, struct place *dir, const char *name)
 void observe_file(struct observed *op, struct place *dir, enum place_file kind)
 {
 	observe_name(op, dir, "");
-	if (op->names[op->count - 1].at.role == PLACE_DIR)
+	if (op->names[op->count - 1].at.role == PLACE_DIR ||
+	    op->names[op->count - 1].at.role == PLACE_MAILS)
 		op->names[op->count - 1].kind = kind;
 }
 

@@ -6,9 +6,9 @@
  * (one of the observe_* below), which pushes the events into the journal: a push is all it costs.
  * observe_end() in any case. What failed is not observed.
  *
- * It is format-free: any directory at or below a home that holds cur, new and tmp is a mailbox
- * directory, and any directory may hold indexes or lists. Files in tmp/, lock files, caches and
- * index snapshots are not mail.
+ * It is format-free: any directory at or below a home that holds cur, new and tmp, or dbox-Mails,
+ * is a mailbox directory, and any directory may hold indexes or lists. Files in tmp/, lock files,
+ * caches and index snapshots are not mail.
  */
 #ifndef DSYNCFS_FS_OBSERVE_H
 #define DSYNCFS_FS_OBSERVE_H

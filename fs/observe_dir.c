@@ -29,11 +29,6 @@ static bool is_home(const struct place_path *path)
 	return path->role == PLACE_DIR && path->depth == 0;
 }
 
-static bool is_part(const struct place_path *path)
-{
-	return path->role == PLACE_CUR || path->role == PLACE_NEW || path->role == PLACE_TMP;
-}
-
 static void push(struct observed *op, enum mail_event_kind kind, const struct place_path *path)
 {
 	observe_push(op, kind, path->home, path->dir, "", "");
@@ -60,7 +55,7 @@ void observe_dir_made(struct observed *op)
 
 	observe_enter(op, 0);
 	locate_dir(op, 0, &path);
-	if (path.role == PLACE_CUR) {
+	if (place_role_is_mailbox(path.role)) {
 		dirty_text(op, &path);
 		push(op, MAIL_EVENT_DIR_CREATED, &path);
 	}
@@ -73,7 +68,7 @@ void observe_dir_removed(struct observed *op)
 
 	observe_enter(op, 0);
 	locate_dir(op, 0, &path);
-	if (in_home(&path)) {
+	if (in_home(&path) || path.role == PLACE_MAILS) {
 		dirty_text(op, &path);
 		push(op, MAIL_EVENT_DIR_REMOVED, &path);
 	} else if (is_home(&path)) {
@@ -82,14 +77,19 @@ void observe_dir_removed(struct observed *op)
 	place_release(op->observer->places, &path);
 }
 
-static bool holds_cur(int dir_fd, const char *name)
+static bool holds(int dir_fd, const char *name, const char *part)
 {
-	char path[NAME_MAX + sizeof "/cur"];
+	char path[NAME_MAX + sizeof "/dbox-Mails"];
 	struct stat st;
 
-	if (snprintf(path, sizeof path, "%s/cur", name) >= (int)sizeof path)
+	if (snprintf(path, sizeof path, "%s/%s", name, part) >= (int)sizeof path)
 		return false;
 	return fstatat(dir_fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+}
+
+static bool holds_mailbox(int dir_fd, const char *name)
+{
+	return holds(dir_fd, name, "cur") || holds(dir_fd, name, "dbox-Mails");
 }
 
 /* A directory above the homes was renamed: every home below it has another name now. levels: how
@@ -144,18 +144,20 @@ static unsigned levels_to_home(const struct observed *op, const struct place_pat
 
 /* One side of a rename that is no plain rename within a home. */
 static void side_changed(struct observed *op, const struct place_path *path, bool appeared,
-			 bool has_cur)
+			 bool has_mailbox)
 {
-	if (is_part(path)) {
+	if (place_role_is_part(path->role)) {
 		dirty_text(op, path);
 		push(op, MAIL_EVENT_RESCAN, path);
-		if (appeared && path->role == PLACE_CUR)
+		if (appeared && place_role_is_mailbox(path->role))
 			push(op, MAIL_EVENT_DIR_CREATED, path);
+		else if (!appeared && path->role == PLACE_MAILS)
+			push(op, MAIL_EVENT_DIR_REMOVED, path);
 	} else if (is_home(path)) {
 		push_rescan_home(op, path->home);
 	} else if (in_home(path)) {
 		dirty_text(op, path);
-		if (appeared && has_cur)
+		if (appeared && has_mailbox)
 			push(op, MAIL_EVENT_DIR_CREATED, path);
 		else if (!appeared)
 			push(op, MAIL_EVENT_DIR_REMOVED, path);
@@ -203,7 +205,7 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
 				    "it are found by the next full scan name=%s",
 				    op->names[1].name);
 		side_changed(op, &from, false, false);
-		side_changed(op, &to, true, holds_cur(dir_fd, op->names[1].name));
+		side_changed(op, &to, true, holds_mailbox(dir_fd, op->names[1].name));
 	}
 out:
 	place_release(op->observer->places, &from);

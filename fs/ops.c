@@ -82,10 +82,10 @@ static enum place_file remembered_kind(struct fs *fs, struct place *dir, const c
 	enum place_file kind = place_file_kind(PLACE_DIR, name);
 	struct place_path path;
 
-	if (!place_file_is_watched(kind) && !place_file_is_log(kind))
+	if (!place_file_is_ours(kind))
 		return PLACE_FILE_OTHER;
 	place_locate(fs->places, dir, &path);
-	if (path.role != PLACE_DIR)
+	if (path.role != PLACE_DIR && path.role != PLACE_MAILS)
 		kind = PLACE_FILE_OTHER;
 	place_release(fs->places, &path);
 	return kind;

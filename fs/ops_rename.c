@@ -53,12 +53,12 @@ static int rename_to_message(const struct rename_op *r, bool *replaced_r, bool *
 /* In these directories no name matters to its inode, and a directory is not looked at. */
 static bool is_part(enum place_role role)
 {
-	return role == PLACE_CUR || role == PLACE_NEW || role == PLACE_TMP;
+	return place_role_is_part(role) && role != PLACE_MAILS;
 }
 
 static bool is_remembered(enum place_file kind)
 {
-	return place_file_is_watched(kind) || place_file_is_log(kind);
+	return place_file_is_ours(kind);
 }
 
 /* What the kernel calls `name` in the directory; is_dir_r also where it has forgotten it. */

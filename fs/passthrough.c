@@ -48,16 +48,11 @@ void passthrough_negotiate(struct fs *fs, struct fuse_conn_info *conn)
 		conn->want |= FUSE_CAP_HANDLE_KILLPRIV_V2;
 }
 
-static bool writes_are_seen(enum place_file kind)
-{
-	return place_file_is_log(kind) || place_file_is_watched(kind);
-}
-
 void passthrough_open(fuse_req_t req, struct fs *fs, uint64_t nodeid, struct open_file *file,
 		      struct fuse_file_info *fi)
 {
 	struct backing_request request = {.req = req, .fs = fs, .fd = file->fd};
-	bool may = !writes_are_seen(inode_kind(fs->inodes, nodeid)) &&
+	bool may = !place_file_is_ours(inode_kind(fs->inodes, nodeid)) &&
 		   !__atomic_load_n(&fs->backing_refused, __ATOMIC_RELAXED);
 
 	if (!fs->passthrough)

@@ -5,6 +5,7 @@
  * Everything is passed through but
  * - files whose writes are events or are read record by record (logs, uidlist, keywords,
  *   subscriptions): what is not seen cannot be told;
+ * - the files that mdbox's writers append to under a lock: see place_file_is_ours();
  * - files with suid or sgid, which writes with our credentials would keep (one that gets them
  *   while it is open does keep them; the mount is nosuid).
  * An inode is passed through or copied by all its openers at a time: the kernel refuses to mix them

@@ -145,14 +145,47 @@ bool place_is_below(struct places *places, const struct place *place, const stru
 	return below;
 }
 
-bool place_name_is_maildir_part(const char *name)
+bool place_role_is_mailbox(enum place_role role)
+{
+	return role == PLACE_CUR || role == PLACE_MAILS;
+}
+
+bool place_role_is_part(enum place_role role)
+{
+	return role == PLACE_CUR || role == PLACE_NEW || role == PLACE_TMP || role == PLACE_MAILS;
+}
+
+static bool is_mails(const char *name)
+{
+	return strcmp(name, "dbox-Mails") == 0;
+}
+
+static bool is_maildir_part(const char *name)
 {
 	return strcmp(name, "cur") == 0 || strcmp(name, "new") == 0 || strcmp(name, "tmp") == 0;
 }
 
 static enum place_role part_role(const char *name)
 {
-	return name[0] == 'c' ? PLACE_CUR : name[0] == 'n' ? PLACE_NEW : PLACE_TMP;
+	return name[0] == 'c'	? PLACE_CUR
+	       : name[0] == 'n' ? PLACE_NEW
+	       : name[0] == 't' ? PLACE_TMP
+				: PLACE_MAILS;
+}
+
+/* The first of names[from..to) that is a part of a mailbox, else `to`. In dbox a mailbox may have
+ * the name of a part of Maildir: then its own part tells. */
+static unsigned find_part(const char *const *names, unsigned from, unsigned to)
+{
+	unsigned part = from;
+
+	while (part < to && !is_mails(names[part]))
+		part++;
+	if (part < to)
+		return part;
+	for (part = from; part < to && !is_maildir_part(names[part]);)
+		part++;
+	return part;
 }
 
 /* Joins names[from..to) with '/' at *pos. Returns false when it does not fit. */
@@ -209,9 +242,7 @@ static void locate(struct places *places, struct place *place, const char *extra
 		goto out;
 	}
 	path->depth = count - home;
-	part = home;
-	while (part < count && !place_name_is_maildir_part(names[part]))
-		part++;
+	part = find_part(names, home, count);
 	if (part + 1 < count)
 		goto out;
 	/* part is now the end of the mailbox directory's path */
@@ -268,6 +299,15 @@ static enum place_file dovecot_file_kind(const char *name)
 	return PLACE_FILE_OTHER;
 }
 
+/* "m.17", or ".temp.1795.P44Q1M2.host", which is renamed to that while it is open. */
+static bool is_shared(const char *name)
+{
+	if (starts_with(name, ".temp."))
+		return true;
+	return starts_with(name, "m.") && name[2] &&
+	       strspn(name + 2, "0123456789") == strlen(name + 2);
+}
+
 enum place_file place_file_kind(enum place_role role, const char *name)
 {
 	switch (role) {
@@ -277,10 +317,13 @@ enum place_file place_file_kind(enum place_role role, const char *name)
 	case PLACE_TMP:
 		return PLACE_FILE_TMP;
 	case PLACE_DIR:
+	case PLACE_MAILS:
 		if (starts_with(name, "dovecot"))
 			return dovecot_file_kind(name);
 		if (strcmp(name, "subscriptions") == 0)
 			return PLACE_FILE_SUBSCRIPTIONS;
+		if (is_shared(name))
+			return PLACE_FILE_SHARED;
 		return PLACE_FILE_OTHER;
 	case PLACE_ABOVE:
 	case PLACE_INSIDE:
@@ -293,6 +336,11 @@ bool place_file_is_log(enum place_file kind)
 {
 	return kind == PLACE_FILE_INDEX_LOG || kind == PLACE_FILE_OTHER_LOG ||
 	       kind == PLACE_FILE_MAILBOX_LOG;
+}
+
+bool place_file_is_ours(enum place_file kind)
+{
+	return place_file_is_log(kind) || place_file_is_watched(kind) || kind == PLACE_FILE_SHARED;
 }
 
 bool place_file_is_watched(enum place_file kind)

@@ -4,8 +4,8 @@
  * Every directory that the kernel knows has a place: a node with a name that points to its parent's
  * place. So renaming a directory moves everything below it in one step, and asking where something
  * is costs a walk of a few pointers. Places know homes (the directories home_depth levels below the
- * root) and Maildir's cur, new and tmp; they know no mail locations: mapping a directory to a
- * mailbox is the store's.
+ * root), Maildir's cur, new and tmp and dbox's dbox-Mails; they know no mail locations: mapping a
+ * directory to a mailbox is the store's.
  *
  * Thread-safe. After a hand-over to a successor places can be made again from the names that the
  * kernel has for the directories' handles, so they need not be in the inode table's memory.
@@ -25,8 +25,10 @@ enum place_role {
 	PLACE_CUR, /* cur/ of the mailbox directory `box` */
 	PLACE_NEW, /* new/ */
 	PLACE_TMP, /* tmp/ */
-	PLACE_INSIDE, /* below a cur, new or tmp, or deeper than a path can say: no mail is looked
-			 for */
+	PLACE_MAILS,  /* dbox-Mails/ of the dbox mailbox directory `box`: its index, messages of
+			 sdbox */
+	PLACE_INSIDE, /* below a cur, new, tmp or dbox-Mails, or deeper than a path can say: no mail
+			 is looked for */
 };
 
 /* What a file is by its name and its directory's role. */
@@ -41,6 +43,8 @@ enum place_file {
 	PLACE_FILE_OTHER_LOG,	 /* other dovecot*.index.log*: a log, and no mailbox's */
 	PLACE_FILE_SUBSCRIPTIONS,
 	PLACE_FILE_MAILBOX_LOG, /* dovecot.mailbox.log* */
+	PLACE_FILE_SHARED, /* m.N of mdbox, and what will become one: several append to it, under
+			      its lock */
 };
 
 struct place {
@@ -55,8 +59,8 @@ struct place {
 /* Where something is, with a reference to the mailbox's place until place_release(). */
 struct place_path {
 	enum place_role role; /* of the directory asked about */
-	struct place *box;    /* the directory itself, or for cur, new and tmp the one they are in;
-				 NULL above homes and inside cur, new, tmp */
+	struct place *box;    /* the directory itself, or for cur, new, tmp and dbox-Mails the one
+				 they are in; NULL above homes and inside of those */
 	unsigned depth;	      /* of the directory below its home; 0: the home itself */
 	const char *home;     /* relative to the root, "example.org/alice"; above homes the
 				 directory's own path */
@@ -95,11 +99,17 @@ void place_release(struct places *places, struct place_path *path);
 
 /* What the file `name` in a directory of this role is. */
 enum place_file place_file_kind(enum place_role role, const char *name);
-/* Appends to it must be seen one by one: its data never passes the mount by. */
+/* Appends to it must be seen one by one. */
 bool place_file_is_log(enum place_file kind);
+/* Its data never passes the mount by: because writes must be seen, or because writers exclude each
+ * other by a lock that is the mount's. A process that outlives its mount holds a lock that nobody
+ * else can see, and must not be able to write any more. */
+bool place_file_is_ours(enum place_file kind);
 /* A write to it is an event. */
 bool place_file_is_watched(enum place_file kind);
-/* cur, new or tmp */
-bool place_name_is_maildir_part(const char *name);
+/* The part of a mailbox whose making makes it one: cur, dbox-Mails. */
+bool place_role_is_mailbox(enum place_role role);
+/* cur, new, tmp, dbox-Mails */
+bool place_role_is_part(enum place_role role);
 
 #endif

@@ -14,7 +14,8 @@
 #define DIGEST_BYTES (JOURNAL_STAMP_SIZE - sizeof(uint32_t))
 
 static const char *const names[] = {"new", "cur", "dovecot-uidlist", "dovecot.index.log"};
-#define NAMES (sizeof names / sizeof names[0])
+#define NAMES	  (sizeof names / sizeof names[0])
+#define INDEX_LOG (NAMES - 1)
 
 /* All fields have the same size, so that no padding is digested. */
 struct look {
@@ -28,7 +29,7 @@ static int look_at(int dir_fd, const char *name, struct look *look_r)
 
 	memset(look_r, 0, sizeof *look_r);
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : -errno;
+		return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
 	*look_r = (struct look){
 		.ino = st.st_ino,
 		.size = (uint64_t)st.st_size,
@@ -58,6 +59,13 @@ int stamp_take(int root_fd, const char *home, const char *dir, struct journal_st
 		return -errno;
 	for (size_t i = 0; i < NAMES; i++) {
 		int rc = look_at(fd, names[i], &looks[i]);
+
+		if (rc < 0)
+			return rc;
+	}
+	/* A dbox mailbox has nothing but this. */
+	if (looks[INDEX_LOG].ino == 0) {
+		int rc = look_at(fd, "dbox-Mails/dovecot.index.log", &looks[INDEX_LOG]);
 
 		if (rc < 0)
 			return rc;

@@ -3,8 +3,9 @@
  * consumes.
  *
  * The mount knows places, not formats: it names the home (relative to the mount's root, for example
- * "example.org/alice") and directories relative to that home ("Maildir/.Work"; "" is the home
- * itself). The store maps a directory to a mailbox, since only it knows the user's mail location.
+ * "example.org/alice") and directories relative to that home ("Maildir/.Work",
+ * "mdbox/mailboxes/Work"; "" is the home itself). The store maps a directory to a mailbox, since
+ * only it knows the user's mail location.
  *
  * An event is a hint where to look plus evidence of what was seen (an unlink, a rmdir). Catch-up
  * reads the mailbox to learn what is true now; only an observed removal can make absence an
@@ -28,8 +29,8 @@ enum mail_event_kind {
 	MAIL_EVENT_TOUCHED = 4,
 	/* The mailbox dir has to be scanned: events were lost or too many. */
 	MAIL_EVENT_RESCAN = 5,
-	/* A directory below the home appeared that is or may become a mailbox (its cur/ was made).
-	 */
+	/* A directory below the home appeared that is or may become a mailbox (its cur/ or its
+	 * dbox-Mails/ was made). */
 	MAIL_EVENT_DIR_CREATED = 6,
 	/* A directory was renamed within the home. dir: old path, name: new path relative to the
 	   home. */

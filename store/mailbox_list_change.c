@@ -273,8 +273,9 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 	if (rc == 0)
 		rc = delete_locked(user, &spot, guid, err);
 	if (rc == 0)
-		list_refresh_index(user);
-	list_unlock(user, &lock);
+		list_unlock_changed(user, &lock);
+	else
+		list_unlock(user, &lock);
 	mailbox_spot_free(&spot);
 	return rc;
 }
@@ -470,8 +471,9 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 	if (rc == 0)
 		rc = log_rename(user, to, time(NULL), err);
 	if (rc == 0)
-		list_refresh_index(user);
-	list_unlock(user, &lock);
+		list_unlock_changed(user, &lock);
+	else
+		list_unlock(user, &lock);
 	return rc;
 }
 

@@ -302,8 +302,9 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 		     : in_place ? create_in_place(&new, &spot, err)
 				: create_by_rename(&new, &spot, err);
 	if (rc == 0)
-		list_refresh_index(user);
-	list_unlock(user, &lock);
+		list_unlock_changed(user, &lock);
+	else
+		list_unlock(user, &lock);
 	mailbox_spot_free(&spot);
 	return rc;
 }

@@ -9,6 +9,7 @@
 #include "store/base/log.h"
 #include "store/dbox/dbox_names.h"
 #include "store/index/list_index.h"
+#include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox_name.h"
 
@@ -26,18 +27,35 @@ int list_failed(struct error *err, const struct mail_user *user, const char *nam
 }
 
 /* Tells running Dovecot sessions to look at the directories again. The change itself is done: a
- * failure here is worth a warning, no more. */
-void list_refresh_index(const struct mail_user *user)
+ * failure here is worth a warning, no more. -EAGAIN: the list index is busy. */
+static int refresh_index(const struct mail_user *user, int timeout_ms)
 {
 	struct error problem = {0};
 	AUTO_CLOSE int fd = open(user->location.index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc;
 
 	if (fd < 0)
-		return;
-	if (list_index_set_refresh(fd, user->location.index, INDEX_LOCK_FCNTL,
-				   INDEX_LOCK_TIMEOUT_MS, &problem) < 0)
+		return 0;
+	rc = list_index_set_refresh(fd, user->location.index, INDEX_LOCK_FCNTL, timeout_ms,
+				    &problem);
+	if (rc < 0 && (rc != -EAGAIN || timeout_ms == INDEX_LOCK_TIMEOUT_MS))
 		log_warning("the list index was not refreshed: %s user=%s", problem.text,
 			    user->name);
+	return rc;
+}
+
+void list_refresh_index(const struct mail_user *user)
+{
+	(void)refresh_index(user, INDEX_LOCK_TIMEOUT_MS);
+}
+
+void list_unlock_changed(const struct mail_user *user, int *lock)
+{
+	int rc = refresh_index(user, INDEX_LOCK_SHORT_MS);
+
+	list_unlock(user, lock);
+	if (rc == -EAGAIN)
+		list_refresh_index(user);
 }
 
 int list_check_name(const struct mail_user *user, const char *name, struct error *err)

@@ -11,6 +11,7 @@
 struct mail_user;
 
 #define INDEX_LOCK_TIMEOUT_MS 60000
+#define INDEX_LOCK_SHORT_MS   50
 
 /* Fills err and returns the code. */
 int list_failed(struct error *err, const struct mail_user *user, const char *name, int code,
@@ -20,6 +21,9 @@ int list_check_name(const struct mail_user *user, const char *name, struct error
 /* Tells running Dovecot sessions to look at the directories again. The change itself is done: a
  * failure here is worth a warning, no more. */
 void list_refresh_index(const struct mail_user *user);
+/* Does the same and lets go of mailboxes.lock, in that order if it can be: Dovecot, which may make
+ * the inbox while it holds the list index's lock, waits for mailboxes.lock then. */
+void list_unlock_changed(const struct mail_user *user, int *lock);
 
 bool list_path_exists(const char *path);
 int list_make_directory(int dirfd, const char *name, const struct stat *like);

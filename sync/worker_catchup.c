@@ -103,7 +103,7 @@ char *worker_dir_of(const struct worker_process *w, const char *name)
 	struct mailbox_paths paths;
 	char *dir = NULL;
 
-	if (mailbox_paths_get(&w->user->location, name, &paths) < 0)
+	if (mailbox_dirs_get(&w->user->location, name, &paths) < 0)
 		return NULL;
 	if (strncmp(paths.mail, w->user->home, home) == 0) {
 		if (paths.mail[home] == '\0')

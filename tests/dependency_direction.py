@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Holds the tree to its dependency direction, by the #include lines.
 
-    store/base <- store/index, store/journal, store/body <- store/maildir, store/dbox <- store <- fs, sync <- tools
+    store/base <- store/body, store/index, store/journal <- store/maildir, store/dbox <- store <- fs, sync <- tools
 
-fs and sync never include each other. store/maildir and store/dbox implement store/mailbox_private.h and are called through it, so
-they may include the contracts (headers) of store that describe users, mailboxes and UIDVALIDITY, and nothing else of
+fs and sync never include each other. store/maildir and store/dbox implement store/mailbox_private.h and are called
+through it, so they may include the contracts (headers) of store that describe users, mailboxes and UIDVALIDITY, and nothing else of
 store. lmdb.h is the business of store/journal alone.
 """
 import os
@@ -19,9 +19,9 @@ ALLOWED = {
     "store/index": ["store/base"],
     "store/journal": ["store/base"],
     "store/body": ["store/base"],
-    "store/maildir": ["store/base", "store/index", "store/body"],
-    "store/dbox": ["store/base", "store/index", "store/body"],
-    "store": ["store/base", "store/index", "store/journal", "store/body", "store/maildir", "store/dbox"],
+    "store/maildir": ["store/base", "store/body", "store/index"],
+    "store/dbox": ["store/base", "store/body", "store/index"],
+    "store": ["store/base", "store/index", "store/journal", "store/maildir", "store/dbox"],
     "fs": ["store", "store/base", "store/journal"],
     "sync": ["store", "store/base", "store/journal"],
     "tools": ["fs", "sync", "store", "store/base", "store/journal"],

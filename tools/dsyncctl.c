@@ -2,7 +2,7 @@
  * dsyncctl: looks at and drives a running dsyncd.
  *
  *   dsyncctl [-c FILE] [--json] status [usermask] | replicate [-f] [-p priority] usermask |
- *            dsync-status | accept-store | users | showconf
+ *            dsync-status | accept-store | purge [usermask] | users | showconf
  *
  * Exits 0, 64 for a wrong command line, 69 when dsyncd is not running, 78 for the settings; status
  * exits 1 when something is behind.
@@ -31,6 +31,8 @@ static const struct {
 	 "dsync-status                   which syncs are running"},
 	{"accept-store", dsyncctl_accept_store,
 	 "accept-store                   the mount may start with another backing directory"},
+	{"purge", dsyncctl_purge,
+	 "purge [usermask]               give back the room of expunged mail (mdbox)"},
 	{"users", dsyncctl_users, "users                          who has mail here"},
 	{"showconf", dsyncctl_showconf,
 	 "showconf [-P]                  the settings as understood (-P: with the password)"},

@@ -20,6 +20,7 @@ int dsyncctl_replicate(const struct dsyncctl *ctl, int argc, char **argv);
 int dsyncctl_dsync_status(const struct dsyncctl *ctl, int argc, char **argv);
 int dsyncctl_users(const struct dsyncctl *ctl, int argc, char **argv);
 int dsyncctl_accept_store(const struct dsyncctl *ctl, int argc, char **argv);
+int dsyncctl_purge(const struct dsyncctl *ctl, int argc, char **argv);
 int dsyncctl_showconf(const struct dsyncctl *ctl, int argc, char **argv);
 
 /* Prints the error and returns the exit status for it. */

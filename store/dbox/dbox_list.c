@@ -8,6 +8,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/dbox/dbox_intent.h"
 #include "store/index/index_files.h"
 
 static int peek(const struct mailbox_place *place, bool multi, struct mailbox_status *status_r,
@@ -99,8 +100,9 @@ struct deletion {
 static void deletion_free(struct deletion *deletion)
 {
 	index_abort(&deletion->map_txn);
-	if (deletion->intent)
-		mdbox_intent_remove(deletion->storage, &deletion->intent);
+	if (deletion->storage)
+		dbox_intent_remove(deletion->storage->dirfd, deletion->storage->path,
+				   &deletion->intent);
 	mdbox_storage_close(&deletion->storage);
 	free(deletion->map_uids);
 	free(deletion);
@@ -151,8 +153,9 @@ int mdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, str
 	if (rc == 0)
 		rc = list_references(place, deletion, err);
 	if (rc == 0 && deletion->count)
-		rc = mdbox_intent_write(deletion->storage, deletion->map_uids, deletion->count,
-					&deletion->intent, err);
+		rc = dbox_intent_write(deletion->storage->dirfd, deletion->storage->path,
+				       mdbox_storage_uid_validity(deletion->storage),
+				       deletion->map_uids, deletion->count, &deletion->intent, err);
 	if (rc < 0) {
 		deletion_free(deletion);
 		return rc;

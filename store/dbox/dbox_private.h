@@ -40,7 +40,7 @@ struct dbox {
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */
 	uint64_t spool_end;
-	int64_t swept_ms; /* sdbox: when temporary files of others were looked for */
+	int64_t recovered_s; /* sdbox: when what dead writers left was looked for; 0: not yet */
 	/* what the last struct mail points to */
 	char *guid_text;
 	struct mail_names names;
@@ -80,9 +80,18 @@ int dbox_setup(struct dbox *db, const struct mailbox_place *place, struct error 
 /* The storage that a mailbox at this place belongs to. */
 int dbox_storage_of(const struct mailbox_place *place, bool make, struct mdbox_storage **storage_r,
 		    struct error *err);
+/* One whose map may not be readable. */
+int dbox_storage_of_damaged(const struct mailbox_place *place, struct mdbox_storage **storage_r,
+			    struct error *err);
 /* Writes the header of a mailbox without one. */
 int dbox_write_header(struct index *index, bool multi, uint32_t map_uid_validity,
 		      const struct guid *guid, uint32_t uid_validity, struct error *err);
+
+/* What can be read of a damaged index; NULL: nothing. */
+int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error *err);
+/* An empty index with the old one's GUID and UIDVALIDITY, where those are known. */
+int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+		       uint32_t map_uid_validity, struct error *err);
 
 /* ---- dbox_list.c ---- */
 
@@ -194,6 +203,9 @@ void dbox_op_metadata(const struct dbox_txn *txn, const struct dbox_op *op,
 int dbox_note_pop3(struct dbox_txn *txn, struct error *err);
 
 /* ---- sdbox ---- */
+
+/* Before the first change, under the index's lock: removes files that dead writers left. */
+int sdbox_recover(struct dbox *db, struct error *err);
 
 void sdbox_file_name(uint32_t uid, char name_r[16]);
 /* A descriptor or a negative errno. */

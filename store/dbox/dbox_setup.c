@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
@@ -84,21 +85,35 @@ static int fill_paths(struct dbox *db, const struct mailbox_place *place)
 	return storage_paths_get(location, db->storage_paths);
 }
 
-int dbox_storage_of(const struct mailbox_place *place, bool make, struct mdbox_storage **storage_r,
-		    struct error *err)
+static int storage_of(const struct mailbox_place *place, bool make, bool damaged,
+		      struct mdbox_storage **storage_r, struct error *err)
 {
 	char *paths[3] = {NULL, NULL, NULL};
 	int rc = storage_paths_get(place->location, paths);
+	const struct mdbox_paths where = {paths[0], paths[1], paths[2]};
 
 	*storage_r = NULL;
 	if (rc < 0)
 		error_errno(err, rc, "%s", place->location->root);
+	else if (damaged)
+		rc = mdbox_storage_open_damaged(&where, storage_r, err);
 	else
-		rc = mdbox_storage_open(&(struct mdbox_paths){paths[0], paths[1], paths[2]}, make,
-					storage_r, err);
+		rc = mdbox_storage_open(&where, make, storage_r, err);
 	for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
 		free(paths[i]);
 	return rc;
+}
+
+int dbox_storage_of(const struct mailbox_place *place, bool make, struct mdbox_storage **storage_r,
+		    struct error *err)
+{
+	return storage_of(place, make, false, storage_r, err);
+}
+
+int dbox_storage_of_damaged(const struct mailbox_place *place, struct mdbox_storage **storage_r,
+			    struct error *err)
+{
+	return storage_of(place, true, true, storage_r, err);
 }
 
 int dbox_open_dirs(const struct mailbox_place *place, bool multi, struct dbox **db_r,
@@ -234,4 +249,48 @@ int dbox_setup(struct dbox *db, const struct mailbox_place *place, struct error 
 		return rc;
 	guid_generate(&guid);
 	return dbox_write_header(db->index, db->multi, map_uid_validity, &guid, uid_validity, err);
+}
+
+/* ---- in place of a damaged one ---- */
+
+int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error *err)
+{
+	const struct index_options options = {
+		.label = db->index_path, .read_only = true, .salvage = true};
+	int rc = index_open(db->index_fd, &options, old_r, err);
+
+	return rc == -ENOENT || rc == -EUCLEAN ? 0 : rc;
+}
+
+int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+		       uint32_t map_uid_validity, struct error *err)
+{
+	struct index_create create = {.replace = true, .next_uid = 1};
+	struct index_status status = {0};
+	struct index_options options;
+	struct guid guid = {0};
+	int rc = 0;
+
+	if (old) {
+		index_status(old, &status);
+		dbox_index_guid(old, db->multi, &guid);
+	}
+	if (status.uid_validity == 0)
+		rc = place->uid_validity(place->ctx, &status.uid_validity, err);
+	if (guid_is_empty(&guid))
+		guid_generate(&guid);
+	/* HIGHESTMODSEQ must not go back, or clients and replicas would miss changes. What the
+	 * damaged part of the log counted is not known: the seconds since 1970 are more. */
+	create.initial_modseq = (uint64_t)time(NULL);
+	if (status.highest_modseq >= create.initial_modseq)
+		create.initial_modseq = status.highest_modseq + 1;
+	dbox_index_options(db, &options);
+	index_close(&db->index);
+	if (rc == 0)
+		rc = index_create(db->index_fd, &options, &create, err);
+	if (rc == 0)
+		rc = index_open(db->index_fd, &options, &db->index, err);
+	return rc < 0 ? rc
+		      : dbox_write_header(db->index, db->multi, map_uid_validity, &guid,
+					  status.uid_validity, err);
 }

@@ -124,6 +124,7 @@ static int check_storage(const struct dbox *db, struct error *err)
 static int begin(struct dbox_txn *txn, struct error *err)
 {
 	struct dbox *db = txn->db;
+	struct error problem;
 	int rc = db->multi ? begin_map(txn, err) : 0;
 
 	if (rc == 0)
@@ -135,6 +136,8 @@ static int begin(struct dbox_txn *txn, struct error *err)
 		return error_set(err, -ESTALE, "%s: the index was made anew", db->index_path);
 	rc = db->multi ? check_storage(db, err) : 0;
 	dbox_update_status(db);
+	if (!db->multi && sdbox_recover(db, &problem) < 0)
+		log_warning("%s", problem.text);
 	txn->next_uid = db->box.status.uid_next;
 	return rc;
 }

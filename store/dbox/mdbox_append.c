@@ -22,6 +22,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/dbox/dbox_intent.h"
 
 #define CANDIDATES_MAX 10
 #define LOOK_BACK_MAX  2000
@@ -64,6 +65,12 @@ int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
 void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id)
 {
 	append->avoid = file_id;
+}
+
+void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest)
+{
+	append->looked = true;
+	append->highest = highest;
 }
 
 static int target_error(const struct mdbox_append *append, const struct target *target, int code,
@@ -197,23 +204,12 @@ static int find_old_file(struct mdbox_append *append, uint64_t size, struct targ
 
 static int make_file(struct mdbox_append *append, struct target *target_r, struct error *err)
 {
-	static unsigned counter;
 	AUTO_BUF struct buf header = BUF_INIT(256);
 	struct mdbox_storage *storage = append->storage;
 	struct target *target = target_r;
-	struct timespec now;
-	char host[64] = "localhost";
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	gethostname(host, sizeof host - 1);
-	for (char *p = host; *p; p++) {
-		if (*p == '/')
-			*p = '_';
-	}
 	*target = (struct target){.is_new = true};
-	snprintf(target->temporary, sizeof target->temporary, ".temp.%lld.P%ldQ%uM%ld.%s",
-		 (long long)now.tv_sec, (long)getpid(),
-		 __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED), now.tv_nsec / 1000, host);
+	dbox_temporary_name(target->temporary, sizeof target->temporary);
 	target->fd = owned_file_create(storage->dirfd, target->temporary, O_RDWR | O_EXCL);
 	if (target->fd < 0)
 		return error_errno(err, target->fd, "%s/%s: create", storage->path,
@@ -221,7 +217,7 @@ static int make_file(struct mdbox_append *append, struct target *target_r, struc
 	/* Nobody knows it, so this does not wait. */
 	flock(target->fd, LOCK_EX | LOCK_NB);
 	target->file_id = ++append->highest;
-	dbox_file_header_build(&header, now.tv_sec);
+	dbox_file_header_build(&header, time(NULL));
 	target->end = header.len;
 	return buf_append(&append->buf, header.data, header.len);
 }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <time.h>
 #include "store/base/log.h"
+#include "store/dbox/dbox_intent.h"
 
 static const struct index_ext_def mdbox_def = {
 	.name = DBOX_EXT_MDBOX, .record_size = DBOX_MDBOX_RECORD, .record_align = 4};
@@ -279,12 +280,12 @@ int mdbox_commit(struct dbox_txn *txn, struct error *err)
 	if (rc == 0 && commit.append)
 		DBOX_STEP("placed");
 	if (rc == 0 && commit.touched_count)
-		rc = mdbox_intent_write(commit.storage, commit.touched, commit.touched_count,
-					&intent, err);
+		rc = dbox_intent_write(commit.storage->dirfd, commit.storage->path,
+				       mdbox_storage_uid_validity(commit.storage), commit.touched,
+				       commit.touched_count, &intent, err);
 	if (rc == 0)
 		rc = commit_indexes(&commit, &map_done, err);
-	if (intent)
-		mdbox_intent_remove(commit.storage, &intent);
+	dbox_intent_remove(commit.storage->dirfd, commit.storage->path, &intent);
 	mdbox_append_end(&commit.append, map_done);
 	deinit(&commit);
 	return rc;

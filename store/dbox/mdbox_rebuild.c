@@ -1,8 +1,506 @@
-#include "store/dbox/dbox_private.h"
+/*
+ * Rebuilding a damaged mdbox storage (reference 4.6): the messages are found by reading the files,
+ * and map and mailboxes are made to agree with what is there.
+ *
+ *   1. every m.N is read; whatever can be read of a damaged one is copied out of it
+ *   2. every mailbox's records are matched with the messages, by GUID, else by map UID
+ *   3. the map is written: places, reference counts, new map UIDs for messages it did not know
+ *   4. the mailboxes are written: records of messages that are nowhere go, and a message that no
+ *      mailbox has, but that had references or was not in the map, is put into the one it was first
+ *      saved to
+ *
+ * All of it under the map's lock. Memory: about a hundred bytes a message.
+ */
+#include "store/dbox/mdbox_rebuild.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/index/index_files.h"
+
+/* ---- 1: the files ---- */
+
+struct reading {
+	struct rebuild *rebuild;
+	uint32_t file_id;
+	bool alt, move;
+};
+
+static char *intern(struct rebuild *rebuild, const char *name)
+{
+	for (size_t i = 0; i < rebuild->name_count; i++) {
+		if (strcmp(rebuild->names[i], name) == 0)
+			return rebuild->names[i];
+	}
+	char **grown = reallocarray(rebuild->names, rebuild->name_count + 1, sizeof *grown);
+
+	if (!grown)
+		return NULL;
+	rebuild->names = grown;
+	grown[rebuild->name_count] = strdup(name);
+	return grown[rebuild->name_count] ? grown[rebuild->name_count++] : NULL;
+}
+
+static int add_message(void *ctx, const struct dbox_message *message)
+{
+	struct reading *reading = ctx;
+	struct rebuild *rebuild = reading->rebuild;
+	struct found *found;
+
+	if (rebuild->count == rebuild->room) {
+		size_t room = rebuild->room ? rebuild->room * 2 : 256;
+		struct found *grown = reallocarray(rebuild->found, room, sizeof *grown);
+
+		if (!grown)
+			return -ENOMEM;
+		rebuild->found = grown;
+		rebuild->room = room;
+	}
+	/* What the map cannot say. */
+	if (message->end > UINT32_MAX)
+		return 0;
+	found = &rebuild->found[rebuild->count];
+	*found = (struct found){
+		.entry = {.file_id = reading->file_id,
+			  .offset = (uint32_t)message->offset,
+			  .size = (uint32_t)(message->end - message->offset)},
+		.alt = reading->alt,
+		.move = reading->move,
+		.received = message->metadata.received,
+		.mailbox = intern(rebuild, message->metadata.mailbox),
+	};
+	if (!found->mailbox)
+		return -ENOMEM;
+	guid_from_message_guid(message->metadata.guid, &found->guid);
+	rebuild->count++;
+	return 0;
+}
+
+static int note_broken(struct rebuild *rebuild, uint32_t file_id, bool alt)
+{
+	struct broken *grown =
+		reallocarray(rebuild->broken, rebuild->broken_count + 1, sizeof *grown);
+
+	if (!grown)
+		return -ENOMEM;
+	rebuild->broken = grown;
+	grown[rebuild->broken_count++] = (struct broken){.file_id = file_id, .alt = alt};
+	return 0;
+}
+
+static int read_file(struct rebuild *rebuild, int dirfd, const char *dir, uint32_t file_id,
+		     bool alt, bool conflict, struct error *err)
+{
+	struct reading reading = {
+		.rebuild = rebuild, .file_id = file_id, .alt = alt, .move = conflict};
+	char name[16], what[4300];
+	AUTO_CLOSE int fd = -1;
+	uint64_t damaged;
+	size_t first = rebuild->count;
+	int rc;
+
+	mdbox_file_name(file_id, name);
+	snprintf(what, sizeof what, "%s/%s", dir, name);
+	fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+	rc = dbox_file_each(fd, what, add_message, &reading, &damaged, err);
+	if (rc < 0)
+		return error_errno(err, rc, "%s", what);
+	if (damaged)
+		log_warning("%s: %" PRIu64 " bytes belong to no message; the %zu messages that can "
+			    "be read are kept",
+			    what, damaged, rebuild->count - first);
+	if (damaged || conflict) {
+		for (size_t i = first; i < rebuild->count; i++)
+			rebuild->found[i].move = true;
+		rc = note_broken(rebuild, file_id, alt);
+	}
+	if (file_id > rebuild->highest_file)
+		rebuild->highest_file = file_id;
+	return rc < 0 ? error_errno(err, rc, "%s", what) : 0;
+}
+
+static bool has_file(int dirfd, uint32_t file_id)
+{
+	char name[16];
+
+	mdbox_file_name(file_id, name);
+	return faccessat(dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static int read_files(struct rebuild *rebuild, int dirfd, const char *path, bool alt,
+		      struct error *err)
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
+	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		rc = error_errno(err, -errno, "%s", path);
+		file_close(&fd);
+		return rc;
+	}
+	while (rc == 0 && (errno = 0, entry = readdir(dir)) != NULL) {
+		unsigned long id;
+		char *end;
+
+		if (strncmp(entry->d_name, "m.", 2) != 0 || entry->d_name[2] < '1' ||
+		    entry->d_name[2] > '9')
+			continue;
+		id = strtoul(entry->d_name + 2, &end, 10);
+		if (*end != '\0' || id >= UINT32_MAX)
+			continue;
+		rc = read_file(rebuild, fd, path, (uint32_t)id, alt,
+			       alt && has_file(rebuild->storage->dirfd, (uint32_t)id), err);
+	}
+	return rc == 0 && errno ? error_errno(err, -errno, "%s: readdir", path) : rc;
+}
+
+static int by_guid(const void *a, const void *b)
+{
+	const struct found *x = a, *y = b;
+	int cmp = guid_cmp(&x->guid, &y->guid);
+
+	if (cmp == 0)
+		cmp = x->entry.file_id < y->entry.file_id ? -1 : x->entry.file_id > y->entry.file_id;
+	return cmp ? cmp : x->entry.offset < y->entry.offset ? -1 : 1;
+}
+
+static int read_storage(struct rebuild *rebuild, struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	int rc = read_files(rebuild, storage->dirfd, storage->path, false, err);
+
+	/* Not there: what is in it would be taken for lost. */
+	if (rc == 0 && storage->alt_path && storage->alt_fd < 0)
+		rc = error_set(err, -ENOENT,
+			       "%s: the alternative storage is not there (not mounted?); nothing is "
+			       "rebuilt without it",
+			       storage->alt_path);
+	if (rc == 0 && storage->alt_fd >= 0)
+		rc = read_files(rebuild, storage->alt_fd, storage->alt_path, true, err);
+	if (rc == 0 && rebuild->count)
+		qsort(rebuild->found, rebuild->count, sizeof *rebuild->found, by_guid);
+	return rc;
+}
+
+/* ---- 2: what the map and the mailboxes say ---- */
+
+static struct found *find_guid(const struct rebuild *rebuild, const struct guid *guid)
+{
+	size_t low = 0, high = rebuild->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (guid_cmp(&rebuild->found[middle].guid, guid) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < rebuild->count && guid_equal(&rebuild->found[low].guid, guid)
+		       ? &rebuild->found[low]
+		       : NULL;
+}
+
+static struct found *find_map_uid(const struct rebuild *rebuild, uint32_t map_uid)
+{
+	uint32_t pos = uid_table_get(&rebuild->by_map_uid, map_uid);
+
+	return pos ? &rebuild->found[pos - 1] : NULL;
+}
+
+static int by_place(const void *a, const void *b)
+{
+	const struct found *const *x = a, *const *y = b;
+
+	if ((*x)->entry.file_id != (*y)->entry.file_id)
+		return (*x)->entry.file_id < (*y)->entry.file_id ? -1 : 1;
+	if ((*x)->entry.offset != (*y)->entry.offset)
+		return (*x)->entry.offset < (*y)->entry.offset ? -1 : 1;
+	return (int)(*x)->alt - (int)(*y)->alt;
+}
+
+/* A record of the map is kept where exactly that message was found. */
+static int match_map(struct rebuild *rebuild, const struct index *map, struct error *err)
+{
+	AUTO_FREE struct found **places = NULL;
+	struct index_record record;
+	struct index_iter iter;
+
+	places = calloc(rebuild->count + 1, sizeof(struct found *));
+	if (!places)
+		return error_errno(err, -ENOMEM, "%s", rebuild->storage->path);
+	for (size_t i = 0; i < rebuild->count; i++)
+		places[i] = &rebuild->found[i];
+	qsort(places, rebuild->count, sizeof *places, by_place);
+	index_iter_init(map, 1, &iter);
+	while (index_iter_next(&iter, &record)) {
+		struct found wanted = {0}, *key = &wanted, **match;
+
+		mdbox_map_entry_of(map, &record, &wanted.entry);
+		match = bsearch(&key, places, rebuild->count, sizeof *places, by_place);
+		if (!match) {
+			wanted.alt = true;
+			match = bsearch(&key, places, rebuild->count, sizeof *places, by_place);
+		}
+		if (!match || (*match)->entry.size != wanted.entry.size || (*match)->entry.map_uid)
+			continue;
+		(*match)->entry.map_uid = record.uid;
+		(*match)->was_dead = wanted.entry.ref == 0;
+		if (uid_table_put(&rebuild->by_map_uid, record.uid,
+				  (uint32_t)(*match - rebuild->found) + 1) < 0)
+			return error_errno(err, -ENOMEM, "%s", rebuild->storage->path);
+	}
+	return 0;
+}
+
+struct found *mdbox_rebuild_find(const struct rebuild *rebuild, const struct guid *guid,
+				 uint32_t map_uid)
+{
+	struct found *found = guid_is_empty(guid) ? NULL : find_guid(rebuild, guid);
+
+	if (found)
+		return found;
+	found = find_map_uid(rebuild, map_uid);
+	/* The index knows another message under this map UID. */
+	return found && !guid_is_empty(guid) && !guid_equal(&found->guid, guid) ? NULL : found;
+}
+
+/* ---- 3: the map ---- */
+
+static int by_map_uid(const void *a, const void *b)
+{
+	const struct found *const *x = a, *const *y = b;
+
+	return (*x)->entry.map_uid < (*y)->entry.map_uid ? -1
+							  : (*x)->entry.map_uid > (*y)->entry.map_uid;
+}
+
+/* Out of a damaged file, or one whose number another has. */
+static int move_message(struct rebuild *rebuild, struct mdbox_append *append, struct found *found,
+			struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	struct dbox_message message;
+	struct mdbox_entry moved;
+	char name[16], what[4300];
+	AUTO_CLOSE int fd = -1;
+	int rc;
+
+	mdbox_file_name(found->entry.file_id, name);
+	snprintf(what, sizeof what, "%s/%s", found->alt ? storage->alt_path : storage->path, name);
+	fd = openat(found->alt ? storage->alt_fd : storage->dirfd, name,
+		    O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return error_errno(err, -errno, "%s", what);
+	rc = dbox_message_read(fd, what, found->entry.offset, found->entry.size, &message, err);
+	if (rc < 0)
+		return rc;
+	rc = mdbox_append_message(append, fd, message.body_offset, message.body_size,
+				  &message.metadata, &moved, err);
+	dbox_message_free(&message);
+	moved.map_uid = found->entry.map_uid;
+	moved.ref = found->entry.ref;
+	found->entry = moved;
+	return rc;
+}
+
+/* All found messages in the order of their map UIDs; new ones behind those that have one. */
+static int order_by_map_uid(struct rebuild *rebuild, uint32_t next_uid, struct found ***order_r,
+			    struct error *err)
+{
+	struct found **order = calloc(rebuild->count + 1, sizeof(struct found *));
+
+	if (!order)
+		return error_errno(err, -ENOMEM, "%s", rebuild->storage->path);
+	for (size_t i = 0; i < rebuild->count; i++) {
+		rebuild->found[i].is_new = rebuild->found[i].entry.map_uid == 0;
+		if (rebuild->found[i].is_new)
+			rebuild->found[i].entry.map_uid = next_uid++;
+		order[i] = &rebuild->found[i];
+	}
+	qsort(order, rebuild->count, sizeof(struct found *), by_map_uid);
+	*order_r = order;
+	return 0;
+}
+
+/* fresh: the map is a new one, and has nothing yet. */
+static int write_entries(struct rebuild *rebuild, struct index_txn *txn, bool fresh,
+			 struct mdbox_append *append, struct found **order, struct error *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < rebuild->count; i++) {
+		struct found *found = order[i];
+
+		if (found->move)
+			rc = move_message(rebuild, append, found, err);
+		if (rc < 0)
+			break;
+		if (fresh || found->is_new)
+			rc = mdbox_map_add(txn, &found->entry, err);
+		else if (found->move)
+			rc = mdbox_map_move(txn, &found->entry, err);
+		if (rc == 0)
+			rc = mdbox_map_set_ref(txn, found->entry.map_uid, found->entry.ref, err);
+	}
+	return rc;
+}
+
+static int expunge_unmatched(struct rebuild *rebuild, struct index_txn *txn, struct error *err)
+{
+	struct index_record record;
+	struct index_iter iter;
+	int rc = 0;
+
+	index_iter_init(rebuild->storage->map, 1, &iter);
+	while (rc == 0 && index_iter_next(&iter, &record)) {
+		if (!find_map_uid(rebuild, record.uid))
+			rc = index_expunge(txn, record.uid, NULL, err);
+	}
+	return rc;
+}
+
+int mdbox_rebuild_map(struct rebuild *rebuild, struct index_txn *txn, struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	AUTO_FREE struct found **order = NULL;
+	struct mdbox_append *append = NULL;
+	struct index_status status;
+	bool fresh;
+	uint32_t next_uid, highest = mdbox_map_highest_file(storage);
+	bool committed = false;
+	int rc;
+
+	index_status(storage->map, &status);
+	fresh = status.messages == 0;
+	next_uid = status.next_uid > rebuild->next_map_uid ? status.next_uid : rebuild->next_map_uid;
+	if (rebuild->highest_file > highest)
+		highest = rebuild->highest_file;
+	rc = order_by_map_uid(rebuild, next_uid, &order, err);
+	if (rc == 0 && !fresh)
+		rc = expunge_unmatched(rebuild, txn, err);
+	if (rc == 0)
+		rc = mdbox_append_begin(storage, txn, &append, err);
+	if (rc == 0) {
+		mdbox_append_only_new(append, highest);
+		rc = write_entries(rebuild, txn, fresh, append, order, err);
+	}
+	if (rc == 0)
+		rc = mdbox_map_set_highest_file(txn, highest, err);
+	if (rc == 0)
+		rc = mdbox_append_sync(append, err);
+	if (rc == 0)
+		rc = mdbox_map_set_rebuild_count(txn, rebuild->rebuild_count + 1, err);
+	if (rc == 0)
+		rc = index_commit_part(txn, true, err);
+	committed = rc == 0;
+	mdbox_append_end(&append, committed);
+	return rc;
+}
+
+/* What could be read of them is elsewhere now. */
+void mdbox_rebuild_set_aside(const struct rebuild *rebuild)
+{
+	const struct mdbox_storage *storage = rebuild->storage;
+
+	for (size_t i = 0; i < rebuild->broken_count; i++) {
+		int dirfd = rebuild->broken[i].alt ? storage->alt_fd : storage->dirfd;
+		char name[16], broken[32];
+
+		mdbox_file_name(rebuild->broken[i].file_id, name);
+		snprintf(broken, sizeof broken, "%s.broken", name);
+		if (renameat(dirfd, name, dirfd, broken) < 0)
+			log_warning("%s/%s: rename: %s", storage->path, name, strerror(errno));
+		else
+			log_notice("%s/%s was damaged and is kept as %s", storage->path, name,
+				   broken);
+	}
+}
+
+/* ---- all of it ---- */
+
+/* The map as it is, or what can be read of it. locked_r: it is sound and locked. */
+static int look_at_map(struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	struct index_options options;
+	struct index *old = NULL;
+	struct index_status status = {0};
+	int rc;
+
+	*txn_r = NULL;
+	if (storage->map) {
+		rc = mdbox_map_begin(storage, txn_r, err);
+		if (rc == 0) {
+			rebuild->rebuild_count = mdbox_map_rebuild_count(storage);
+			return match_map(rebuild, storage->map, err);
+		}
+		if (rc != -EUCLEAN)
+			return rc;
+	}
+	log_warning("%s/%s: the map is made anew from the files", storage->index_path,
+		    INDEX_NAME_MAP);
+	mdbox_map_options(storage, &options);
+	options.read_only = options.salvage = true;
+	rc = index_open(storage->index_fd, &options, &old, err);
+	if (rc < 0 && rc != -ENOENT && rc != -EUCLEAN)
+		return rc;
+	rc = 0;
+	if (old) {
+		index_status(old, &status);
+		rebuild->next_map_uid = status.next_uid;
+		rc = match_map(rebuild, old, err);
+	}
+	index_close(&old);
+	if (rc == 0)
+		rc = mdbox_storage_replace_map(storage, status.uid_validity, err);
+	return rc < 0 ? rc : mdbox_map_begin(storage, txn_r, err);
+}
+
+static void rebuild_free(struct rebuild *rebuild)
+{
+	for (size_t i = 0; i < rebuild->name_count; i++)
+		free(rebuild->names[i]);
+	free(rebuild->names);
+	free(rebuild->broken);
+	free(rebuild->found);
+	uid_table_free(&rebuild->by_map_uid);
+	mdbox_storage_close(&rebuild->storage);
+}
 
 int mdbox_rebuild(const struct mailbox_place *place, struct error *err)
 {
-	return error_set(err, -EUCLEAN, "%s: is damaged", place->mail);
+	struct rebuild rebuild = {.place = place};
+	struct index_txn *txn = NULL;
+	int rc = dbox_storage_of_damaged(place, &rebuild.storage, err);
+
+	if (rc == 0)
+		rc = read_storage(&rebuild, err);
+	if (rc == 0)
+		rc = look_at_map(&rebuild, &txn, err);
+	if (rc == 0)
+		rc = mdbox_rebuild_count(&rebuild, err);
+	if (rc == 0)
+		rc = mdbox_rebuild_map(&rebuild, txn, err);
+	if (rc == 0)
+		rc = mdbox_rebuild_boxes(&rebuild, err);
+	index_abort(&txn);
+	if (rc == 0)
+		mdbox_rebuild_set_aside(&rebuild);
+	if (rc == 0)
+		log_warning("%s: rebuilt: %zu messages, %zu of which no mailbox had",
+			    rebuild.storage->path, rebuild.count, rebuild.orphans);
+	rebuild_free(&rebuild);
+	return rc;
 }

@@ -112,8 +112,8 @@ static int open_dirs(struct mdbox_storage *storage, bool make, struct error *err
 	return 0;
 }
 
-int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
-		       struct error *err)
+static int storage_new(const struct mdbox_paths *paths, bool make,
+		       struct mdbox_storage **storage_r, struct error *err)
 {
 	struct mdbox_storage *storage = calloc(1, sizeof *storage);
 	int rc = 0;
@@ -130,14 +130,60 @@ int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_
 		rc = error_errno(err, -ENOMEM, "%s", paths->path);
 	if (rc == 0)
 		rc = open_dirs(storage, make, err);
-	if (rc == 0)
-		rc = open_map(storage, make, err);
+	if (rc < 0)
+		mdbox_storage_close(&storage);
+	*storage_r = storage;
+	return rc;
+}
+
+int mdbox_storage_open(const struct mdbox_paths *paths, bool make,
+		       struct mdbox_storage **storage_r, struct error *err)
+{
+	struct mdbox_storage *storage;
+	int rc = storage_new(paths, make, &storage, err);
+
+	*storage_r = NULL;
+	if (rc < 0)
+		return rc;
+	rc = open_map(storage, make, err);
 	if (rc == -EUCLEAN && make && storage->map && mdbox_storage_uid_validity(storage) == 0)
 		rc = name_map(storage, err);
 	if (rc < 0)
 		mdbox_storage_close(&storage);
 	*storage_r = storage;
 	return rc;
+}
+
+int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_storage **storage_r,
+			       struct error *err)
+{
+	int rc = storage_new(paths, true, storage_r, err);
+
+	if (rc < 0)
+		return rc;
+	rc = open_map(*storage_r, true, err);
+	if (rc == -EUCLEAN)
+		index_close(&(*storage_r)->map);
+	else if (rc < 0)
+		mdbox_storage_close(storage_r);
+	return rc == -EUCLEAN ? 0 : rc;
+}
+
+int mdbox_storage_replace_map(struct mdbox_storage *storage, uint32_t uid_validity,
+			      struct error *err)
+{
+	const struct index_create create = {
+		.uid_validity = uid_validity ? uid_validity : (uint32_t)time(NULL),
+		.next_uid = 1,
+		.replace = true,
+		.synced = true};
+	struct index_options options;
+	int rc;
+
+	mdbox_map_options(storage, &options);
+	index_close(&storage->map);
+	rc = index_create(storage->index_fd, &options, &create, err);
+	return rc < 0 ? rc : index_open(storage->index_fd, &options, &storage->map, err);
 }
 
 void mdbox_storage_close(struct mdbox_storage **storage_ptr)
@@ -174,10 +220,16 @@ uint32_t mdbox_storage_uid_validity(const struct mdbox_storage *storage)
 void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_record *record,
 		     struct mdbox_entry *entry_r)
 {
+	mdbox_map_entry_of(storage->map, record, entry_r);
+}
+
+void mdbox_map_entry_of(const struct index *index, const struct index_record *record,
+			struct mdbox_entry *entry_r)
+{
 	uint8_t map[MAP_RECORD] = {0}, ref[2] = {0};
 
-	index_record_ext(storage->map, record, map_def.name, map, sizeof map);
-	index_record_ext(storage->map, record, ref_def.name, ref, sizeof ref);
+	index_record_ext(index, record, map_def.name, map, sizeof map);
+	index_record_ext(index, record, ref_def.name, ref, sizeof ref);
 	*entry_r = (struct mdbox_entry){
 		.map_uid = record->uid,
 		.file_id = index_get32(map + MAP_FILE_ID),
@@ -361,6 +413,14 @@ int mdbox_map_set_highest_file(struct index_txn *txn, uint32_t file_id, struct e
 
 	index_put32(value, file_id);
 	return index_update_ext_hdr(txn, &map_def, 0, value, sizeof value, err);
+}
+
+int mdbox_map_set_rebuild_count(struct index_txn *txn, uint32_t count, struct error *err)
+{
+	uint8_t value[4];
+
+	index_put32(value, count);
+	return index_update_ext_hdr(txn, &map_def, 4, value, sizeof value, err);
 }
 
 static int uid_cmp(const void *a, const void *b)

@@ -28,7 +28,7 @@ struct mdbox_storage {
 	uint32_t file_id; /* 0: none */
 	int file_fd;
 	char file_name[4300];
-	bool recovered; /* see mdbox_recover() */
+	int64_t recovered_s; /* when what dead writers left was looked for; 0: not yet */
 };
 
 /* With make, what is missing is made: directories, the map. Else -ENOENT. */
@@ -37,6 +37,12 @@ struct mdbox_paths {
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
 		       struct error *err);
+/* As it is: a map that cannot be read is NULL. */
+int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_storage **storage_r,
+			       struct error *err);
+/* An empty map in place of a damaged one; uid_validity 0: a new one. */
+int mdbox_storage_replace_map(struct mdbox_storage *storage, uint32_t uid_validity,
+			      struct error *err);
 void mdbox_storage_close(struct mdbox_storage **storage);
 /* Which every mailbox says it belongs to. */
 uint32_t mdbox_storage_uid_validity(const struct mdbox_storage *storage);
@@ -48,7 +54,9 @@ struct mdbox_entry {
 /* As the map's view has it. -ENOENT: no such map UID. */
 int mdbox_map_find(const struct mdbox_storage *storage, uint32_t map_uid,
 		   struct mdbox_entry *entry_r);
-/* The entry of a map record. */
+/* The entry of a record of a map, of the storage's. */
+void mdbox_map_entry_of(const struct index *map, const struct index_record *record,
+			struct mdbox_entry *entry_r);
 void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_record *record,
 		     struct mdbox_entry *entry_r);
 
@@ -70,6 +78,7 @@ int mdbox_map_move(struct index_txn *txn, const struct mdbox_entry *entry, struc
 int mdbox_map_set_ref(struct index_txn *txn, uint32_t map_uid, uint16_t ref, struct error *err);
 int mdbox_map_refer(struct index_txn *txn, uint32_t map_uid, int32_t diff, struct error *err);
 int mdbox_map_set_highest_file(struct index_txn *txn, uint32_t file_id, struct error *err);
+int mdbox_map_set_rebuild_count(struct index_txn *txn, uint32_t count, struct error *err);
 /* Each of the map UIDs (sorted here) has one reference less for each time that it is listed;
  * written, and the map stays locked. */
 int mdbox_map_drop(struct mdbox_storage *storage, struct index_txn *txn, uint32_t *map_uids,
@@ -86,6 +95,8 @@ int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
 		       struct mdbox_append **append_r, struct error *err);
 /* A file whose messages must not be added to (one that is being purged); before the first add. */
 void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id);
+/* Only new files, with numbers above this one; before the first add. */
+void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest);
 /* body_fd: size bytes of body from body_offset on. entry_r: where it will be, without a map_uid. */
 int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body_offset,
 			 uint64_t body_size, const struct dbox_metadata *metadata,
@@ -114,15 +125,21 @@ int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_ui
  * A change of a mailbox that changes references is two transactions, the map's and the mailbox's.
  * Their order sees to it that a writer killed in between leaves counts that are too high, never
  * too low: then no body is purged that is still referred to, but one that nobody has would stay,
- * and come back as a message when Dovecot rebuilds the storage. So a file in the storage says
- * which map UIDs are being changed, until they are.
+ * and come back as a message when Dovecot rebuilds the storage. So an intent (dbox_intent.h) in the
+ * storage says which map UIDs are being changed, until they are.
  */
-int mdbox_intent_write(struct mdbox_storage *storage, const uint32_t *map_uids, size_t count,
-		       char **intent_r, struct error *err);
-/* Frees the name. */
-void mdbox_intent_remove(struct mdbox_storage *storage, char **intent);
-/* Before the first change of an open storage: corrects the counts of what dead writers left, and
+/* Before a change, at most once a minute: corrects the counts of what dead writers left, and
  * removes their temporary files. */
 int mdbox_recover(struct mdbox_storage *storage, struct error *err);
+
+/* ---- mdbox_purge.c ---- */
+
+struct mdbox_purged {
+	uint32_t files, messages, corrected; /* corrected: counts that were too high */
+	uint64_t bytes;			     /* of what is gone */
+};
+/* Removes what nobody refers to, as `doveadm purge` does, and beside it. A file that somebody is
+ * appending to is left for the next time. */
+int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, struct error *err);
 
 #endif

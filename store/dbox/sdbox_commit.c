@@ -6,8 +6,9 @@
  *   2. the index gets its records
  *   3. the files of expunged messages and old UIDs go
  *
- * A u.UID that the index does not know was left by a writer that died: it is overwritten when its
- * UID is given, and found by a scan.
+ * A u.UID that the index does not know would come back as a message when Dovecot rebuilds the
+ * mailbox. An intent says which there may be until 3 is done, so that the next writer removes what
+ * one that was killed has left.
  */
 #include "store/dbox/dbox_private.h"
 
@@ -22,6 +23,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/dbox/dbox_intent.h"
 
 #define COPY_BYTES 65536
 
@@ -74,14 +76,12 @@ static int write_file(int to, int from, uint64_t offset, uint64_t size,
 static int place_file(struct dbox *db, uint32_t uid, int from, uint64_t offset, uint64_t size,
 		      const struct dbox_metadata *metadata, struct error *err)
 {
-	static unsigned counter;
 	char temporary[128], name[16];
 	AUTO_CLOSE int to = -1;
 	int rc;
 
 	sdbox_file_name(uid, name);
-	snprintf(temporary, sizeof temporary, ".temp.dsyncfs.%ld.%u", (long)getpid(),
-		 __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED));
+	dbox_temporary_name(temporary, sizeof temporary);
 	to = owned_file_create(db->dirfd, temporary, O_RDWR | O_TRUNC);
 	if (to < 0)
 		return file_error(db, uid, to, "create", err);
@@ -203,7 +203,52 @@ static void undo(struct dbox_txn *txn)
 	}
 }
 
-int sdbox_commit(struct dbox_txn *txn, struct error *err)
+int sdbox_recover(struct dbox *db, struct error *err)
+{
+	struct dbox_leftovers left;
+	int rc;
+
+	if (db->recovered_s && dbox_now_s() - db->recovered_s < DBOX_LEFTOVERS_SECS)
+		return 0;
+	rc = dbox_leftovers_find(db->dirfd, db->path, db->box.status.uid_validity, &left, err);
+	for (size_t i = 0; rc == 0 && i < left.count; i++) {
+		struct index_record record;
+
+		if (index_find(db->index, left.uids[i], &record) == -ENOENT)
+			remove_file(db, left.uids[i]);
+	}
+	if (rc == 0)
+		dbox_leftovers_done(db->dirfd, &left);
+	dbox_leftovers_free(&left);
+	if (rc == 0)
+		db->recovered_s = dbox_now_s();
+	return rc;
+}
+
+/* Every UID whose file is made or removed. */
+static int write_intent(const struct dbox_txn *txn, char **intent_r, struct error *err)
+{
+	AUTO_FREE uint32_t *uids = calloc(2 * txn->op_count + 1, sizeof *uids);
+	size_t count = 0;
+
+	*intent_r = NULL;
+	if (!uids)
+		return error_errno(err, -ENOMEM, "%s", txn->db->path);
+	for (size_t i = 0; i < txn->op_count; i++) {
+		const struct dbox_op *op = &txn->ops[i];
+
+		if (op->kind != DBOX_OP_STATE && op->kind != DBOX_OP_RESTORE)
+			uids[count++] = op->uid;
+		if (op->kind == DBOX_OP_MOVE_UID)
+			uids[count++] = op->source_uid;
+	}
+	return count ? dbox_intent_write(txn->db->dirfd, txn->db->path,
+					 txn->db->box.status.uid_validity, uids, count, intent_r,
+					 err)
+		     : 0;
+}
+
+static int commit(struct dbox_txn *txn, struct error *err)
 {
 	struct dbox *db = txn->db;
 	bool placed = false, removed = false;
@@ -241,4 +286,15 @@ int sdbox_commit(struct dbox_txn *txn, struct error *err)
 	if (removed && file_sync_dir(db->dirfd, ".") < 0)
 		log_warning("%s: fsync: %s", db->path, strerror(errno));
 	return 0;
+}
+
+int sdbox_commit(struct dbox_txn *txn, struct error *err)
+{
+	char *intent;
+	int rc = write_intent(txn, &intent, err);
+
+	if (rc == 0)
+		rc = commit(txn, err);
+	dbox_intent_remove(txn->db->dirfd, txn->db->path, &intent);
+	return rc;
 }

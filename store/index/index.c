@@ -265,6 +265,8 @@ static int index_load_once(struct index *index, struct error *err)
 		ret = state_find_start(index, err);
 	if (ret == 0)
 		ret = index_replay(index, err);
+	if (ret == -EUCLEAN && index->salvage)
+		ret = 0;
 	index->usable = ret == 0;
 	if (ret < 0)
 		index_log_close(&index->log);
@@ -306,7 +308,8 @@ int index_open(int dirfd, const struct index_options *options, struct index **in
 	index->lock_method = options->lock_method;
 	index->read_only = options->read_only;
 	index->backup = options->backup;
-	index->once = options->once;
+	index->once = options->once || options->salvage;
+	index->salvage = options->salvage;
 	index->name = strdup(name);
 	index->label = strdup(options->label != NULL ? options->label : "");
 	if (index->name == NULL || index->label == NULL)

@@ -41,6 +41,8 @@ struct index_options {
 	bool read_only; /* open the log read-only; index_begin() then fails with -EROFS */
 	bool backup;	/* dbox: keep dovecot.index.backup when a snapshot is replaced */
 	bool once;	/* nobody is writing: do not look again at what looks damaged */
+	/* For a rebuild, with read_only: the view shows what can be read before the damage. */
+	bool salvage;
 };
 
 /* Bits of a record's flags beside enum mail_flag (store/mail.h). */

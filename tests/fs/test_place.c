@@ -14,7 +14,7 @@
 /* "role home|dir" of a directory. */
 static const char *where(struct places *places, struct place *place)
 {
-	static const char *const roles[] = {"above", "dir", "cur", "new", "tmp", "inside"};
+	static const char *const roles[] = {"above", "dir", "cur", "new", "tmp", "mails", "inside"};
 	static char text[PLACE_PATH_MAX + 64];
 	struct place_path path;
 
@@ -62,6 +62,18 @@ static void home_is_two_levels_below_the_root(void **state)
 	check(places, "example.org/alice/Maildir/cur", "cur example.org/alice|Maildir");
 	check(places, "example.org/alice/Maildir/.Work/new", "new example.org/alice|Maildir/.Work");
 	check(places, "example.org/alice/mail/a/b/tmp", "tmp example.org/alice|mail/a/b");
+	places_free(&places);
+}
+
+static void dbox_has_its_own_part(void **state)
+{
+	struct places *places = places_create(1);
+
+	check(places, "alice/mdbox/mailboxes/Work", "dir alice|mdbox/mailboxes/Work");
+	check(places, "alice/mdbox/mailboxes/Work/dbox-Mails", "mails alice|mdbox/mailboxes/Work");
+	/* There a mailbox may be called as a part of Maildir. */
+	check(places, "alice/mdbox/mailboxes/cur/dbox-Mails", "mails alice|mdbox/mailboxes/cur");
+	check(places, "alice/mdbox/storage", "dir alice|mdbox/storage");
 	places_free(&places);
 }
 
@@ -221,6 +233,13 @@ static void names_say_what_files_are(void **state)
 	assert_int_equal(place_file_kind(PLACE_DIR, "dovecot.mailbox.log"), PLACE_FILE_MAILBOX_LOG);
 	assert_int_equal(place_file_kind(PLACE_ABOVE, "dovecot-uidlist"), PLACE_FILE_OTHER);
 	assert_int_equal(place_file_kind(PLACE_INSIDE, "1.a"), PLACE_FILE_OTHER);
+	assert_int_equal(place_file_kind(PLACE_MAILS, "dovecot.index.log"), PLACE_FILE_INDEX_LOG);
+	assert_int_equal(place_file_kind(PLACE_MAILS, "u.17"), PLACE_FILE_OTHER);
+	assert_int_equal(place_file_kind(PLACE_DIR, "m.17"), PLACE_FILE_SHARED);
+	assert_int_equal(place_file_kind(PLACE_DIR, "m.17a"), PLACE_FILE_OTHER);
+	assert_int_equal(place_file_kind(PLACE_DIR, ".temp.1795.P44Q1M2.host"), PLACE_FILE_SHARED);
+	assert_int_equal(place_file_kind(PLACE_DIR, "dovecot.map.index.log"), PLACE_FILE_OTHER_LOG);
+	assert_true(place_file_is_ours(PLACE_FILE_SHARED));
 	assert_true(place_file_is_log(PLACE_FILE_OTHER_LOG));
 	assert_false(place_file_is_watched(PLACE_FILE_OTHER_LOG));
 	assert_true(place_file_is_watched(PLACE_FILE_UIDLIST));
@@ -231,6 +250,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(home_is_two_levels_below_the_root),
+		cmocka_unit_test(dbox_has_its_own_part),
 		cmocka_unit_test(home_can_be_the_maildir),
 		cmocka_unit_test(users_may_be_called_like_parts),
 		cmocka_unit_test(nothing_below_a_part_is_mail),

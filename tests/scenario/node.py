@@ -247,14 +247,15 @@ class Node:
 
 
 class Pair:
-    """Both nodes, as a context manager that says where the logs are when a test fails."""
+    """Both nodes, as a context manager that says where the logs are when a test fails. location: of both, or of each."""
 
     def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None):
         self.network = Network()
         self.nodes = []
         try:
-            for host in "ab":
-                self.nodes.append(Node(self.network, host, location, settings, tls))
+            locations = (location, location) if isinstance(location, str) else location
+            for host, where in zip("ab", locations):
+                self.nodes.append(Node(self.network, host, where, settings, tls))
             self.a, self.b = self.nodes
             if start:
                 for node in self.nodes:

@@ -1,0 +1,315 @@
+/*
+ * Purge (reference 4.5): a file with messages that nobody refers to is replaced by what others
+ * still want of it, in the files that new messages go to.
+ *
+ * Before that, counts that are too high are put right: what a writer left that died between its two
+ * transactions when nobody came by to read its intent.
+ */
+#include "store/dbox/mdbox_storage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "store/base/file.h"
+#include "store/base/log.h"
+#include "store/index/index_files.h"
+
+static int uid_cmp(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* ---- counts ---- */
+
+struct counts {
+	uint32_t *map_uids, *refs, *kept;
+	size_t count;
+};
+
+static void counts_free(struct counts *counts)
+{
+	free(counts->map_uids);
+	free(counts->refs);
+	free(counts->kept);
+}
+
+/* Every map UID that the map says is referred to. */
+static int list_referred(const struct mdbox_storage *storage, struct counts *counts,
+			 struct error *err)
+{
+	struct index_status status;
+	struct index_record record;
+	struct index_iter iter;
+
+	index_status(storage->map, &status);
+	counts->map_uids = calloc(status.messages + 1U, sizeof(uint32_t));
+	counts->refs = calloc(status.messages + 1U, sizeof(uint32_t));
+	counts->kept = calloc(status.messages + 1U, sizeof(uint32_t));
+	if (!counts->map_uids || !counts->refs || !counts->kept)
+		return error_errno(err, -ENOMEM, "%s", storage->path);
+	index_iter_init(storage->map, 1, &iter);
+	while (counts->count < status.messages && index_iter_next(&iter, &record)) {
+		struct mdbox_entry entry;
+
+		mdbox_map_entry(storage, &record, &entry);
+		if (entry.ref > 0) {
+			counts->kept[counts->count] = entry.ref;
+			counts->map_uids[counts->count++] = entry.map_uid;
+		}
+	}
+	return 0;
+}
+
+/* Leaves those whose count is higher than there are references. */
+static void keep_wrong(struct counts *counts)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < counts->count; i++) {
+		if (counts->refs[i] >= counts->kept[i])
+			continue;
+		counts->map_uids[wrong] = counts->map_uids[i];
+		counts->kept[wrong++] = counts->kept[i];
+	}
+	counts->count = wrong;
+}
+
+/* Looks twice, the second time under the map's lock: whoever was between its two transactions at
+ * the first look holds that until it is done. */
+static int correct_counts(struct mdbox_storage *storage, struct mdbox_purged *purged,
+			  struct error *err)
+{
+	struct index_txn *txn = NULL;
+	struct counts counts = {0};
+	int rc = list_referred(storage, &counts, err);
+
+	if (rc == 0)
+		rc = mdbox_count_refs(storage, counts.map_uids, counts.count, counts.refs, err);
+	if (rc == 0)
+		keep_wrong(&counts);
+	if (rc == 0 && counts.count) {
+		rc = mdbox_map_begin(storage, &txn, err);
+		if (rc == 0)
+			rc = mdbox_count_refs(storage, counts.map_uids, counts.count, counts.refs,
+					      err);
+	}
+	for (size_t i = 0; txn && rc == 0 && i < counts.count; i++) {
+		struct mdbox_entry entry;
+
+		if (mdbox_map_find(storage, counts.map_uids[i], &entry) < 0 ||
+		    entry.ref != counts.kept[i] || counts.refs[i] >= entry.ref)
+			continue;
+		rc = mdbox_map_set_ref(txn, entry.map_uid, (uint16_t)counts.refs[i], err);
+		purged->corrected++;
+	}
+	if (txn && rc == 0)
+		rc = index_commit(&txn, true, err);
+	else
+		index_abort(&txn);
+	counts_free(&counts);
+	return rc;
+}
+
+/* ---- one file ---- */
+
+struct entries {
+	struct mdbox_entry *list;
+	size_t count, room;
+	bool has_dead;
+	uint64_t end;
+};
+
+static int entry_cmp(const void *a, const void *b)
+{
+	const struct mdbox_entry *x = a, *y = b;
+
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+static int list_entries(const struct mdbox_storage *storage, uint32_t file_id,
+			struct entries *entries, struct error *err)
+{
+	struct index_record record;
+	struct index_iter iter;
+
+	*entries = (struct entries){0};
+	index_iter_init(storage->map, 1, &iter);
+	while (index_iter_next(&iter, &record)) {
+		struct mdbox_entry entry;
+
+		mdbox_map_entry(storage, &record, &entry);
+		if (entry.file_id != file_id)
+			continue;
+		if (entries->count == entries->room) {
+			size_t room = entries->room ? entries->room * 2 : 64;
+			struct mdbox_entry *grown =
+				reallocarray(entries->list, room, sizeof *grown);
+
+			if (!grown)
+				return error_errno(err, -ENOMEM, "%s", storage->path);
+			entries->list = grown;
+			entries->room = room;
+		}
+		entries->has_dead = entries->has_dead || entry.ref == 0;
+		if ((uint64_t)entry.offset + entry.size > entries->end)
+			entries->end = (uint64_t)entry.offset + entry.size;
+		entries->list[entries->count++] = entry;
+	}
+	if (entries->count)
+		qsort(entries->list, entries->count, sizeof *entries->list, entry_cmp);
+	return 0;
+}
+
+/* Moves what is wanted, forgets what is not. */
+static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
+			const struct entries *entries, struct mdbox_append *append,
+			struct index_txn *txn, struct mdbox_purged *purged, struct error *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < entries->count; i++) {
+		const struct mdbox_entry *entry = &entries->list[i];
+		struct dbox_message message;
+		struct mdbox_entry moved;
+
+		if (entry->ref == 0) {
+			rc = index_expunge(txn, entry->map_uid, NULL, err);
+			purged->messages++;
+			purged->bytes += entry->size;
+			continue;
+		}
+		rc = dbox_message_read(fd, what, entry->offset, entry->size, &message, err);
+		if (rc < 0)
+			return rc;
+		rc = mdbox_append_message(append, fd, message.body_offset, message.body_size,
+					  &message.metadata, &moved, err);
+		dbox_message_free(&message);
+		moved.map_uid = entry->map_uid;
+		if (rc == 0)
+			rc = mdbox_map_move(txn, &moved, err);
+	}
+	return rc;
+}
+
+/* The file is locked. */
+static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd, const char *what,
+			struct mdbox_purged *purged, struct error *err)
+{
+	struct mdbox_append *append = NULL;
+	struct index_txn *txn = NULL;
+	struct entries entries = {0};
+	struct mdbox_purged done = {0};
+	bool committed = false;
+	char name[16];
+	int rc = mdbox_map_begin(storage, &txn, err);
+
+	if (rc == 0)
+		rc = list_entries(storage, file_id, &entries, err);
+	if (rc == 0 && entries.has_dead)
+		rc = mdbox_append_begin(storage, txn, &append, err);
+	if (rc == 0 && append) {
+		mdbox_append_avoid(append, file_id);
+		rc = move_entries(storage, fd, what, &entries, append, txn, &done, err);
+		if (rc == 0)
+			rc = mdbox_append_sync(append, err);
+		if (rc == 0)
+			rc = index_commit_part(txn, true, err);
+		committed = rc == 0;
+	}
+	if (committed) {
+		mdbox_file_name(file_id, name);
+		if (unlinkat(storage->dirfd, name, 0) < 0)
+			log_warning("%s: unlink: %s", what, strerror(errno));
+		else
+			file_sync_dir(storage->dirfd, ".");
+		purged->files++;
+		purged->messages += done.messages;
+		purged->bytes += done.bytes;
+	}
+	mdbox_append_end(&append, committed);
+	index_abort(&txn);
+	free(entries.list);
+	return rc;
+}
+
+static int purge_file(struct mdbox_storage *storage, uint32_t file_id, struct mdbox_purged *purged,
+		      struct error *err)
+{
+	char name[16], what[4300];
+	struct stat st, path;
+	AUTO_CLOSE int fd = -1;
+
+	mdbox_file_name(file_id, name);
+	snprintf(what, sizeof what, "%s/%s", storage->path, name);
+	fd = openat(storage->dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		/* In the alternative storage, where room costs less than moving it back. */
+		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 ||
+	    fstatat(storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    st.st_ino != path.st_ino || st.st_dev != path.st_dev)
+		return 0;
+	return purge_locked(storage, file_id, fd, what, purged, err);
+}
+
+/* ---- all of them ---- */
+
+static int list_files(const struct mdbox_storage *storage, uint32_t **ids_r, size_t *count_r,
+		      struct error *err)
+{
+	struct index_status status;
+	struct index_record record;
+	struct index_iter iter;
+	size_t count = 0, kept = 0;
+	uint32_t *ids;
+
+	index_status(storage->map, &status);
+	ids = calloc(status.messages + 1U, sizeof *ids);
+	if (!ids)
+		return error_errno(err, -ENOMEM, "%s", storage->path);
+	index_iter_init(storage->map, 1, &iter);
+	while (count < status.messages && index_iter_next(&iter, &record)) {
+		struct mdbox_entry entry;
+
+		mdbox_map_entry(storage, &record, &entry);
+		if (entry.ref == 0 && entry.file_id)
+			ids[count++] = entry.file_id;
+	}
+	if (count)
+		qsort(ids, count, sizeof *ids, uid_cmp);
+	for (size_t i = 0; i < count; i++) {
+		if (kept == 0 || ids[kept - 1] != ids[i])
+			ids[kept++] = ids[i];
+	}
+	*ids_r = ids;
+	*count_r = kept;
+	return 0;
+}
+
+int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, struct error *err)
+{
+	AUTO_FREE uint32_t *files = NULL;
+	struct error problem;
+	size_t count = 0;
+	int rc = mdbox_recover(storage, err);
+
+	*purged_r = (struct mdbox_purged){0};
+	/* What is referred to is only known where every mailbox can be read. */
+	if (rc == 0 && correct_counts(storage, purged_r, &problem) < 0)
+		log_warning("reference counts are not looked at: %s", problem.text);
+	if (rc == 0)
+		rc = list_files(storage, &files, &count, err);
+	for (size_t i = 0; rc == 0 && i < count; i++)
+		rc = purge_file(storage, files[i], purged_r, err);
+	if (rc == 0 && index_housekeep(storage->map, 0, &problem) < 0)
+		log_warning("%s", problem.text);
+	return rc;
+}

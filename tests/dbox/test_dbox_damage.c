@@ -1,0 +1,365 @@
+/*
+ * What goes wrong with mdbox and sdbox: writers that are killed between two steps, damaged files,
+ * maps and indexes. Nothing that can be read is lost, and Dovecot has nothing to say afterwards.
+ *
+ * Needs root and Dovecot; skipped elsewhere.
+ */
+#include "tests/maildir/dovecot_view.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "store/mail_purge.h"
+#include "store/mailbox_list.h"
+
+#define BODY "From: a@example.org\nSubject: x\n\nline one\nline two\n"
+
+extern void (*dbox_test_step)(const char *step);
+
+static int setup_mdbox(void **state)
+{
+	int rc = dovecot_setup(state);
+
+	if (rc == 0)
+		dovecot_set_location(*state, "mdbox:~/mdbox", '/');
+	return rc;
+}
+
+static int setup_sdbox(void **state)
+{
+	int rc = dovecot_setup(state);
+
+	if (rc == 0)
+		dovecot_set_location(*state, "sdbox:~/sdbox", '/');
+	return rc;
+}
+
+static bool is_mdbox(const struct fixture *fx)
+{
+	return fx->user.location.driver == MAIL_DRIVER_MDBOX;
+}
+
+/* The test runs as root; a worker has the user's own uid. */
+static void give_to_user(struct fixture *fx)
+{
+	must_shell("chown -R %d:%d '%s'", MAIL_UID, MAIL_UID, fx->home);
+}
+
+static struct mailbox *make_box(struct fixture *fx, const char *name)
+{
+	struct error err = {0};
+
+	must(mailbox_list_create(&fx->user, name, NULL, 0, &err), &err);
+	give_to_user(fx);
+	return must_open(fx, name);
+}
+
+static void fill(struct mailbox *box, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		char guid[32], body[100];
+
+		snprintf(guid, sizeof guid, "mail.%u", i);
+		snprintf(body, sizeof body, "Subject: %u\n\nbody of %u\n", i, i);
+		append_mail(box, &(struct new_mail){.guid = guid,
+						    .body = body,
+						    .flags = i % 3 ? MAIL_SEEN : 0,
+						    .keywords = {i % 2 ? "K" : "L"}});
+	}
+}
+
+static void purge(struct fixture *fx, uint32_t messages, uint32_t corrected)
+{
+	struct mail_purged purged;
+	struct error err = {0};
+
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	assert_int_equal(purged.messages, messages);
+	assert_int_equal(purged.corrected, corrected);
+	give_to_user(fx);
+}
+
+static void assert_files(struct fixture *fx, const char *expected)
+{
+	char *text = shell_output("cd '%s/mdbox/storage' && ls -A | grep -v index | tr '\\n' ' '",
+				  fx->home);
+
+	assert_string_equal(text, expected);
+	free(text);
+}
+
+/* ---- purge ---- */
+
+static void test_purge(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct error err = {0};
+
+	fill(box, 10);
+	must(mailbox_begin(box, &txn, &err), &err);
+	for (uint32_t uid = 1; uid <= 4; uid++)
+		must(mailbox_expunge(txn, uid, &err), &err);
+	must(mailbox_copy(txn, 5, &(struct mail){.uid = 20, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_files(fx, "m.1 ");
+	purge(fx, 4, 0);
+	assert_files(fx, "m.2 ");
+	assert_agrees(fx, box);
+	purge(fx, 0, 0);
+	/* Dovecot finds nothing to do, and goes on in our file. */
+	free(doveadm(fx, "purge"));
+	assert_files(fx, "m.2 ");
+	append_mail(box, &(struct new_mail){.body = BODY});
+	assert_agrees(fx, box);
+	/* All of it. */
+	must(mailbox_begin(box, &txn, &err), &err);
+	for (uint32_t uid = 5; uid <= 30; uid++) {
+		if (mailbox_expunge(txn, uid, &err) < 0)
+			err = (struct error){0};
+	}
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	purge(fx, 7, 0);
+	assert_files(fx, "");
+	append_mail(box, &(struct new_mail){.body = BODY});
+	assert_files(fx, "m.3 ");
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+/* ---- kill at every step ---- */
+
+static const char *kill_after;
+
+static void end_here(const char *step)
+{
+	if (strcmp(step, kill_after) == 0)
+		_exit(77);
+}
+
+/* One transaction that does everything. False: there is no such step. */
+static bool killed_at(struct fixture *fx, const char *step)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		struct mailbox_txn *txn;
+		struct mailbox *box;
+		struct mail_spool *spool;
+		struct error err = {0};
+		struct new_mail mail = {.guid = "new", .body = BODY};
+
+		kill_after = step;
+		dbox_test_step = end_here;
+		box = must_open(fx, "INBOX");
+		spool = spool_mail(box, &mail);
+		must(mailbox_begin(box, &txn, &err), &err);
+		txn_append(txn, spool, &mail, 20);
+		must(mailbox_copy(txn, 4, &(struct mail){.uid = 21, .guid = ""}, &err), &err);
+		must(mailbox_change_uid(txn, 3, 22, 0, &err), &err);
+		must(mailbox_expunge(txn, 1, &err), &err);
+		must(mailbox_commit(&txn, NULL, &err), &err);
+		_exit(0);
+	}
+	assert_true(pid > 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	give_to_user(fx);
+	return WEXITSTATUS(status) == 77;
+}
+
+static void test_killed_between_two_steps(void **state)
+{
+	static const char *const steps[] = {"placed", "map", "index", "dropped"};
+	struct fixture *fx = *state;
+	unsigned killed = 0;
+
+	for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+		struct mailbox *box = make_box(fx, "INBOX");
+		uint32_t messages;
+
+		fill(box, 5);
+		if (killed_at(fx, steps[i])) {
+			struct error err = {0};
+
+			killed++;
+			/* Nothing of it, or all. */
+			must(mailbox_refresh(box, &err), &err);
+			messages = mailbox_status(box)->messages;
+			assert_int_equal(messages, strcmp(steps[i], "placed") == 0 ||
+							   strcmp(steps[i], "map") == 0
+						     ? 5
+						     : 6);
+			/* The next writer cleans up. */
+			mailbox_close(&box);
+			box = must_open(fx, "INBOX");
+			append_mail(box, &(struct new_mail){.body = BODY, .guid = "next"});
+			give_to_user(fx);
+			if (is_mdbox(fx))
+				purge(fx,
+				      strcmp(steps[i], "placed") == 0 ? 0
+				      : 1,
+				      0);
+			assert_agrees(fx, box);
+			assert_int_equal(mailbox_status(box)->messages, messages + 1);
+		}
+		mailbox_close(&box);
+		must_shell("rm -rf '%s'/?dbox", fx->home);
+	}
+	assert_int_equal(killed, is_mdbox(fx) ? 4 : 2);
+}
+
+/* ---- damage ---- */
+
+static void damage(struct fixture *fx, struct mailbox **box, const char *command)
+{
+	struct error err = {0};
+
+	mailbox_close(box);
+	must_shell("cd '%s' && %s", fx->home, command);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	give_to_user(fx);
+	*box = must_open(fx, "INBOX");
+}
+
+static void test_damaged_index(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct guid guid = mailbox_status(box)->guid;
+	uint32_t uid_validity = mailbox_status(box)->uid_validity;
+	char *before, *after;
+
+	fill(box, 6);
+	before = describe(box, false);
+	damage(fx, &box,
+	       "cd ?dbox/mailboxes/INBOX/dbox-Mails && printf XXXXXXXXXXXXXXXX | "
+	       "dd of=dovecot.index.log bs=1 seek=$(($(stat -c %s dovecot.index.log) - 200)) "
+	       "conv=notrunc 2>/dev/null");
+	after = describe(box, false);
+	if (is_mdbox(fx))
+		/* The last one's record was in what cannot be read: it is back, as a new one. */
+		assert_int_equal(mailbox_status(box)->messages, 6);
+	else
+		assert_int_equal(strncmp(before, after, 20), 0);
+	assert_true(guid_equal(&guid, &mailbox_status(box)->guid));
+	assert_int_equal(uid_validity, mailbox_status(box)->uid_validity);
+	assert_int_equal(mailbox_status(box)->messages, 6);
+	free(before);
+	free(after);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_damaged_map(void **state)
+{
+	static const char *const commands[] = {
+		"printf garbage > mdbox/storage/dovecot.map.index.log",
+		"rm mdbox/storage/dovecot.map.index*",
+		"truncate -s -100 mdbox/storage/dovecot.map.index.log",
+	};
+	struct fixture *fx = *state;
+
+	for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+		struct mailbox *box = make_box(fx, "INBOX"), *work = make_box(fx, "Work");
+		char *before, *after;
+
+		fill(box, 6);
+		append_mail(work, &(struct new_mail){.guid = "w", .body = BODY});
+		before = describe(box, false);
+		damage(fx, &box, commands[i]);
+		after = describe(box, false);
+		assert_string_equal(before, after);
+		free(before);
+		free(after);
+		assert_agrees(fx, box);
+		mailbox_close(&box);
+		mailbox_close(&work);
+		work = must_open(fx, "Work");
+		after = describe(work, false);
+		assert_string_equal(after, "1 w \n");
+		free(after);
+		mailbox_close(&work);
+		must_shell("rm -rf '%s/mdbox'", fx->home);
+	}
+}
+
+static void test_damaged_messages(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	char *text;
+
+	fill(box, 6);
+	damage(fx, &box, "sed -i 's/body of 2/BODY of 2 and then/; s/^Gmail.4$/Gmail.4\\x00/' "
+			 "mdbox/storage/m.1");
+	text = describe(box, false);
+	assert_null(strstr(text, "mail.2"));
+	assert_null(strstr(text, "mail.4"));
+	assert_non_null(strstr(text, "1 mail.0  L\n2 mail.1 S K\n4 mail.3  K\n6 mail.5 S K\n"));
+	free(text);
+	assert_files(fx, "m.1.broken m.2 ");
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+/* Restored by whoever still has it. */
+static void test_a_lost_body_is_put_back(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct new_mail mail = {.guid = "mail.1", .body = BODY};
+	struct mail_spool *spool;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char *text;
+
+	fill(box, 3);
+	mailbox_close(&box);
+	if (is_mdbox(fx))
+		must_shell("rm '%s/mdbox/storage/m.1'", fx->home);
+	else
+		must_shell("rm '%s/sdbox/mailboxes/INBOX/dbox-Mails/u.2'", fx->home);
+	box = must_open(fx, "INBOX");
+	spool = spool_mail(box, &mail);
+	must(mailbox_begin(box, &txn, &err), &err);
+	txn_append(txn, spool, &mail, 2);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	give_to_user(fx);
+	text = body_of(box, 2, NULL);
+	assert_string_equal(text, BODY);
+	free(text);
+	text = doveadm(fx, "fetch body mailbox INBOX uid 2");
+	assert_non_null(strstr(text, "line two"));
+	free(text);
+	mailbox_close(&box);
+}
+
+#define MDBOX(name) cmocka_unit_test_setup_teardown(name, setup_mdbox, fixture_teardown)
+#define SDBOX(name) cmocka_unit_test_setup_teardown(name, setup_sdbox, fixture_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		MDBOX(test_purge),
+		MDBOX(test_killed_between_two_steps),
+		SDBOX(test_killed_between_two_steps),
+		MDBOX(test_damaged_index),
+		SDBOX(test_damaged_index),
+		MDBOX(test_damaged_map),
+		MDBOX(test_damaged_messages),
+		MDBOX(test_a_lost_body_is_put_back),
+		SDBOX(test_a_lost_body_is_put_back),
+	};
+
+	if (!dovecot_is_there()) {
+		printf("skipped: needs root and Dovecot\n");
+		return 77;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
