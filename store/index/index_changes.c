@@ -33,7 +33,7 @@ struct event {
 	uint64_t modseq;
 };
 
-/* Somebody asked for this message to be expunged. */
+/* Somebody asked for this message to be expunged, or expunged it. */
 struct request {
 	uint32_t uid;
 	struct guid guid;
@@ -44,6 +44,7 @@ struct walk {
 	uint64_t since;
 	struct buf events;
 	struct buf requests;
+	bool with_nameless; /* expunges without a GUID are put there as well, with an empty one */
 	uint32_t order;
 	size_t merge_at;
 };
@@ -166,16 +167,36 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	return ret;
 }
 
+static int walk_nameless(struct walk *walk, const struct index_log_record *record)
+{
+	uint32_t next_uid = index_get32(walk->index->state.hdr + HDR_NEXT_UID);
+	struct index_log_range range;
+	uint32_t pos = 0;
+	int ret = 0;
+
+	while (ret == 0 && index_log_next_range(record, &pos, &range)) {
+		for (uint32_t uid = range.first; ret == 0 && uid <= range.last && uid < next_uid;
+		     uid++) {
+			struct request request = {.uid = uid};
+
+			ret = buf_append(&walk->requests, &request, sizeof(request));
+		}
+	}
+	return ret;
+}
+
 static int walk_request(struct walk *walk, const struct index_log_record *record)
 {
 	struct request request;
 	uint32_t pos = 0;
 	int ret = 0;
 
-	if (record->kind != LOG_EXPUNGE_GUID || record->external)
+	if (record->kind == LOG_EXPUNGE && record->external && walk->with_nameless)
+		return walk_nameless(walk, record);
+	if (record->kind != LOG_EXPUNGE_GUID)
 		return 0;
 	while (ret == 0 && index_log_next_expunge_guid(record, &pos, &request.uid, &request.guid)) {
-		if (!guid_is_empty(&request.guid))
+		if (!guid_is_empty(&request.guid) || (record->external && walk->with_nameless))
 			ret = buf_append(&walk->requests, &request, sizeof(request));
 	}
 	return ret;
@@ -570,22 +591,80 @@ static size_t add_requested_guids(struct walk *walk, struct index_changes *chang
 	return lacking;
 }
 
+/* All requests and expunges with a GUID that the logs still have. */
+static int walk_requests(struct walk *walk, struct error *err)
+{
+	struct index_log older;
+	bool complete;
+	int ret = open_older(walk->index, 0, &older, err);
+
+	if (ret == 0)
+		ret = walk_all(walk, &older, &complete, err);
+	index_log_close(&older);
+	return ret;
+}
+
 /* The request may be older than the changes that were asked for. */
 static int find_older_requests(struct index *index, struct index_changes *changes,
 			       struct error *err)
 {
 	struct walk walk = {.index = index, .since = UINT64_MAX};
-	struct index_log older;
-	bool complete;
-	int ret = open_older(index, 0, &older, err);
+	int ret;
 
-	if (ret < 0)
-		return ret;
 	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
-	ret = walk_all(&walk, &older, &complete, err);
+	ret = walk_requests(&walk, err);
 	if (ret == 0)
 		add_requested_guids(&walk, changes);
-	index_log_close(&older);
+	buf_free(&walk.requests);
+	return ret;
+}
+
+static int compare_request_guids(const void *a, const void *b)
+{
+	const struct request *x = a, *y = b;
+
+	return guid_cmp(&x->guid, &y->guid);
+}
+
+/* Whether some expunge has a GUID in none of its records. requests: ascending by UID. */
+static bool has_nameless(const struct request *requests, size_t count)
+{
+	for (size_t i = 0, end; i < count; i = end) {
+		bool named = false;
+
+		for (end = i; end < count && requests[end].uid == requests[i].uid; end++)
+			named = named || !guid_is_empty(&requests[end].guid);
+		if (!named)
+			return true;
+	}
+	return false;
+}
+
+int index_find_expunges(struct index *index, struct index_expunge_query *queries, size_t count,
+			bool *nameless_r, struct error *err)
+{
+	struct walk walk = {.index = index, .since = UINT64_MAX, .with_nameless = true};
+	struct request *requests;
+	size_t found;
+	int ret;
+
+	*nameless_r = false;
+
+	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
+	ret = walk_requests(&walk, err);
+	requests = (struct request *)(void *)walk.requests.data;
+	found = walk.requests.len / sizeof(*requests);
+	if (ret == 0 && found != 0) {
+		qsort(requests, found, sizeof(*requests), compare_requests);
+		*nameless_r = has_nameless(requests, found);
+		qsort(requests, found, sizeof(*requests), compare_request_guids);
+		for (size_t i = 0; i < count; i++) {
+			const struct request key = {.guid = queries[i].guid};
+
+			queries[i].known = bsearch(&key, requests, found, sizeof(*requests),
+						   compare_request_guids) != NULL;
+		}
+	}
 	buf_free(&walk.requests);
 	return ret;
 }

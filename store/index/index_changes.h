@@ -40,4 +40,13 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 		  struct index_changes *changes_r, struct error *err);
 void index_changes_free(struct index_changes *changes);
 
+/* Whether the logs tell of the expunge (or of a request for it) of messages with these GUIDs, and
+ * whether they tell of any without saying its GUID. Reads all that there is of the logs. */
+struct index_expunge_query {
+	struct guid guid;
+	bool known;
+};
+int index_find_expunges(struct index *index, struct index_expunge_query *queries, size_t count,
+			bool *nameless_r, struct error *err);
+
 #endif

@@ -3,7 +3,9 @@
  *
  * An event only says where to look. The events of one file are taken together; what counts is what
  * is true now, with one exception: that a file was seen to be removed is what makes its absence an
- * expunge.
+ * expunge. Dovecot, which finds a file missing, records that without saying which message it was;
+ * then a peer that has the message under a UID that both have not agreed on yet could not tell.
+ * Such a removal is recorded once more, with the GUID, under a UID of its own.
  *
  * Mostly Dovecot has recorded everything, or is about to: it holds dovecot-uidlist.lock from before
  * a file appears until the index knows it. So a look is taken without any lock; if something seems
@@ -20,6 +22,7 @@
 #include <sys/stat.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/index/index_changes.h"
 #include "store/index/index_files.h"
 #include "store/maildir/name_table.h"
 
@@ -35,6 +38,9 @@ struct item {
 	const char *removed; /* the name under which it was seen to go since; NULL: it was not */
 	uint32_t uid;	     /* of the uidlist; 0: not in it */
 	bool settled;	     /* under the lock; no further look */
+	bool came_here;	     /* by a program on this node, since the last catch-up */
+	bool left_here;	     /* removed by one */
+	bool unrecorded;     /* nothing tells of its removal */
 };
 
 struct catch_up {
@@ -95,7 +101,10 @@ static void see_event(struct catch_up *up, struct name_table *table, const struc
 
 	switch (event->kind) {
 	case MAIL_EVENT_DELIVERED:
-		see_present(item_of(up, table, event->name), event->name);
+		to = item_of(up, table, event->name);
+		if (to && event->origin == 0)
+			to->came_here = true;
+		see_present(to, event->name);
 		break;
 	case MAIL_EVENT_RENAMED:
 		from = item_of(up, table, event->name);
@@ -105,7 +114,10 @@ static void see_event(struct catch_up *up, struct name_table *table, const struc
 		see_present(to, event->name2);
 		break;
 	case MAIL_EVENT_REMOVED:
-		see_removed(item_of(up, table, event->name), event->name);
+		from = item_of(up, table, event->name);
+		if (from && event->origin == 0)
+			from->left_here = true;
+		see_removed(from, event->name);
 		break;
 	case MAIL_EVENT_RESCAN:
 	case MAIL_EVENT_RESCAN_HOME:
@@ -171,6 +183,53 @@ static int look_up_uids(struct catch_up *up, struct error *err)
 	up->generation = uidlist_generation(list);
 	up->searched = uidlist_size(list);
 	return 0;
+}
+
+/* A message that is gone, line and record, and not by a worker, which would have recorded it. */
+static bool may_be_unrecorded(const struct maildir *md, const struct item *item)
+{
+	struct index_record record;
+
+	return item->removed && item->left_here && !item->settled &&
+	       (!item->uid || index_find(md->index, item->uid, &record) < 0);
+}
+
+/* Which removals nothing tells of. Reads the log, but only where there is a candidate. */
+static int find_unrecorded(struct catch_up *up, struct error *err)
+{
+	struct maildir *md = up->md;
+	AUTO_FREE struct index_expunge_query *queries = NULL;
+	size_t count = 0, k = 0;
+	bool nameless;
+	int rc;
+
+	for (size_t i = 0; i < up->count; i++) {
+		up->items[i].unrecorded = false;
+		count += may_be_unrecorded(md, &up->items[i]);
+	}
+	if (count == 0)
+		return 0;
+	queries = calloc(count, sizeof *queries);
+	if (!queries)
+		return error_errno(err, -ENOMEM, "%s", md->path);
+	for (size_t i = 0; i < up->count; i++) {
+		char base[NAME_MAX + 1];
+
+		if (!may_be_unrecorded(md, &up->items[i]))
+			continue;
+		snprintf(base, sizeof base, "%.*s", (int)up->items[i].base_len, up->items[i].base);
+		guid_from_message_guid(base, &queries[k++].guid);
+	}
+	rc = index_find_expunges(md->index, queries, count, &nameless, err);
+	k = 0;
+	for (size_t i = 0; rc == 0 && i < up->count; i++) {
+		/* What came and went here was never told to anybody, or has a record without name.
+		 */
+		if (may_be_unrecorded(md, &up->items[i]))
+			up->items[i].unrecorded =
+				!queries[k++].known && (!up->items[i].came_here || nameless);
+	}
+	return rc;
 }
 
 /* ---- looking ---- */
@@ -283,6 +342,11 @@ static int look_at_item(struct catch_up *up, size_t i, struct maildir_txn *txn, 
 	if (item->uid && index_find(md->index, item->uid, &record) == 0)
 		return look_at_message(up, i, &record, txn, need_r, err);
 	index_status(md->index, &status);
+	if (item->unrecorded) {
+		*need_r = true;
+		item->settled = txn != NULL;
+		return txn ? maildir_txn_record_removal(txn, item->base, item->base_len, err) : 0;
+	}
 	/* A line that the index has yet to see: found by maildir_index_is_behind(). */
 	if (item->uid >= status.next_uid || !is_present(md, item))
 		return 0;
@@ -351,6 +415,8 @@ static int look(struct catch_up *up, struct maildir_txn *txn, bool *need_r, stru
 		rc = maildir_index_is_behind(up->md, need_r, err);
 	if (rc == 0 && !txn && maildir_lacks_modseqs(up->md))
 		*need_r = true;
+	if (rc == 0)
+		rc = find_unrecorded(up, err);
 	for (size_t i = 0; rc == 0 && i < up->count && (txn || !*need_r); i++)
 		rc = look_at_item(up, i, txn, need_r, err);
 	if (rc == 0 && txn && up->wanted_count)

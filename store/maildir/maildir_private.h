@@ -266,6 +266,10 @@ int maildir_name_differs(struct maildir *md, const struct index_record *record,
 			 const struct maildir_name *name, bool *differs_r, struct error *err);
 /* The file is gone, and that was seen. */
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err);
+/* Records that a message was removed of which there is neither line nor record: its GUID (which is
+ * its base name), under a UID that no message has. */
+int maildir_txn_record_removal(struct maildir_txn *txn, const char *base, size_t base_len,
+			       struct error *err);
 /* Whether the uidlist has lines that the index has not seen. */
 int maildir_index_is_behind(const struct maildir *md, bool *behind_r, struct error *err);
 /* There are messages without a MODSEQ of their own: maildir_txn_commit() gives them one. */

@@ -5,6 +5,8 @@
 #include "store/maildir/maildir_private.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "store/base/log.h"
@@ -62,6 +64,29 @@ int maildir_txn_adopt(struct maildir_txn *txn, const struct maildir_name *name, 
 			rc = maildir_txn_drop_line(txn, drop_uid, err);
 	}
 	return rc < 0 ? rc : index_file(txn, uid, name, err);
+}
+
+int maildir_txn_record_removal(struct maildir_txn *txn, const char *base, size_t base_len,
+			       struct error *err)
+{
+	struct maildir *md = txn->md;
+	uint32_t uid = txn->next_uid;
+	char guid_text[NAME_MAX + 1];
+	struct guid guid;
+	int rc = maildir_txn_take_uid(txn, uid, err);
+
+	log_debug("%s: the removal of %.*s is recorded under UID %u", md->path, (int)base_len, base,
+		  uid);
+	snprintf(guid_text, sizeof guid_text, "%.*s", (int)base_len, base);
+	guid_from_message_guid(guid_text, &guid);
+	if (rc == 0)
+		rc = index_append(txn->index_txn, uid, 0, err);
+	if (rc == 0)
+		rc = index_expunge(txn->index_txn, uid, &guid, err);
+	/* No line will say that the UID was given. */
+	txn->rewrite = true;
+	txn->sync = true;
+	return rc;
 }
 
 int maildir_txn_complete(struct maildir_txn *txn, uint32_t uid, const struct maildir_name *name,

@@ -82,6 +82,42 @@ static void test_a_delivery_that_is_gone_again_gets_none(void **state)
 	mailbox_close(&box);
 }
 
+/* A peer has it, since its worker brought it or Dovecot told it, and neither line nor record is
+ * left of it here, or a record that does not say which message it was. */
+static void test_a_removal_that_nothing_tells_of_is_recorded(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[2] = {event_removed("ghost:2,S"), event_delivered("a")};
+	struct mailbox_changes changes;
+	struct mailbox *box;
+	struct error err = {0};
+	struct guid guid;
+	uint64_t before;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	before = mailbox_status(box)->highest_modseq;
+	assert_true(catch_up(box, events, 1));
+	assert_described(box, "");
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	assert_int_equal(changes.count, 1);
+	assert_int_equal(changes.change[0].uid, 1);
+	assert_true(changes.change[0].expunged && changes.change[0].has_guid);
+	guid_from_message_guid("ghost", &guid);
+	assert_true(guid_equal(&changes.change[0].guid, &guid));
+	mailbox_changes_free(&changes);
+	/* Once, and the UID is nobody else's. */
+	assert_nothing_to_do(fx, box, events, 1);
+	deliver(fx, "new", "a", BODY);
+	assert_true(catch_up(box, events + 1, 1));
+	assert_described(box, "2 a \n");
+	/* Our own worker records what it removes before it does. */
+	events[0] = event_removed("other");
+	events[0].origin = 7;
+	assert_nothing_to_do(fx, box, events, 1);
+	mailbox_close(&box);
+}
+
 static void test_renames_are_flag_changes(void **state)
 {
 	struct fixture *fx = *state;
@@ -481,6 +517,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		UNIT(test_deliveries_get_uids),
 		UNIT(test_a_delivery_that_is_gone_again_gets_none),
+		UNIT(test_a_removal_that_nothing_tells_of_is_recorded),
 		UNIT(test_renames_are_flag_changes),
 		UNIT(test_removals_are_expunges_when_the_file_is_gone),
 		UNIT(test_a_file_that_is_only_missing_is_no_expunge),

@@ -14,6 +14,7 @@ class Mail:
     def __init__(self):
         self.start = 0  # copies at the round's start
         self.operations = []  # (who, kind, certain)
+        self.copied = False  # ever
         self.removable = False  # it is or was in a folder that may be removed as a whole
         self.flaggers, self.flags = set(), set()  # who set flags; what it must have if that was one node
 
@@ -48,8 +49,13 @@ class Model:
             self.count[kind if certain else "in doubt"] += 1
             mail = self.mails[user, token]
             mail.operations.append((who, kind, certain))
+            mail.copied |= kind == "copy"
             if kind == "copy" or not certain:
                 mail.flaggers.add("doubt")  # which copy has them, or is \\Deleted set
+
+    def was_copied(self, user, token):
+        with self.lock:
+            return self.mails[user, token].copied
 
     def in_removable(self, user, token):
         with self.lock:

@@ -22,9 +22,13 @@ def make_home(node, user):
     return home
 
 
+def new_base():
+    return f"{int(time.time())}.M{time.time_ns() // 1000 % 1000000}P{os.getpid()}Q{next(_counter)}.plain"
+
+
 def deliver(maildir, subject, body="Hello.\n", by_link=False):
     """As Maildir says: written to tmp/, synced, moved to new/. Returns the base name."""
-    base = f"{int(time.time())}.M{time.time_ns() // 1000 % 1000000}P{os.getpid()}Q{next(_counter)}.plain"
+    base = new_base()
     tmp, new = f"{maildir}/tmp/{base}", f"{maildir}/new/{base}"
     with open(tmp, "w", encoding="utf-8") as file:
         file.write(f"From: <plain@example.org>\nSubject: {subject}\n\n{body}")

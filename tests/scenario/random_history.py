@@ -188,7 +188,13 @@ class History:
         """Waits until both nodes say that they are in sync and show the same; gives the accounts."""
         def in_sync():
             for node in self.pair.nodes:
-                status = node.status()
+                for name, process in node.processes.items():
+                    if process.poll() is not None:
+                        raise SystemExit(f"{name} of {node.host} ended with {process.returncode}")
+                try:
+                    status = node.status()
+                except ValueError as error:
+                    raise AssertionError(f"{node.host} says no status") from error
                 assert status["in_sync"], (node.host, status)
             return True
 
@@ -196,7 +202,8 @@ class History:
             node.dsyncctl("replicate", "*")
         began = time.monotonic()
         eventually("both in sync", in_sync, SETTLE_SECS, every=0.2)
-        accounts = {user: view.eventually_same(self.pair, user, SETTLE_SECS) for user in USERS}
+        # The MODSEQ of a mail that a broken session left lower on one node stays so until its next change.
+        accounts = {user: view.eventually_same(self.pair, user, SETTLE_SECS, modseqs=False) for user in USERS}
         eventually("both in sync after clients looked", in_sync, SETTLE_SECS, every=0.2)
         self.model.note("settled", f"{time.monotonic() - began:.1f} s")
         return accounts
@@ -216,9 +223,6 @@ class History:
     def nothing_more_to_send(self):
         time.sleep(1.5)  # what Dovecot's last clients still write as they end
         before = self.files()
-        mark = {node.host: max((line["last_success"] or 0 for line in node.status()["users"]), default=0)
-                for node in self.pair.nodes}
-        assert mark is not None
         for node in self.pair.nodes:
             node.dsyncctl("replicate", "-f", "*")
         time.sleep(0.5)
