@@ -159,6 +159,7 @@ static void fail_finding(struct replicator *r, const char *text)
 
 void replicator_find_user(struct replicator *r, const char *name, bool make)
 {
+	enum worker_find how = WORKER_FIND_ONLY;
 	struct error err = {0};
 
 	if (get_finder(r, &err) < 0) {
@@ -168,7 +169,9 @@ void replicator_find_user(struct replicator *r, const char *name, bool make)
 	}
 	worker_put_begin(&r->out, WORKER_FIND);
 	worker_put_str(&r->out, name);
-	worker_put_u8(&r->out, make);
+	if (make)
+		how = r->reader ? WORKER_FIND_MAKE_MOUNTED : WORKER_FIND_MAKE;
+	worker_put_u8(&r->out, how);
 	r->finds++;
 	worker_tell(r->finder->worker, &r->out, -1);
 	worker_expect_within(r->finder->worker, r->listing ? LIST_MS : FIND_MS);

@@ -5,8 +5,10 @@
 #include "sync/worker_private.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 
 #include "sync/peer_connect.h"
@@ -55,10 +57,23 @@ int worker_connect_peer(struct worker_process *w, const char *address, struct st
 	return 0;
 }
 
+/* Below a mount point where nothing is mounted the home would be hidden by the next mount, and its
+ * mail with it. */
+static int make_user(struct worker_process *w, const char *name, bool mounted,
+		     struct mail_user **user_r, struct error *err)
+{
+	const char *root = w->set->mail_root;
+	struct statfs fs;
+
+	if (mounted && (statfs(root, &fs) < 0 || fs.f_type != FUSE_SUPER_MAGIC))
+		return error_set(err, -EAGAIN, "no home is made: %s is not mounted now", root);
+	return mail_user_create(w->set, name, user_r, err);
+}
+
 static void help_find(struct worker_process *w, struct worker_reader *reader)
 {
 	const char *name = worker_get_str(reader, WORKER_NAME_MAX);
-	bool make = worker_get_u8(reader) == 1;
+	uint8_t how = worker_get_u8(reader);
 	struct worker_found found = {.user = name, .name = "", .home_rel = "", .text = ""};
 	struct mail_user *user = NULL;
 	struct error err = {0};
@@ -66,8 +81,8 @@ static void help_find(struct worker_process *w, struct worker_reader *reader)
 	if (worker_get_end(reader) < 0)
 		worker_broken("a malformed message");
 	found.code = mail_user_find(w->set, name, &user, &err);
-	if (found.code == -ENOENT && make)
-		found.code = mail_user_create(w->set, name, &user, &err);
+	if (found.code == -ENOENT && how != WORKER_FIND_ONLY)
+		found.code = make_user(w, name, how == WORKER_FIND_MAKE_MOUNTED, &user, &err);
 	if (found.code == 0) {
 		found.uid = user->uid;
 		found.gid = user->gid;

@@ -100,6 +100,13 @@ int worker_get_end(const struct worker_reader *reader);
 
 /* ---- messages of more than a field or two; get functions include worker_get_end() ---- */
 
+/* Of WORKER_FIND, after the name. */
+enum worker_find {
+	WORKER_FIND_ONLY,
+	WORKER_FIND_MAKE,	  /* a home for one who has none */
+	WORKER_FIND_MAKE_MOUNTED, /* only where mail_root is a mount */
+};
+
 enum worker_job_flags {
 	WORKER_JOB_SCAN = 0x01, /* scan every mailbox, whatever the events say */
 	WORKER_JOB_DEBUG = 0x02,

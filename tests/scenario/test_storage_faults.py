@@ -133,6 +133,20 @@ def read_only_and_missing_home():
         assert set(sent) | set(before) <= set(plain.files(root(pair.a))), "a lost mail with b's home"
 
 
+def nothing_below_the_mount():
+    """A user who is new comes from a in the moment when b's mount has just gone: no home is made below it."""
+    with pair_on() as pair:
+        pair.b.kill("dsyncfs", signal.SIGTERM)
+        maildir = plain.make_home(pair.a, "new@example.org") + "/Maildir"
+        plain.make_maildir(maildir)
+        base = plain.deliver(maildir, "first")
+        time.sleep(3)
+        assert os.listdir(pair.b.mount) == [], os.listdir(pair.b.mount)
+        pair.b.start_dsyncfs()
+        eventually("the new user's mail is on b", lambda: base in plain.files(pair.b.home("new@example.org") + "/Maildir"))
+        in_sync(pair, USER, OTHER, "new@example.org")
+
+
 def state_dir_full():
     with pair_on(state_a="24m") as pair:
         fill(pair.a.dir + "/state/filler")
@@ -284,7 +298,8 @@ def lost_state():
             print("an expunge while a was down, whose state was lost, came back: it may")
 
 
-PARTS = [disk_full, read_only_and_missing_home, state_dir_full, older_copy, lost_backing, lost_backing_and_state, lost_state]
+PARTS = [disk_full, read_only_and_missing_home, nothing_below_the_mount, state_dir_full, older_copy, lost_backing,
+         lost_backing_and_state, lost_state]
 
 
 def main():
