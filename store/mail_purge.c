@@ -9,7 +9,8 @@
 #include "store/dbox/mdbox_storage.h"
 #include "store/mail_user.h"
 
-static int purge(const struct mail_location *location, struct mail_purged *purged, struct error *err)
+static int purge(const struct mail_location *location, struct mail_purged *purged,
+		 struct error *err)
 {
 	AUTO_FREE char *path = NULL;
 	AUTO_FREE char *index = NULL;

@@ -218,8 +218,7 @@ int dbox_leftovers_find(int dirfd, const char *path, uint32_t uid_validity,
 
 void dbox_leftovers_done(int dirfd, struct dbox_leftovers *leftovers)
 {
-	for (size_t i = 0; i < leftovers->intents.len;
-	     i += strlen(leftovers->intents.data + i) + 1)
+	for (size_t i = 0; i < leftovers->intents.len; i += strlen(leftovers->intents.data + i) + 1)
 		unlinkat(dirfd, leftovers->intents.data + i, 0);
 }
 

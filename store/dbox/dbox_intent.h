@@ -2,9 +2,9 @@
  * Intents: what a writer is about to change in two steps, so that whoever comes after one that was
  * killed in between can put it right.
  *
- * An intent is a file ".temp.dsyncfs.<pid>.<number>.<host>" in the directory that is changed, with a
- * UIDVALIDITY and numbers (map UIDs of mdbox, UIDs of sdbox), one a line. It is not synced: a kill
- * does not lose it.
+ * An intent is a file ".temp.dsyncfs.<pid>.<number>.<host>" in the directory that is changed, with
+ * a UIDVALIDITY and numbers (map UIDs of mdbox, UIDs of sdbox), one a line. It is not synced: a
+ * kill does not lose it.
  */
 #ifndef DSYNCFS_DBOX_INTENT_H
 #define DSYNCFS_DBOX_INTENT_H

@@ -6,11 +6,12 @@
 #define DBOX_MAIL_DIR	   "dbox-Mails" /* in a mailbox's directory: what makes it a mailbox */
 #define DBOX_STORAGE_DIR   "storage"
 
-#define DBOX_EXT_MDBOX	   "mdbox" /* of a message: map UID, saved date */
-#define DBOX_MDBOX_RECORD  8
-#define DBOX_EXT_GUID	   "guid"
-#define DBOX_EXT_MDBOX_HDR "mdbox-hdr" /* of the mailbox: the map's UIDVALIDITY, its GUID, flags   \
-					*/
+#define DBOX_EXT_MDBOX	  "mdbox" /* of a message: map UID, saved date */
+#define DBOX_MDBOX_RECORD 8
+#define DBOX_EXT_GUID	  "guid"
+#define DBOX_EXT_MDBOX_HDR                                                                         \
+	"mdbox-hdr" /* of the mailbox: the map's UIDVALIDITY, its GUID, flags                      \
+		     */
 #define DBOX_EXT_SDBOX_HDR	"dbox-hdr" /* of the mailbox: rebuild count, its GUID, flags */
 #define DBOX_HDR_SIZE		24
 #define DBOX_HDR_GUID		4

@@ -171,7 +171,8 @@ static int by_guid(const void *a, const void *b)
 	int cmp = guid_cmp(&x->guid, &y->guid);
 
 	if (cmp == 0)
-		cmp = x->entry.file_id < y->entry.file_id ? -1 : x->entry.file_id > y->entry.file_id;
+		cmp = x->entry.file_id < y->entry.file_id ? -1
+							  : x->entry.file_id > y->entry.file_id;
 	return cmp ? cmp : x->entry.offset < y->entry.offset ? -1 : 1;
 }
 
@@ -182,10 +183,11 @@ static int read_storage(struct rebuild *rebuild, struct error *err)
 
 	/* Not there: what is in it would be taken for lost. */
 	if (rc == 0 && storage->alt_path && storage->alt_fd < 0)
-		rc = error_set(err, -ENOENT,
-			       "%s: the alternative storage is not there (not mounted?); nothing is "
-			       "rebuilt without it",
-			       storage->alt_path);
+		rc = error_set(
+			err, -ENOENT,
+			"%s: the alternative storage is not there (not mounted?); nothing is "
+			"rebuilt without it",
+			storage->alt_path);
 	if (rc == 0 && storage->alt_fd >= 0)
 		rc = read_files(rebuild, storage->alt_fd, storage->alt_path, true, err);
 	if (rc == 0 && rebuild->count)
@@ -282,8 +284,9 @@ static int by_map_uid(const void *a, const void *b)
 {
 	const struct found *const *x = a, *const *y = b;
 
-	return (*x)->entry.map_uid < (*y)->entry.map_uid ? -1
-							  : (*x)->entry.map_uid > (*y)->entry.map_uid;
+	return (*x)->entry.map_uid < (*y)->entry.map_uid
+		       ? -1
+		       : (*x)->entry.map_uid > (*y)->entry.map_uid;
 }
 
 /* Out of a damaged file, or one whose number another has. */
@@ -384,7 +387,8 @@ int mdbox_rebuild_map(struct rebuild *rebuild, struct index_txn *txn, struct err
 
 	index_status(storage->map, &status);
 	fresh = status.messages == 0;
-	next_uid = status.next_uid > rebuild->next_map_uid ? status.next_uid : rebuild->next_map_uid;
+	next_uid =
+		status.next_uid > rebuild->next_map_uid ? status.next_uid : rebuild->next_map_uid;
 	if (rebuild->highest_file > highest)
 		highest = rebuild->highest_file;
 	rc = order_by_map_uid(rebuild, next_uid, &order, err);
@@ -442,6 +446,10 @@ static int look_at_map(struct rebuild *rebuild, struct index_txn **txn_r, struct
 	*txn_r = NULL;
 	if (storage->map) {
 		rc = mdbox_map_begin(storage, txn_r, err);
+		if (rc == 0 && !mdbox_map_is_sound(storage)) {
+			index_abort(txn_r);
+			rc = -EUCLEAN;
+		}
 		if (rc == 0) {
 			rebuild->rebuild_count = mdbox_map_rebuild_count(storage);
 			return match_map(rebuild, storage->map, err);

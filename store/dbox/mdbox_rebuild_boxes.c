@@ -181,8 +181,8 @@ static int belong_to_storage(const struct box *box, struct index_txn *txn, struc
 static char *name_of(const struct rebuild *rebuild, const char *path)
 {
 	const char *slash = strrchr(rebuild->storage->index_path, '/');
-	size_t root = (size_t)(slash - rebuild->storage->index_path) +
-		      strlen("/" DBOX_MAILBOXES_DIR "/");
+	size_t root =
+		(size_t)(slash - rebuild->storage->index_path) + strlen("/" DBOX_MAILBOXES_DIR "/");
 	size_t len = strlen(path), part = strlen("/" DBOX_MAIL_DIR);
 
 	if (len < root)
@@ -214,6 +214,14 @@ static int write_index(const struct box *box, const struct index *old, struct er
 	return rc;
 }
 
+static bool is_sound(const struct index *index)
+{
+	return index_ext_is_sound(index, DBOX_EXT_MDBOX, 0, DBOX_MDBOX_RECORD) &&
+	       index_ext_is_sound(index, DBOX_EXT_GUID, 0, 16) &&
+	       index_ext_is_sound(index, DBOX_EXT_MDBOX_HDR, DBOX_HDR_SIZE, 0) &&
+	       index_ext_is_sound(index, "modseq", 16, 8);
+}
+
 static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 {
 	struct rebuild *rebuild = ctx;
@@ -230,6 +238,11 @@ static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 	if (rc == -ENOENT) {
 		free(name);
 		return 0;
+	}
+	if (rc == 0 && (!is_sound(db.index) || dbox_needs_setup(&db))) {
+		index_close(&db.index);
+		rc = error_set(err, -EUCLEAN, "%s: the index is not that of an mdbox mailbox",
+			       path);
 	}
 	if (rc == -EUCLEAN) {
 		log_warning("%s; the index is made anew from what can be read of it",

@@ -112,8 +112,8 @@ static int open_dirs(struct mdbox_storage *storage, bool make, struct error *err
 	return 0;
 }
 
-static int storage_new(const struct mdbox_paths *paths, bool make,
-		       struct mdbox_storage **storage_r, struct error *err)
+static int storage_new(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
+		       struct error *err)
 {
 	struct mdbox_storage *storage = calloc(1, sizeof *storage);
 	int rc = 0;
@@ -136,8 +136,8 @@ static int storage_new(const struct mdbox_paths *paths, bool make,
 	return rc;
 }
 
-int mdbox_storage_open(const struct mdbox_paths *paths, bool make,
-		       struct mdbox_storage **storage_r, struct error *err)
+int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
+		       struct error *err)
 {
 	struct mdbox_storage *storage;
 	int rc = storage_new(paths, make, &storage, err);
@@ -172,11 +172,11 @@ int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_sto
 int mdbox_storage_replace_map(struct mdbox_storage *storage, uint32_t uid_validity,
 			      struct error *err)
 {
-	const struct index_create create = {
-		.uid_validity = uid_validity ? uid_validity : (uint32_t)time(NULL),
-		.next_uid = 1,
-		.replace = true,
-		.synced = true};
+	const struct index_create create = {.uid_validity = uid_validity ? uid_validity
+									 : (uint32_t)time(NULL),
+					    .next_uid = 1,
+					    .replace = true,
+					    .synced = true};
 	struct index_options options;
 	int rc;
 
@@ -216,6 +216,12 @@ uint32_t mdbox_storage_uid_validity(const struct mdbox_storage *storage)
 }
 
 /* ---- the map, read ---- */
+
+bool mdbox_map_is_sound(const struct mdbox_storage *storage)
+{
+	return index_ext_is_sound(storage->map, map_def.name, MAP_HDR, MAP_RECORD) &&
+	       index_ext_is_sound(storage->map, ref_def.name, 0, ref_def.record_size);
+}
 
 void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_record *record,
 		     struct mdbox_entry *entry_r)

@@ -54,6 +54,8 @@ struct mdbox_entry {
 /* As the map's view has it. -ENOENT: no such map UID. */
 int mdbox_map_find(const struct mdbox_storage *storage, uint32_t map_uid,
 		   struct mdbox_entry *entry_r);
+/* Its extensions are what they should be. */
+bool mdbox_map_is_sound(const struct mdbox_storage *storage);
 /* The entry of a record of a map, of the storage's. */
 void mdbox_map_entry_of(const struct index *map, const struct index_record *record,
 			struct mdbox_entry *entry_r);

@@ -137,6 +137,11 @@ int index_ext_find(const struct index *index, const char *name, struct index_ext
 int index_record_ext(const struct index *index, const struct index_record *record, const char *name,
 		     void *data, size_t size);
 
+/* Whether data of this extension can be written with these sizes: it is not there yet, or as it
+ * should be. */
+bool index_ext_is_sound(const struct index *index, const char *name, uint32_t hdr_size,
+			uint16_t record_size);
+
 /* The raw base header, 120 bytes little endian (reference 2.1), for fields that status leaves out.
  */
 const uint8_t *index_header(const struct index *index);

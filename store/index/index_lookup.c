@@ -179,3 +179,12 @@ int index_record_ext(const struct index *index, const struct index_record *recor
 		memcpy(data, from, from_size < size ? from_size : size);
 	return 0;
 }
+
+bool index_ext_is_sound(const struct index *index, const char *name, uint32_t hdr_size,
+			uint16_t record_size)
+{
+	struct index_ext ext;
+
+	return index_ext_find(index, name, &ext) < 0 ||
+	       (ext.reset_id == 0 && ext.hdr_size >= hdr_size && ext.record_size == record_size);
+}

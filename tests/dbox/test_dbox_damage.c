@@ -192,19 +192,16 @@ static void test_killed_between_two_steps(void **state)
 			must(mailbox_refresh(box, &err), &err);
 			messages = mailbox_status(box)->messages;
 			assert_int_equal(messages, strcmp(steps[i], "placed") == 0 ||
-							   strcmp(steps[i], "map") == 0
-						     ? 5
-						     : 6);
+								   strcmp(steps[i], "map") == 0
+							   ? 5
+							   : 6);
 			/* The next writer cleans up. */
 			mailbox_close(&box);
 			box = must_open(fx, "INBOX");
 			append_mail(box, &(struct new_mail){.body = BODY, .guid = "next"});
 			give_to_user(fx);
 			if (is_mdbox(fx))
-				purge(fx,
-				      strcmp(steps[i], "placed") == 0 ? 0
-				      : 1,
-				      0);
+				purge(fx, strcmp(steps[i], "placed") == 0 ? 0 : 1, 0);
 			assert_agrees(fx, box);
 			assert_int_equal(mailbox_status(box)->messages, messages + 1);
 		}
@@ -296,8 +293,9 @@ static void test_damaged_messages(void **state)
 	char *text;
 
 	fill(box, 6);
-	damage(fx, &box, "sed -i 's/body of 2/BODY of 2 and then/; s/^Gmail.4$/Gmail.4\\x00/' "
-			 "mdbox/storage/m.1");
+	damage(fx, &box,
+	       "sed -i 's/body of 2/BODY of 2 and then/; s/^Gmail.4$/Gmail.4\\x00/' "
+	       "mdbox/storage/m.1");
 	text = describe(box, false);
 	assert_null(strstr(text, "mail.2"));
 	assert_null(strstr(text, "mail.4"));

@@ -47,6 +47,22 @@ def uidlist(directory):
         yield files["dovecot-uidlist"]
 
 
+def dbox(directory):
+    """The map, INBOX and the messages of each mdbox."""
+    for name in sorted(os.listdir(directory)):
+        if not name.startswith("mdbox") or not name.endswith(".tar.gz"):
+            continue
+        files = {}
+        with tarfile.open(os.path.join(directory, name)) as archive:
+            for member in archive:
+                if member.isfile():
+                    files[member.name.split("/", 1)[1]] = archive.extractfile(member).read()
+        parts = [files.get("mdbox/" + path, b"") for path in (
+            "storage/dovecot.map.index.log", "mailboxes/INBOX/dbox-Mails/dovecot.index.log", "storage/m.1")]
+        if max(len(part) for part in parts) < 60000:
+            yield struct.pack("<HH", len(parts[0]), len(parts[1])) + b"".join(parts)
+
+
 def doveadm(_):
     for minor in (0, 1, 3):
         yield b"\x20" + LOGIN % minor + b"\talice\tdsync-server\t-ualice\nVERSION\tdsync\t3\t5\n"
@@ -69,7 +85,7 @@ def settings(directory):
     yield b"mail_root = /\n"
 
 
-MAKERS = {"wire": ("sync/transcripts", wire), "index": ("samples", index), "uidlist": ("samples", uidlist),
+MAKERS = {"wire": ("sync/transcripts", wire), "index": ("samples", index), "uidlist": ("samples", uidlist), "dbox": ("samples", dbox),
           "doveadm": (".", doveadm), "settings": ("store/samples", settings)}
 
 

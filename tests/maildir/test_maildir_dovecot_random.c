@@ -1,7 +1,10 @@
 /*
- * A mailbox of 5,000 mails that we, plain programs and a real Dovecot change in turn, in a random
- * order with a fixed seed: after every step both see the same UIDs, MODSEQs, flags and keywords,
- * and Dovecot has nothing to say in its log. DSYNCFS_TEST_SEED and DSYNCFS_TEST_STEPS look further.
+ * A mailbox of 5,000 mails (of dbox 1,000) that we, plain programs and a real Dovecot change in
+ * turn, in a random order with a fixed seed: after every step both see the same UIDs, MODSEQs,
+ * flags and keywords, and Dovecot has nothing to say in its log. DSYNCFS_TEST_SEED and
+ * DSYNCFS_TEST_STEPS look further.
+ *
+ * Usage: test_maildir_dovecot_random [maildir | mdbox | sdbox]
  *
  * Needs root and Dovecot; skipped elsewhere.
  */
@@ -17,11 +20,21 @@
 #include "store/base/file.h"
 #include "store/index/index.h"
 #include "store/index/index_files.h"
+#include "store/mail_purge.h"
+#include "store/mailbox_list.h"
 
 #define BODY	   "Subject: x\n\nline one\nline two\n"
 #define MAILS	   5000
+#define DBOX_MAILS 1000
 #define STEPS	   16
 #define PICKED_MAX 40
+
+static const char *format = "maildir";
+
+static bool is_dbox(void)
+{
+	return strcmp(format, "maildir") != 0;
+}
 
 struct walk {
 	struct fixture *fx;
@@ -281,10 +294,15 @@ static void we_move_and_copy(struct walk *walk)
 
 static void we_rotate(struct walk *walk)
 {
-	AUTO_CLOSE int fd = open(walk->fx->maildir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	const struct index_options options = {.label = "rotation"};
+	const struct index_options options = {.label = "rotation", .backup = is_dbox()};
+	char path[500];
+	AUTO_CLOSE int fd = -1;
 	struct index *index;
 	struct error err = {0};
+
+	snprintf(path, sizeof path, "%s%s", walk->fx->user.location.inbox,
+		 is_dbox() ? "/dbox-Mails" : "");
+	fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	assert_true(fd >= 0);
 	must(index_open(fd, &options, &index, &err), &err);
@@ -293,6 +311,15 @@ static void we_rotate(struct walk *walk)
 	else
 		must(index_rotate(index, 1000, &err), &err);
 	index_close(&index);
+}
+
+static void we_purge(struct walk *walk)
+{
+	struct mail_purged purged;
+	struct error err = {0};
+
+	must(mail_purge(&walk->fx->user, &purged, &err), &err);
+	assert_int_equal(purged.corrected, 0);
 }
 
 static void we_open_again(struct walk *walk)
@@ -462,10 +489,20 @@ static void dovecot_saves(struct walk *walk)
 	free(doveadm_with(walk->fx, path, "save -m INBOX"));
 }
 
-/* It reads every file name, and finds what the index says. */
+static void dovecot_purges(struct walk *walk)
+{
+	dovecot_command(walk, "", "purge");
+}
+
+/* It reads every file name, and finds what the index says. Of dbox it would rebuild everything,
+ * with new MODSEQs. */
 static void dovecot_resyncs(struct walk *walk)
 {
-	char *before = own_view(walk), *after;
+	char *before, *after;
+
+	if (is_dbox())
+		return;
+	before = own_view(walk);
 
 	dovecot_command(walk, "", "force-resync INBOX");
 	after = own_view(walk);
@@ -511,25 +548,43 @@ static const struct action {
 	const char *name;
 	void (*run)(struct walk *walk);
 	unsigned weight;
-} actions[] = {
-	{"we set flags", we_set_flags, 6},
-	{"we expunge", we_expunge, 3},
-	{"we append", we_append, 4},
-	{"we move and copy", we_move_and_copy, 3},
-	{"we rotate", we_rotate, 2},
-	{"we open again", we_open_again, 2},
-	{"we scan", we_scan, 1},
-	{"plain programs", plain_programs, 5},
-	{"Dovecot sets flags", dovecot_sets_flags, 5},
-	{"Dovecot rotates", dovecot_rotates, 2},
-	{"Dovecot writes a snapshot", dovecot_writes_a_snapshot, 2},
-	{"Dovecot expunges", dovecot_expunges, 3},
-	{"Dovecot saves", dovecot_saves, 2},
-	{"Dovecot resyncs", dovecot_resyncs, 1},
-	{"Dovecot serves IMAP", dovecot_serves_imap, 4},
+} dbox_actions[] =
+	{
+		{"we purge", we_purge, 2},
+		{"Dovecot purges", dovecot_purges, 2},
+},
+  actions[] = {
+	  {"we set flags", we_set_flags, 6},
+	  {"we expunge", we_expunge, 3},
+	  {"we append", we_append, 4},
+	  {"we move and copy", we_move_and_copy, 3},
+	  {"we rotate", we_rotate, 2},
+	  {"we open again", we_open_again, 2},
+	  {"we scan", we_scan, 1},
+	  {"plain programs", plain_programs, 5},
+	  {"Dovecot sets flags", dovecot_sets_flags, 5},
+	  {"Dovecot rotates", dovecot_rotates, 2},
+	  {"Dovecot writes a snapshot", dovecot_writes_a_snapshot, 2},
+	  {"Dovecot expunges", dovecot_expunges, 3},
+	  {"Dovecot saves", dovecot_saves, 2},
+	  {"Dovecot resyncs", dovecot_resyncs, 1},
+	  {"Dovecot serves IMAP", dovecot_serves_imap, 4},
 };
 
-static void fill_mailbox(struct walk *walk)
+static void fill_dbox(struct walk *walk)
+{
+	struct error err = {0};
+
+	must(mailbox_list_create(&walk->fx->user, "INBOX", NULL, 0, &err), &err);
+	must_shell("chown -R %d:%d '%s'", MAIL_UID, MAIL_UID, walk->fx->home);
+	walk->box = must_open(walk->fx, "INBOX");
+	walk->step = "filling";
+	while (walk->delivered < DBOX_MAILS)
+		we_append(walk);
+	dovecot_saves(walk);
+}
+
+static void fill_maildir(struct walk *walk)
 {
 	static const char *const flags[] = {"", "S", "FS", "Sa", "RSab", "b"};
 	struct fixture *fx = walk->fx;
@@ -556,6 +611,29 @@ static void fill_mailbox(struct walk *walk)
 	we_scan(walk);
 }
 
+static void fill_mailbox(struct walk *walk)
+{
+	if (is_dbox())
+		fill_dbox(walk);
+	else
+		fill_maildir(walk);
+}
+
+/* plain programs do nothing to dbox; there is something else to do instead. */
+static const struct action *choose_action(struct walk *walk)
+{
+	const struct action *action = actions;
+	unsigned all = 0, at;
+
+	for (size_t i = 0; i < sizeof actions / sizeof actions[0]; i++)
+		all += actions[i].weight;
+	for (at = roll(walk, all); at >= action->weight; action++)
+		at -= action->weight;
+	if (is_dbox() && action->run == plain_programs)
+		return &dbox_actions[strcmp(format, "mdbox") == 0 ? roll(walk, 2) : 1];
+	return action;
+}
+
 static unsigned from_environment(const char *name, unsigned otherwise)
 {
 	const char *value = getenv(name);
@@ -566,20 +644,15 @@ static unsigned from_environment(const char *name, unsigned otherwise)
 static void test_a_random_walk(void **state)
 {
 	struct walk walk = {.fx = *state, .seed = from_environment("DSYNCFS_TEST_SEED", 1)};
-	unsigned steps = from_environment("DSYNCFS_TEST_STEPS", STEPS), all = 0;
+	unsigned steps = from_environment("DSYNCFS_TEST_STEPS", STEPS);
 
 	walk.uids = calloc(4 * MAILS + 20 * (size_t)steps, sizeof *walk.uids);
 	assert_non_null(walk.uids);
-	for (size_t i = 0; i < sizeof actions / sizeof actions[0]; i++)
-		all += actions[i].weight;
 	fill_mailbox(&walk);
 	must_agree(&walk, 0);
 	for (unsigned step = 1; step <= steps; step++) {
-		const struct action *action = actions;
-		unsigned at = roll(&walk, all);
+		const struct action *action = choose_action(&walk);
 
-		for (; at >= action->weight; action++)
-			at -= action->weight;
 		walk.step = action->name;
 		if (getenv("DSYNCFS_TEST_SEED"))
 			print_message("%u %s\n", step, action->name);
@@ -624,8 +697,11 @@ static FILE *start_sessions(struct walk *walk, unsigned count)
 /* Both at the same time: nothing is lost, and afterwards both see the same. */
 static void test_at_once(void **state)
 {
-	static void (*const ours[])(struct walk *) = {we_set_flags, we_expunge, we_append,
-						      we_move_and_copy, we_scan};
+	static void (*const maildir_ours[])(struct walk *) = {we_set_flags, we_expunge, we_append,
+							      we_move_and_copy, we_scan};
+	static void (*const dbox_ours[])(struct walk *) = {we_set_flags, we_expunge, we_append,
+							   we_move_and_copy, we_purge};
+	void (*const *ours)(struct walk *) = is_dbox() ? dbox_ours : maildir_ours;
 	struct walk walk = {.fx = *state, .seed = from_environment("DSYNCFS_TEST_SEED", 1)};
 	unsigned sessions = from_environment("DSYNCFS_TEST_STEPS", STEPS) / 2, served = 0, done = 0;
 	char line[100];
@@ -659,14 +735,27 @@ static void test_at_once(void **state)
 	free(walk.uids);
 }
 
-int main(void)
+static int setup(void **state)
+{
+	char location[64];
+	int rc = dovecot_setup(state);
+
+	if (rc == 0 && is_dbox()) {
+		snprintf(location, sizeof location, "%s:~/%s", format, format);
+		dovecot_set_location(*state, location, '/');
+	}
+	return rc;
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_a_random_walk, dovecot_setup,
-						fixture_teardown),
-		cmocka_unit_test_setup_teardown(test_at_once, dovecot_setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_a_random_walk, setup, fixture_teardown),
+		cmocka_unit_test_setup_teardown(test_at_once, setup, fixture_teardown),
 	};
 
+	if (argc > 1)
+		format = argv[1];
 	if (!dovecot_is_there()) {
 		printf("skipped: needs root and Dovecot\n");
 		return 77;

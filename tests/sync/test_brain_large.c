@@ -276,14 +276,10 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(an_empty_one_is_filled),
-		TEST(a_delivery_in_between),
-		TEST(a_change_at_the_giver),
-		TEST(the_giver_fails),
-		TEST(cut_anywhere),
-		TEST(full_disk),
-		TEST(blocks_that_are_equal),
-		TEST(blocks_that_differ),
+		TEST(an_empty_one_is_filled), TEST(a_delivery_in_between),
+		TEST(a_change_at_the_giver),  TEST(the_giver_fails),
+		TEST(cut_anywhere),	      TEST(full_disk),
+		TEST(blocks_that_are_equal),  TEST(blocks_that_differ),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
