@@ -1,4 +1,5 @@
 """A mail server node: dsyncfs over a backing directory, dsyncd, and Dovecot on the mount."""
+import glob
 import imaplib
 import json
 import os
@@ -110,6 +111,17 @@ def eventually(what, check, timeout=20.0, every=0.02):
         time.sleep(every)
 
 
+def fake_clock(hours):
+    """Environment of a process that lives in another hour. Times of files stay the kernel's."""
+    if not hours:
+        return {}
+    library = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not library:
+        skip("needs libfaketime")
+    return {"LD_PRELOAD": library[0], "FAKETIME": f"{round(hours * 3600):+d}", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1", "FAKETIME_DISABLE_SHM": "1"}
+
+
 class ImapClient(imaplib.IMAP4):
     """One that never goes on after a NO: what a test asked for has happened."""
 
@@ -121,8 +133,9 @@ class ImapClient(imaplib.IMAP4):
 
 
 class Node:
-    def __init__(self, network, host, location="maildir:~/Maildir", settings="", tls=None):
+    def __init__(self, network, host, location="maildir:~/Maildir", settings="", tls=None, clock=0):
         self.network, self.host = network, host
+        self.clock = fake_clock(clock)
         self.address = network.addresses[host]
         self.dir = self.make_dir()
         os.chmod(self.dir, 0o755)
@@ -143,6 +156,8 @@ class Node:
         os.makedirs(self.dir + "/dovecot/state")
         with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
             file.write(dovecot_config.beginning(location, VMAIL, self.mount) + DOVECOT_CONF.format(**values))
+            if self.clock:
+                file.write(f"import_environment = {' '.join(f'{key}={value}' for key, value in self.clock.items())}\n")
 
     def make_dir(self):
         return tempfile.mkdtemp(prefix=f"dsyncfs-{self.host}-")
@@ -152,7 +167,9 @@ class Node:
     def start(self, name, argv, network=True):
         prefix = self.network.command(self.host) if network else []
         with open(self.log, "ab") as log:
-            self.processes[name] = subprocess.Popen(prefix + argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            environment = {**os.environ, **self.clock} if name != "dsyncfs" else None
+            self.processes[name] = subprocess.Popen(prefix + argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                    env=environment)
         return self.processes[name]
 
     def start_dsyncfs(self):
@@ -249,13 +266,13 @@ class Node:
 class Pair:
     """Both nodes, as a context manager that says where the logs are when a test fails. location: of both, or of each."""
 
-    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None):
+    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None, clock_b=0):
         self.network = Network()
         self.nodes = []
         try:
             locations = (location, location) if isinstance(location, str) else location
             for host, where in zip("ab", locations):
-                self.nodes.append(Node(self.network, host, where, settings, tls))
+                self.nodes.append(Node(self.network, host, where, settings, tls, clock_b if host == "b" else 0))
             self.a, self.b = self.nodes
             if start:
                 for node in self.nodes:
