@@ -5,6 +5,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tests/scenario"))
 import node as nodes  # noqa: E402
+import plain  # noqa: E402,F401
 from network import Network  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
