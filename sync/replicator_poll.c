@@ -19,7 +19,8 @@ static bool is_due(const struct replicator *r, const struct queue_user *user, un
 {
 	const struct queue_entry *entry = &user->entries[peer];
 
-	return !user->removed && !r->peers[peer].is_dsyncfs && r->up[peer] && !queue_entry_wants(entry) &&
+	return !user->removed && !r->peers[peer].is_dsyncfs && r->up[peer] &&
+	       !queue_entry_wants(entry) &&
 	       now - entry->standing.last_try >= r->set->replication_poll_interval_secs;
 }
 

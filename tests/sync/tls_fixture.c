@@ -72,7 +72,6 @@ void write_key(const char *path, const struct identity *identity)
 	FILE *file = fopen(path, "w");
 
 	assert_non_null(file);
-	assert_int_equal(
-		PEM_write_PrivateKey(file, identity->key, NULL, NULL, 0, NULL, NULL), 1);
+	assert_int_equal(PEM_write_PrivateKey(file, identity->key, NULL, NULL, 0, NULL, NULL), 1);
 	fclose(file);
 }
