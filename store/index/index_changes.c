@@ -41,10 +41,8 @@ struct request {
 };
 
 struct attribute_event {
-	bool shared, removed;
+	struct index_attribute attribute;
 	size_t key; /* in keys */
-	uint32_t time;
-	uint64_t modseq;
 };
 
 struct walk {
@@ -285,11 +283,11 @@ static int walk_attributes(struct walk *walk, const struct index_log_record *rec
 	int ret = 0;
 
 	while (ret == 0 && index_log_next_attribute(record, &pos, &attribute)) {
-		struct attribute_event event = {.removed = attribute.removed,
-						.shared = attribute.shared,
-						.key = walk->keys.len,
-						.time = attribute.time,
-						.modseq = record->modseq};
+		struct attribute_event event = {.attribute = {.removed = attribute.removed,
+							      .shared = attribute.shared,
+							      .time = attribute.time,
+							      .modseq = record->modseq},
+						.key = walk->keys.len};
 
 		ret = buf_append(&walk->keys, attribute.key, strlen(attribute.key) + 1);
 		if (ret == 0)
@@ -561,16 +559,13 @@ static int attributes_result(struct walk *walk, struct pool *pool, struct index_
 		size_t at = 0;
 
 		while (at < changes_r->attribute_count &&
-		       (changes_r->attribute[at].shared != events[i].shared ||
+		       (changes_r->attribute[at].shared != events[i].attribute.shared ||
 			strcmp(changes_r->attribute[at].key, key) != 0))
 			at++;
 		if (at == changes_r->attribute_count)
 			changes_r->attribute_count++;
-		changes_r->attribute[at] = (struct index_attribute){.shared = events[i].shared,
-								    .removed = events[i].removed,
-								    .key = key,
-								    .time = events[i].time,
-								    .modseq = events[i].modseq};
+		changes_r->attribute[at] = events[i].attribute;
+		changes_r->attribute[at].key = key;
 	}
 	return 0;
 }
