@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "store/attribute_place.h"
 #include "store/base/file.h"
 #include "store/mail_home.h"
 #include "store/mail_variables.h"
@@ -46,6 +47,9 @@ void mail_user_free(struct mail_user **user)
 	free((*user)->name);
 	free((*user)->home);
 	free((*user)->home_rel);
+	free((*user)->attribute_file);
+	free((*user)->sieve_dir);
+	free((*user)->sieve_active);
 	mail_location_free(&(*user)->location);
 	free(*user);
 	*user = NULL;
@@ -168,7 +172,10 @@ static int set_location(const struct settings *set, struct mail_user *user, stru
 	user->separator = set->separator				   ? set->separator
 			  : user->location.layout == MAIL_LAYOUT_MAILDIRPP ? '.'
 									   : '/';
-	return 0;
+	rc = attribute_place_find(set, user, err);
+	if (rc < 0)
+		error_prefix(err, "user %s", user->name);
+	return rc;
 }
 
 /* Name, home and its place; no look at the disk. */

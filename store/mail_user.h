@@ -20,6 +20,8 @@ struct mail_user {
 	gid_t gid;
 	struct mail_location location; /* absolute paths, variables expanded */
 	char separator;		       /* of visible names */
+	/* attribute_place.h; NULL: there is none. */
+	char *attribute_file, *sieve_dir, *sieve_active;
 };
 
 /* -ENOENT: no such home. -EINVAL: the name cannot be a user's (it would leave mail_root, is empty,

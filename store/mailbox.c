@@ -188,7 +188,8 @@ static int list_changes(struct index *index, uint64_t since, struct mailbox_chan
 	}
 	changes_r->pool = found;
 	changes_r->change = calloc(found->count ? found->count : 1, sizeof *changes_r->change);
-	if (!changes_r->change) {
+	changes_r->attribute = calloc(found->attribute_count + 1, sizeof *changes_r->attribute);
+	if (!changes_r->change || !changes_r->attribute) {
 		mailbox_changes_free(changes_r);
 		return error_errno(err, -ENOMEM, "changes");
 	}
@@ -204,6 +205,17 @@ static int list_changes(struct index *index, uint64_t since, struct mailbox_chan
 			.remove_flags = from->remove_flags,
 			.add_keywords = from->add_keywords,
 			.remove_keywords = from->remove_keywords,
+		};
+	}
+	for (size_t i = 0; i < found->attribute_count; i++) {
+		const struct index_attribute *from = &found->attribute[i];
+
+		changes_r->attribute[changes_r->attribute_count++] = (struct mailbox_attribute){
+			.shared = from->shared,
+			.removed = from->removed,
+			.key = from->key,
+			.time = from->time,
+			.modseq = from->modseq,
 		};
 	}
 	return rc;
@@ -364,6 +376,7 @@ void mailbox_changes_free(struct mailbox_changes *changes)
 	struct index_changes *index_side = changes->pool;
 
 	free(changes->change);
+	free(changes->attribute);
 	if (index_side)
 		index_changes_free(index_side);
 	free(index_side);

@@ -66,9 +66,19 @@ struct mailbox_change {
 	struct keyword_set add_keywords, remove_keywords;
 };
 
+/* What the log tells about an attribute of the mailbox (attributes.h). */
+struct mailbox_attribute {
+	bool shared, removed;
+	const char *key;
+	int64_t time; /* UTC seconds */
+	uint64_t modseq;
+};
+
 struct mailbox_changes {
 	struct mailbox_change *change; /* ascending uid */
 	size_t count;
+	struct mailbox_attribute *attribute; /* the last change of each */
+	size_t attribute_count;
 	void *pool; /* the store's own */
 };
 

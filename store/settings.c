@@ -444,6 +444,63 @@ static int check(const struct settings *set, const struct settings_draft *draft,
 	return 0;
 }
 
+/* ---- what a userdb says of every user ---- */
+
+/* "home=" in "uid=vmail home=/x/%n"; malloc'ed, NULL: not there. */
+static char *user_field(const char *fields, const char *name)
+{
+	size_t len = strlen(name);
+
+	while (*fields) {
+		size_t size;
+
+		fields += strspn(fields, " \t");
+		size = strcspn(fields, " \t");
+		if (size > len && strncmp(fields, name, len) == 0 && fields[len] == '=')
+			return strndup(fields + len + 1, size - len - 1);
+		fields += size;
+	}
+	return NULL;
+}
+
+/* One that mail_home could be: it tells users apart, below mail_root. */
+static bool is_home(const struct settings_draft *draft, const char *home)
+{
+	const char *root = raw_of(draft, "mail_root")->text;
+	size_t len = root ? strlen(root) : strcspn(home, "%");
+
+	while (!root && len > 0 && home[len - 1] != '/')
+		len--;
+	if (!root && len > 0)
+		len--;
+	return home[0] == '/' && len > 0 && strlen(home) > len && home[len] == '/' &&
+	       (!root || strncmp(home, root, len) == 0) &&
+	       mail_home_check(home + len + 1, NULL) == 0;
+}
+
+static void take_user_field(struct settings_draft *draft, const char *name, const char *setting)
+{
+	struct raw_value *raw = &draft->values[settings_table_find(setting) - settings_table];
+	char *value = user_field(draft->user_fields.text, name);
+
+	if (!value || raw->text || (strcmp(name, "home") == 0 && !is_home(draft, value))) {
+		free(value);
+		return;
+	}
+	raw->text = value;
+	snprintf(raw->place, sizeof raw->place, "%s", draft->user_fields.place);
+}
+
+/* Settings of our own name are stronger. */
+static void take_user_fields(struct settings_draft *draft)
+{
+	if (!draft->user_fields.text)
+		return;
+	take_user_field(draft, "home", "mail_home");
+	take_user_field(draft, "uid", "mail_uid");
+	take_user_field(draft, "gid", "mail_gid");
+}
+
 static int build(struct settings_owner *owner, const struct settings_draft *draft,
 		 struct error *err)
 {
@@ -472,7 +529,10 @@ static int finish(struct settings_draft *draft, struct settings **set_r, struct 
 {
 	struct settings_owner *owner = calloc(1, sizeof *owner);
 	struct settings *set;
-	int rc = owner ? build(owner, draft, err) : error_errno(err, -ENOMEM, "settings");
+	int rc;
+
+	take_user_fields(draft);
+	rc = owner ? build(owner, draft, err) : error_errno(err, -ENOMEM, "settings");
 
 	if (rc == 0) {
 		*set_r = &owner->set;

@@ -65,6 +65,8 @@ struct settings {
 	const char *mail_location; /* with variables; "": found per user */
 	const char *mail_uid;	   /* a number or a name; "": the owner of the home */
 	const char *mail_gid;
+	const char *mail_attribute_dict; /* "file:PATH"; other dictionaries are not read */
+	const char *sieve, *sieve_dir;
 	char separator; /* of visible mailbox names; 0: the layout's own ('.' Maildir++, '/' fs) */
 	const char *prefix; /* of the inbox namespace, "" as a rule */
 

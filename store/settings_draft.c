@@ -62,6 +62,14 @@ static void raw_free(struct raw_value *raw)
 	raw->text = NULL;
 }
 
+static void userdb_free(struct raw_userdb *userdb)
+{
+	raw_free(&userdb->driver);
+	raw_free(&userdb->args);
+	raw_free(&userdb->default_fields);
+	raw_free(&userdb->override_fields);
+}
+
 void settings_draft_free(struct settings_draft *draft)
 {
 	for (size_t i = 0; i < SETTINGS_TABLE_MAX; i++)
@@ -86,6 +94,8 @@ void settings_draft_free(struct settings_draft *draft)
 	raw_free(&draft->current_namespace.separator);
 	raw_free(&draft->current_namespace.prefix);
 	raw_free(&draft->current_namespace.location);
+	raw_free(&draft->user_fields);
+	userdb_free(&draft->current_userdb);
 	names_free(&draft->variables);
 	names_free(&draft->ignored);
 }
@@ -257,6 +267,15 @@ static struct raw_value *find_in_block(struct settings_draft *draft,
 		       : strcmp(name, "prefix") == 0   ? &ns->prefix
 		       : strcmp(name, "location") == 0 ? &ns->location
 						       : NULL;
+	}
+	if (in_block(block, "userdb", NULL) && !block->parent) {
+		struct raw_userdb *userdb = &draft->current_userdb;
+
+		return strcmp(name, "driver") == 0	      ? &userdb->driver
+		       : strcmp(name, "args") == 0	      ? &userdb->args
+		       : strcmp(name, "default_fields") == 0  ? &userdb->default_fields
+		       : strcmp(name, "override_fields") == 0 ? &userdb->override_fields
+							      : NULL;
 	}
 	return NULL;
 }
@@ -461,6 +480,20 @@ static void end_namespace(struct settings_draft *draft, const struct settings_bl
 	ns->inbox = false;
 }
 
+/* What a file or a database says of each user is not asked for. */
+static void end_userdb(struct settings_draft *draft)
+{
+	struct raw_userdb *userdb = &draft->current_userdb;
+	bool is_static = userdb->driver.text && strcmp(userdb->driver.text, "static") == 0;
+	struct raw_value *fields = userdb->override_fields.text ? &userdb->override_fields
+				   : is_static			? &userdb->args
+								: &userdb->default_fields;
+
+	if (!draft->user_fields.text)
+		raw_move(&draft->user_fields, fields);
+	userdb_free(userdb);
+}
+
 static int on_end(void *ctx, const struct settings_block *block, const struct settings_place *place,
 		  struct error *err)
 {
@@ -470,6 +503,8 @@ static int on_end(void *ctx, const struct settings_block *block, const struct se
 		end_listener(draft);
 	else if (in_block(block, "namespace", NULL) && !block->parent)
 		end_namespace(draft, block, place);
+	else if (in_block(block, "userdb", NULL) && !block->parent)
+		end_userdb(draft);
 	return 0;
 }
 

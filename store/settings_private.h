@@ -101,6 +101,11 @@ struct raw_listener {
 	struct raw_value port, ssl, address;
 };
 
+/* What a userdb block says of every user: "uid=vmail gid=vmail home=/var/vmail/%d/%n". */
+struct raw_userdb {
+	struct raw_value driver, args, default_fields, override_fields;
+};
+
 struct settings_draft {
 	struct raw_value values[SETTINGS_TABLE_MAX]; /* by place in the table */
 	struct raw_value replicas[SETTINGS_REPLICA_MAX];
@@ -108,6 +113,8 @@ struct settings_draft {
 	struct raw_listener listener, current_listener;
 	struct raw_socket sockets[RAW_SOCKETS];
 	struct raw_namespace inbox, current_namespace;
+	struct raw_userdb current_userdb;
+	struct raw_value user_fields; /* of the first userdb that says any */
 	struct draft_name *variables; /* every value so far, for $name */
 	struct draft_name *ignored;   /* names of Dovecot's with no meaning here */
 	unsigned flags;

@@ -19,6 +19,14 @@ const struct setting_def settings_table[] = {
 	 "The system user whose mail it is. Default: the owner of the user's home"},
 	{"mail_gid", SETTING_TEXT, AT(mail_gid), "", 0, 0,
 	 "The system group. Default: that of mail_uid, or of the user's home"},
+	{"mail_attribute_dict", SETTING_TEXT, AT(mail_attribute_dict), "", 0, 0,
+	 "Where Dovecot keeps IMAP METADATA: file:PATH. Without it, or with another dictionary, "
+	 "it is not replicated"},
+	{"sieve", SETTING_TEXT, AT(sieve), "", 0, 0,
+	 "Pigeonhole's scripts: file:DIR;active=LINK, or the active one alone. Default: "
+	 "file:~/sieve;active=~/.dovecot.sieve"},
+	{"sieve_dir", SETTING_TEXT, AT(sieve_dir), "", 0, 0,
+	 "Their directory, where sieve does not say it"},
 	{"listen", SETTING_WORDS, AT(listen), "*, ::", 0, 0,
 	 "Addresses to take dsync sessions on. * is every IPv4, :: every IPv6 address"},
 	{"doveadm_port", SETTING_PORT, AT(doveadm_peer_port), "0", 0, 65535,

@@ -74,6 +74,7 @@ static void box_close(struct box *box, int ret)
 	export_free(&box->export);
 	import_free(&box->import);
 	blocks_free(&box->blocks);
+	box_attributes_free(&box->attributes);
 	mailbox_changes_free(&box->changes);
 	if (ret == 0 && box->failed == 0)
 		box_cache_put(box->brain->options->cache, box->brain->user, &box->mailbox);

@@ -26,7 +26,6 @@ enum phase {
 struct exchange {
 	struct box *box;
 	enum phase send, receive;
-	bool in_attribute; /* a value that we cannot store is passing */
 };
 
 /* Does this session have the phase in a direction? gives: whoever sends in it has what the other
@@ -83,14 +82,6 @@ static bool may_send(const struct exchange *exchange)
 	}
 }
 
-/* Attributes (Sieve, metadata) are not ours to send yet. */
-static int send_attributes(struct exchange *exchange, struct error *err)
-{
-	int ret = items_send_end(exchange->box->brain->items, err);
-
-	return ret < 0 ? ret : 1;
-}
-
 static int send_state(struct exchange *exchange, struct error *err)
 {
 	struct box *box = exchange->box;
@@ -99,6 +90,7 @@ static int send_state(struct exchange *exchange, struct error *err)
 
 	if (ret < 0)
 		return ret;
+	box_attributes_apply(box);
 	import_apply(box);
 	ret = box_send_state(box, err);
 	return ret < 0 ? ret : 1;
@@ -109,7 +101,7 @@ static int send_phase(struct exchange *exchange, struct error *err)
 {
 	switch (exchange->send) {
 	case PHASE_ATTRIBUTES:
-		return send_attributes(exchange, err);
+		return box_attributes_send(exchange->box, err);
 	case PHASE_CHANGES:
 		return export_send_changes(exchange->box, err);
 	case PHASE_REQUESTS:
@@ -159,12 +151,6 @@ static int end_of_list(struct exchange *exchange, struct error *err)
 	return ret;
 }
 
-static void note_attribute(const struct exchange *exchange, const struct item_attribute *attribute)
-{
-	log_debug("attribute %c/%.200s is not kept here user=%s mailbox=%s", attribute->type,
-		  attribute->key, exchange->box->brain->user->name, exchange->box->name);
-}
-
 static enum item_type wanted_item(enum phase phase)
 {
 	static const enum item_type wanted[] = {
@@ -200,9 +186,7 @@ static int receive_item(struct exchange *exchange, struct error *err)
 	case ITEM_END:
 		return end_of_list(exchange, err);
 	case ITEM_ATTRIBUTE:
-		note_attribute(exchange, &item.attribute);
-		exchange->in_attribute = item.attribute.stream;
-		return 0;
+		return box_attributes_receive(box, &item.attribute, err);
 	case ITEM_CHANGE:
 		return import_add_change(box, &item.change, err);
 	case ITEM_REQUEST:
@@ -215,20 +199,9 @@ static int receive_item(struct exchange *exchange, struct error *err)
 	}
 }
 
-static int skip_attribute_value(struct exchange *exchange, struct error *err)
-{
-	char data[4096];
-	ssize_t n = stream_read_value(exchange->box->brain->stream, data, sizeof(data), err);
-
-	if (n < 0)
-		return (int)n;
-	exchange->in_attribute = n > 0;
-	return 0;
-}
-
 static bool can_receive(const struct exchange *exchange)
 {
-	bool in_value = exchange->in_attribute || exchange->box->import.in_body;
+	bool in_value = exchange->box->attributes.in_value || exchange->box->import.in_body;
 
 	return exchange->receive != PHASE_DONE &&
 	       stream_can_read(exchange->box->brain->stream, in_value);
@@ -242,8 +215,8 @@ static int receive_step(struct exchange *exchange, struct error *err)
 	while (can_receive(exchange)) {
 		int ret;
 
-		if (exchange->in_attribute)
-			ret = skip_attribute_value(exchange, err);
+		if (exchange->box->attributes.in_value)
+			ret = box_attributes_receive_value(exchange->box, err);
 		else if (exchange->box->import.in_body)
 			ret = import_receive_body(exchange->box, err);
 		else

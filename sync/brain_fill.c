@@ -1,7 +1,7 @@
 /*
  * All of a mailbox into one that is empty, between two dsyncfs nodes (PROTOCOL.md: fill_from).
  *
- *   gives  ( C* . M* . )* .  S        takes and applies, reads S, and sends its S
+ *   gives  A* . ( C* . M* . )* .  S   sends A* . , takes and applies, reads S, and sends its S
  *
  * Nothing has to be compared, so no list of the whole mailbox is needed on either side, and nothing
  * is asked for: messages come in parts, each with its list before its bodies. A part is committed
@@ -329,5 +329,9 @@ static int run_taker(struct box *box, struct error *err)
 
 int fill_run(struct box *box, struct error *err)
 {
+	int ret = box_attributes_exchange(box, err);
+
+	if (ret < 0)
+		return ret;
 	return side_fills(&box->own, &box->peer) ? run_giver(box, err) : run_taker(box, err);
 }

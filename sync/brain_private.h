@@ -8,6 +8,7 @@
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
  *   brain_blocks.c    one mailbox without a state: which parts are equal
  *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
+ *   box_attributes.c  one mailbox: A in both directions
  *   export.c          own changes and bodies to the peer
  *   import.c          the peer's changes and bodies to us
  *   import_apply.c    carrying out merge_mailbox's actions
@@ -22,6 +23,7 @@
 #include "store/mail_user.h"
 #include "store/mailbox.h"
 #include "store/mailbox_list.h"
+#include "sync/box_attributes.h"
 #include "sync/brain.h"
 #include "sync/item_list.h"
 #include "sync/items.h"
@@ -228,6 +230,7 @@ struct box {
 	struct sync_mailbox_state saved; /* valid for this mailbox, else has_saved is false */
 	struct mailbox_changes changes;
 	bool has_changes;
+	struct box_attributes attributes;
 	struct item_mailbox own, peer; /* the B items; strings are not kept */
 	uint32_t common_uid;	       /* U0 */
 	uint64_t since;		       /* own changes above this are sent */

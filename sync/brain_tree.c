@@ -399,9 +399,11 @@ static int adopt_guid(struct brain *brain, const struct merge_tree_action *actio
 		ret = mailbox_commit(&txn, NULL, err);
 	mailbox_abort(&txn);
 	mailbox_close(&box);
-	if (ret == 0)
-		brain->host->forget(brain->host->ctx, &brain->peer, &action->own_guid);
-	return ret;
+	if (ret < 0)
+		return ret;
+	brain->host->forget(brain->host->ctx, &brain->peer, &action->own_guid);
+	/* Its attributes have the GUID in their names. */
+	return attributes_move(brain->user, &action->own_guid, &action->guid, err);
 }
 
 /* Who watches the store knows a directory by the mailbox that it was. */

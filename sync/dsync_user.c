@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "store/attribute_place.h"
 #include "store/base/buf.h"
 #include "store/base/file.h"
 #include "store/mail_variables.h"
@@ -85,7 +86,7 @@ static int make_system_user(const struct settings *set, const char *name, const 
 	}
 	if (rc == 0 && set->separator)
 		(*user_r)->separator = set->separator;
-	return rc;
+	return rc < 0 ? rc : attribute_place_find(set, *user_r, err);
 }
 
 /* ---- finding one ---- */

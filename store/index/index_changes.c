@@ -17,9 +17,10 @@
 #include "store/base/file.h"
 #include "store/index/index_private.h"
 
-#define EVENTS_BYTES_MAX   (512UL << 20)
-#define REQUESTS_BYTES_MAX (64UL << 20)
-#define MERGE_FIRST	   65536U
+#define EVENTS_BYTES_MAX     (512UL << 20)
+#define REQUESTS_BYTES_MAX   (64UL << 20)
+#define ATTRIBUTES_BYTES_MAX (16UL << 20)
+#define MERGE_FIRST	     65536U
 
 enum { EVENT_MESSAGE, EVENT_KEYWORD };
 
@@ -39,12 +40,19 @@ struct request {
 	struct guid guid;
 };
 
+struct attribute_event {
+	struct index_attribute attribute;
+	size_t key; /* in keys */
+};
+
 struct walk {
 	const struct index *index;
 	uint64_t since;
 	struct buf events;
 	struct buf requests;
 	bool with_nameless; /* expunges without a GUID are put there as well, with an empty one */
+	struct buf attributes; /* struct attribute_event */
+	struct buf keys;       /* their keys, each with its NUL */
 	uint32_t order;
 	size_t merge_at;
 };
@@ -289,6 +297,26 @@ static int walk_modseq(struct walk *walk, const struct index_log_record *record)
 	return ret;
 }
 
+static int walk_attributes(struct walk *walk, const struct index_log_record *record)
+{
+	struct index_log_attribute attribute = {.times_pos = 0};
+	uint32_t pos = 0;
+	int ret = 0;
+
+	while (ret == 0 && index_log_next_attribute(record, &pos, &attribute)) {
+		struct attribute_event event = {.attribute = {.removed = attribute.removed,
+							      .shared = attribute.shared,
+							      .time = attribute.time,
+							      .modseq = record->modseq},
+						.key = walk->keys.len};
+
+		ret = buf_append(&walk->keys, attribute.key, strlen(attribute.key) + 1);
+		if (ret == 0)
+			ret = buf_append(&walk->attributes, &event, sizeof(event));
+	}
+	return ret;
+}
+
 /* A record with a counter above the modseq. */
 static int walk_counted(struct walk *walk, const struct index_log_record *record)
 {
@@ -306,6 +334,8 @@ static int walk_counted(struct walk *walk, const struct index_log_record *record
 		return walk_keyword_reset(walk, record);
 	case LOG_MODSEQ_UPDATE:
 		return walk_modseq(walk, record);
+	case LOG_ATTRIBUTE_UPDATE:
+		return walk_attributes(walk, record);
 	default:
 		return 0;
 	}
@@ -433,6 +463,7 @@ static int walk_logs(struct walk *walk, const struct index_position *near, bool 
 		ret = walk_from_mark(walk, err);
 	if (ret == -ESTALE || ret == -EUCLEAN) {
 		walk->events.len = walk->requests.len = 0;
+		walk->attributes.len = walk->keys.len = 0;
 		ret = walk_all(walk, &older, complete_r, err);
 	}
 	index_log_close(&older);
@@ -442,6 +473,7 @@ static int walk_logs(struct walk *walk, const struct index_position *near, bool 
 /* ---- the result ---- */
 
 struct pool {
+	char *keys;	    /* of attributes */
 	const char **names; /* of keywords, all sets one after the other */
 	char **strings;	    /* by keyword number */
 	unsigned string_count;
@@ -455,6 +487,7 @@ static void pool_free(struct pool *pool)
 		free(pool->strings[i]);
 	free(pool->strings);
 	free(pool->names);
+	free(pool->keys);
 	free(pool);
 }
 
@@ -528,6 +561,36 @@ static bool fill_change(const struct index *index, struct pool *pool, size_t *us
 	return there || change_r->expunged;
 }
 
+/* The later of two changes of one attribute counts. */
+static int attributes_result(struct walk *walk, struct pool *pool, struct index_changes *changes_r)
+{
+	const struct attribute_event *events =
+		(const struct attribute_event *)(const void *)walk->attributes.data;
+	size_t count = walk->attributes.len / sizeof(*events);
+
+	if (count == 0)
+		return 0;
+	pool->keys = malloc(walk->keys.len);
+	changes_r->attribute = calloc(count, sizeof(*changes_r->attribute));
+	if (pool->keys == NULL || changes_r->attribute == NULL)
+		return -ENOMEM;
+	memcpy(pool->keys, walk->keys.data, walk->keys.len);
+	for (size_t i = 0; i < count; i++) {
+		const char *key = pool->keys + events[i].key;
+		size_t at = 0;
+
+		while (at < changes_r->attribute_count &&
+		       (changes_r->attribute[at].shared != events[i].attribute.shared ||
+			strcmp(changes_r->attribute[at].key, key) != 0))
+			at++;
+		if (at == changes_r->attribute_count)
+			changes_r->attribute_count++;
+		changes_r->attribute[at] = events[i].attribute;
+		changes_r->attribute[at].key = key;
+	}
+	return 0;
+}
+
 static int walk_result(struct walk *walk, struct index_changes *changes_r)
 {
 	const struct event *events;
@@ -540,7 +603,8 @@ static int walk_result(struct walk *walk, struct index_changes *changes_r)
 	pool = pool_new(walk->index, count);
 	changes_r->change = calloc(count + 1, sizeof(*changes_r->change));
 	changes_r->pool = pool;
-	if (pool == NULL || changes_r->change == NULL) {
+	if (pool == NULL || changes_r->change == NULL ||
+	    attributes_result(walk, pool, changes_r) < 0) {
 		index_changes_free(changes_r);
 		return -ENOMEM;
 	}
@@ -679,6 +743,8 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 	memset(changes_r, 0, sizeof(*changes_r));
 	buf_init(&walk.events, EVENTS_BYTES_MAX);
 	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
+	buf_init(&walk.attributes, ATTRIBUTES_BYTES_MAX);
+	buf_init(&walk.keys, ATTRIBUTES_BYTES_MAX);
 	/* Nothing happened since: the common case reads nothing. */
 	if (since < index->state.counter.modseq)
 		ret = walk_logs(&walk, near, &complete, err);
@@ -693,6 +759,8 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 	}
 	buf_free(&walk.events);
 	buf_free(&walk.requests);
+	buf_free(&walk.attributes);
+	buf_free(&walk.keys);
 	if (ret < 0) {
 		index_changes_free(changes_r);
 		return ret;
@@ -708,5 +776,6 @@ void index_changes_free(struct index_changes *changes)
 {
 	pool_free(changes->pool);
 	free(changes->change);
+	free(changes->attribute);
 	memset(changes, 0, sizeof(*changes));
 }

@@ -23,9 +23,19 @@ struct index_change {
 	uint64_t modseq; /* of the last change */
 };
 
+/* An attribute of the mailbox that was set or removed; the value is elsewhere. */
+struct index_attribute {
+	bool shared, removed;
+	const char *key;
+	int64_t time; /* UTC seconds */
+	uint64_t modseq;
+};
+
 struct index_changes {
 	struct index_change *change; /* ascending uid */
 	size_t count;
+	struct index_attribute *attribute; /* the last change of each */
+	size_t attribute_count;
 	/* Only header fields may have changed: uid_validity, next_uid and first_recent_uid are in
 	 * the view. */
 	bool complete; /* the log reaches back to `since` */

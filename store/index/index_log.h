@@ -95,6 +95,15 @@ bool index_log_next_expunge_guid(const struct index_log_record *record, uint32_t
 				 uint32_t *uid_r, struct guid *guid_r);
 bool index_log_next_modseq(const struct index_log_record *record, uint32_t *pos, uint32_t *uid_r,
 			   uint64_t *modseq_r);
+struct index_log_attribute {
+	bool shared, removed;
+	const char *key; /* in the record */
+	uint32_t time;
+	uint32_t times_pos; /* the caller sets it to 0 before the first */
+};
+/* ATTRIBUTE_UPDATE: of a malformed one nothing. */
+bool index_log_next_attribute(const struct index_log_record *record, uint32_t *pos,
+			      struct index_log_attribute *attribute);
 struct index_log_intro {
 	uint32_t ext_id; /* UINT32_MAX: by name */
 	uint32_t reset_id, hdr_size;

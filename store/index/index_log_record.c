@@ -292,6 +292,43 @@ bool index_log_next_modseq(const struct index_log_record *record, uint32_t *pos,
 	return true;
 }
 
+/* Where the times begin, behind the keys and their padding; 0: malformed. */
+static uint32_t attribute_times(const struct index_log_record *record)
+{
+	uint32_t pos = 0;
+
+	while (pos < record->size && record->data[pos] != '\0') {
+		const uint8_t *key = record->data + pos;
+		const uint8_t *nul = memchr(key, '\0', record->size - pos);
+
+		if (nul == NULL || nul - key < 3)
+			return 0;
+		pos += (uint32_t)(nul - key) + 1;
+	}
+	return (pos + 1 + 3) / 4 * 4;
+}
+
+/* "+pcomment" NUL ... NUL, padded, then for each its time, and the length of a value that was set.
+ */
+bool index_log_next_attribute(const struct index_log_record *record, uint32_t *pos,
+			      struct index_log_attribute *attribute)
+{
+	const char *entry = (const char *)record->data + *pos;
+
+	if (attribute->times_pos == 0)
+		attribute->times_pos = attribute_times(record);
+	if (attribute->times_pos == 0 || attribute->times_pos + 4 > record->size ||
+	    *pos >= record->size || entry[0] == '\0')
+		return false;
+	attribute->removed = entry[0] == '-';
+	attribute->shared = entry[1] == 's';
+	attribute->key = entry + 2;
+	attribute->time = index_get32(record->data + attribute->times_pos);
+	attribute->times_pos += attribute->removed ? 4 : 8;
+	*pos += (uint32_t)strlen(entry) + 1;
+	return true;
+}
+
 bool index_log_next_intro(const struct index_log_record *record, uint32_t *pos,
 			  struct index_log_intro *intro_r)
 {

@@ -232,6 +232,33 @@ static void test_listener(void **state)
 	settings_free(&set);
 }
 
+static void test_userdb_of_every_user(void **state)
+{
+	struct settings *set = parse("userdb {\n driver = passwd-file\n args = /etc/x\n}\n"
+				     "userdb {\n driver = static\n args = uid=vmail gid=mail "
+				     "home=/srv/vmail/%d/%n allow_all_users=yes\n}\n");
+
+	assert_string_equal(set->mail_home, "/srv/vmail/%d/%n");
+	assert_string_equal(set->mail_root, "/srv/vmail");
+	assert_string_equal(set->mail_uid, "vmail");
+	assert_string_equal(set->mail_gid, "mail");
+	check_reads_back(set);
+	settings_free(&set);
+	/* Ours is stronger; one that is no home of ours is not taken. */
+	set = parse("mail_uid = me\nmail_root = /mail\n"
+		    "userdb {\n driver = static\n args = uid=vmail home=/srv/%n\n}\n");
+	assert_string_equal(set->mail_uid, "me");
+	assert_string_equal(set->mail_home, "/mail/%d/%n");
+	settings_free(&set);
+	set = parse("userdb {\n driver = static\n args = home=/srv/one\n}\n");
+	assert_string_equal(set->mail_home, "/var/mail/vhosts/%d/%n");
+	settings_free(&set);
+	set = parse("userdb {\n driver = sql\n args = /etc/sql\n default_fields = "
+		    "home=/srv/%u\n}\n");
+	assert_string_equal(set->mail_home, "/srv/%u");
+	settings_free(&set);
+}
+
 static void test_tls_listener(void **state)
 {
 	struct settings *set = parse("ssl_cert = </c.pem\nssl_key = </k.pem\nservice doveadm {\n "
@@ -536,6 +563,7 @@ int main(void)
 		cmocka_unit_test(test_installed_dovecot_configuration),
 		cmocka_unit_test(test_the_later_line_wins),
 		cmocka_unit_test(test_listener),
+		cmocka_unit_test(test_userdb_of_every_user),
 		cmocka_unit_test(test_tls_listener),
 		cmocka_unit_test(test_syntax),
 		cmocka_unit_test(test_mistakes_are_named_with_their_place),

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include "store/attributes.h"
 #include "store/list_moment.h"
 #include "tests/sync/fake_store.h"
 
@@ -524,6 +525,30 @@ static void point_keywords(struct mailbox_change *change, struct change_strings 
 		(struct keyword_set){.names = strings->add_names, .count = strings->add.count};
 	change->remove_keywords = (struct keyword_set){.names = strings->remove_names,
 						       .count = strings->remove.count};
+}
+
+/* It keeps none. */
+int attributes_read(const struct mail_user *user, const char *mailbox, const struct guid *guid,
+		    struct attribute_list *list_r, struct error *err)
+{
+	*list_r = (struct attribute_list){.list = NULL};
+	return 0;
+}
+
+void attributes_free(struct attribute_list *list)
+{
+}
+
+int attributes_set(const struct mail_user *user, const char *mailbox, const struct guid *guid,
+		   const struct attribute *attribute, struct error *err)
+{
+	return error_set(err, -EOPNOTSUPP, "attributes are not kept");
+}
+
+int attributes_move(const struct mail_user *user, const struct guid *old_guid,
+		    const struct guid *new_guid, struct error *err)
+{
+	return 0;
 }
 
 int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
