@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "store/journal/store_id.h"
 
 #define FIND_MS	      60000
 #define LIST_MS	      600000
@@ -170,7 +171,8 @@ void replicator_find_user(struct replicator *r, const char *name, bool make)
 	worker_put_begin(&r->out, WORKER_FIND);
 	worker_put_str(&r->out, name);
 	if (make)
-		how = r->reader ? WORKER_FIND_MAKE_MOUNTED : WORKER_FIND_MAKE;
+		how = store_id_is_known(r->set->state_dir) ? WORKER_FIND_MAKE_MOUNTED
+							   : WORKER_FIND_MAKE;
 	worker_put_u8(&r->out, how);
 	r->finds++;
 	worker_tell(r->finder->worker, &r->out, -1);

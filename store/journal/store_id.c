@@ -180,3 +180,10 @@ int store_id_accept(const char *state_dir, struct error *err)
 	known.accept = true;
 	return write_known(slot, state_dir, &known, err);
 }
+
+bool store_id_is_known(const char *state_dir)
+{
+	struct known known;
+
+	return read_known(state_dir, &known, NULL) == 0 && !guid_is_empty(&known.current);
+}

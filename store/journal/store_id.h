@@ -33,4 +33,7 @@ int store_id_renew(const char *state_dir, int root_fd, const char *root, struct 
  * this state_dir. */
 int store_id_accept(const char *state_dir, struct error *err);
 
+/* A mount has run with this state_dir, so mail belongs into one. */
+bool store_id_is_known(const char *state_dir);
+
 #endif
