@@ -240,7 +240,7 @@ int dbox_message_of(struct dbox *db, const struct index_record *record,
 static int fill_mail(struct dbox *db, const struct index_record *record, struct mail *mail_r,
 		     struct error *err)
 {
-	struct dbox_message message;
+	struct dbox_message message = {0};
 	bool owned;
 	int fd, rc = dbox_message_of(db, record, &message, &fd, &owned, err);
 

@@ -19,6 +19,7 @@
 #define ROTATE_SIZE_DEFAULT (10U << 20)
 #define OPEN_TRIES	    5
 #define OPEN_WAIT_US	    20000
+#define MOVES_MAX	    20
 
 enum { MAP_FILE_ID = 0, MAP_OFFSET = 4, MAP_SIZE = 8, MAP_RECORD = 12, MAP_HDR = 8 };
 
@@ -33,6 +34,7 @@ void mdbox_map_options(const struct mdbox_storage *storage, struct index_options
 		.label = storage->index_path,
 		.lock_method = INDEX_LOCK_FCNTL,
 		.backup = true,
+		.keep_tail = true,
 	};
 }
 
@@ -336,14 +338,26 @@ static int read_entry(struct mdbox_storage *storage, uint32_t map_uid,
 	return rc == -ENODATA ? -EUCLEAN : rc;
 }
 
+static bool same_place(const struct mdbox_entry *a, const struct mdbox_entry *b)
+{
+	return a->file_id == b->file_id && a->offset == b->offset && a->size == b->size;
+}
+
 int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		       struct dbox_message *message_r, int *fd_r, struct error *err)
 {
-	int rc = read_entry(storage, map_uid, message_r, err);
+	int rc = 0;
 
-	if (rc == -EUCLEAN) {
+	/* Each purge may move it once more, also between the look at the map and the one at the
+	 * file. Damage is what stays in its place. */
+	for (int i = 0; i < MOVES_MAX; i++) {
+		struct mdbox_entry before = {0}, after = {0};
 		struct error refresh_err;
+		bool known = mdbox_map_find(storage, map_uid, &before) == 0;
 
+		rc = read_entry(storage, map_uid, message_r, err);
+		if (rc != -EUCLEAN)
+			break;
 		/* An open file that a purge has removed would go on to be read. */
 		file_close(&storage->file_fd);
 		rc = index_refresh(storage->map, &refresh_err);
@@ -352,7 +366,10 @@ int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 				*err = refresh_err;
 			return rc;
 		}
-		rc = read_entry(storage, map_uid, message_r, err);
+		rc = -EUCLEAN;
+		if (i > 0 && (mdbox_map_find(storage, map_uid, &after) == 0) == known &&
+		    same_place(&before, &after))
+			break;
 	}
 	*fd_r = storage->file_fd;
 	return rc;

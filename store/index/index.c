@@ -310,6 +310,7 @@ int index_open(int dirfd, const struct index_options *options, struct index **in
 	index->backup = options->backup;
 	index->once = options->once || options->salvage;
 	index->salvage = options->salvage;
+	index->keep_tail = options->keep_tail;
 	index->name = strdup(name);
 	index->label = strdup(options->label != NULL ? options->label : "");
 	if (index->name == NULL || index->label == NULL)

@@ -41,6 +41,10 @@ struct index_options {
 	bool read_only; /* open the log read-only; index_begin() then fails with -EROFS */
 	bool backup;	/* dbox: keep dovecot.index.backup when a snapshot is replaced */
 	bool once;	/* nobody is writing: do not look again at what looks damaged */
+	/* mdbox map: every transaction ends with the tail at its end. By itself the tail follows
+	 * external records, but a process of Dovecot's that has seen the log rotated may not have
+	 * it so. */
+	bool keep_tail;
 	/* For a rebuild, with read_only: the view shows what can be read before the damage. */
 	bool salvage;
 };

@@ -68,7 +68,7 @@ struct index {
 	int dirfd;
 	char *name, *label;
 	enum index_lock_method lock_method;
-	bool read_only, backup, once, salvage;
+	bool read_only, backup, once, salvage, keep_tail;
 
 	bool usable; /* false: a refresh failed, state is not consistent */
 	bool locked;

@@ -544,6 +544,18 @@ static void build_records(struct build *build)
 		put_empty_record(build, LOG_INDEX_UNDELETED);
 }
 
+#define TAIL_RECORD_SIZE 16
+
+static void build_tail(struct build *build, size_t start)
+{
+	const struct index *index = build->txn->index;
+
+	if (index->keep_tail && build->records > 0)
+		put_header32(build, HDR_LOG_TAIL,
+			     (uint32_t)(index->state.offset + build->buf->len - start +
+					TAIL_RECORD_SIZE));
+}
+
 int index_txn_build(struct index_txn *txn, struct buf *buf)
 {
 	struct build build = {.txn = txn, .buf = buf, .modseq = txn->index->state.counter.modseq};
@@ -552,6 +564,7 @@ int index_txn_build(struct index_txn *txn, struct buf *buf)
 
 	put_bytes(&build, boundary, sizeof(boundary));
 	build_records(&build);
+	build_tail(&build, start);
 	if (txn->deleted) {
 		if (build.records > 0)
 			return -EINVAL;
