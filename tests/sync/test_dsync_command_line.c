@@ -11,6 +11,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "store/base/file.h"
+#include "sync/dsync_doveconf.h"
 #include "sync/dsync_location.h"
 #include "sync/dsync_options.h"
 #include "sync/dsync_state.h"
@@ -403,6 +404,47 @@ static void saved_states(void **state)
 	sync_state_free(&made);
 }
 
+/* What doveconf 2.4.1 -n prints. */
+static void a_configuration_of_24(void **state)
+{
+	static const char text[] =
+		"# 2.4.1-4 (7d8c0e5759): /tmp/d.conf\n"
+		"dovecot_config_version = 2.4.0\n"
+		"doveadm_password = \"secret # word\"\n"
+		"doveadm_port = 4711\n"
+		"dsync_remote_cmd = ssh -l%{login} %{host} dsync -u%{user}\n"
+		"mail_driver = maildir\n"
+		"mail_home = /srv/%{user | domain | lower}/%{user|username}\n"
+		"mail_index_path = ~/index\n"
+		"mail_path = %{home}/Maildir\n"
+		"mailbox_list_layout = fs\n"
+		"ssl_client {\n  ca_file = /etc/ssl/ca.pem\n}\n"
+		"mail_attribute {\n  dict file {\n"
+		"    path = %{home}/attributes\n  }\n}\n"
+		"sieve_script personal {\n  active_path = ~/.dovecot.sieve\n"
+		"  path = ~/sieve\n  type = personal\n}\n"
+		"namespace inbox {\n  inbox = yes\n  separator = /\n}\n"
+		"userdb static {\n  fields {\n    home = /other/%{user}\n  }\n}\n";
+	AUTO_BUF struct buf ours = BUF_INIT(65536);
+	struct settings *set = NULL;
+	struct error err = {0};
+
+	if (dsync_doveconf_translate(text, strlen(text), "d.conf", &ours, &err) < 0 ||
+	    settings_load_text(buf_str(&ours), ours.len, "d.conf", NULL, 0, SETTINGS_QUIET, &set,
+			       &err) < 0)
+		fail_msg("%s in:\n%s", err.text, buf_str(&ours));
+	assert_string_equal(set->mail_location, "maildir:%h/Maildir:INDEX=~/index:LAYOUT=fs");
+	assert_string_equal(set->mail_home, "/srv/%Ld/%n");
+	assert_string_equal(set->doveadm_password, "secret # word");
+	assert_string_equal(set->dsync_remote_cmd, "ssh -l%{login} %{host} dsync -u%u");
+	assert_string_equal(set->ssl_client_ca_file, "/etc/ssl/ca.pem");
+	assert_string_equal(set->mail_attribute_dict, "file:%h/attributes");
+	assert_string_equal(set->sieve, "file:~/sieve;active=~/.dovecot.sieve");
+	assert_int_equal(set->separator, '/');
+	assert_int_equal(set->doveadm_peer_port, 4711);
+	settings_free(&set);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -417,6 +459,7 @@ int main(void)
 		cmocka_unit_test(another_machine),
 		cmocka_unit_test(dsync_remote_cmd),
 		cmocka_unit_test(saved_states),
+		cmocka_unit_test(a_configuration_of_24),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
