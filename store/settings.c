@@ -566,8 +566,9 @@ int settings_load(const char *path, const char *const *overrides, size_t overrid
 	return rc;
 }
 
-int settings_parse(const char *text, size_t len, const char *name, unsigned flags,
-		   struct settings **set_r, struct error *err)
+int settings_load_text(const char *text, size_t len, const char *name, const char *const *overrides,
+		       size_t override_count, unsigned flags, struct settings **set_r,
+		       struct error *err)
 {
 	struct settings_draft draft = {.flags = flags};
 	struct settings_handler handler = settings_draft_handler;
@@ -576,10 +577,18 @@ int settings_parse(const char *text, size_t len, const char *name, unsigned flag
 	*set_r = NULL;
 	handler.ctx = &draft;
 	rc = settings_text_read(text, len, name, &handler, err);
+	for (size_t i = 0; i < override_count && rc == 0; i++)
+		rc = settings_draft_override(&draft, overrides[i], err);
 	if (rc == 0)
 		rc = finish(&draft, set_r, err);
 	if (rc == 0)
 		settings_draft_notice(&draft, name);
 	settings_draft_free(&draft);
 	return rc;
+}
+
+int settings_parse(const char *text, size_t len, const char *name, unsigned flags,
+		   struct settings **set_r, struct error *err)
+{
+	return settings_load_text(text, len, name, NULL, 0, flags, set_r, err);
 }

@@ -115,13 +115,17 @@ enum settings_flags {
 
 /* path NULL: the defaults alone. overrides: "name=value" strings (dsync -o), stronger than the
  * file. -ENOENT: no such file. -EINVAL: a mistake in the settings; err->text has file:line and
- * reason. */
+ * reason. -EPROTONOSUPPORT: a configuration of Dovecot 2.4. */
 int settings_load(const char *path, const char *const *overrides, size_t override_count,
 		  unsigned flags, struct settings **set_r, struct error *err);
 /* The same from memory; name stands for the file in messages. Includes are relative to the
  * directory of name. */
 int settings_parse(const char *text, size_t len, const char *name, unsigned flags,
 		   struct settings **set_r, struct error *err);
+/* The same with a command line's overrides. */
+int settings_load_text(const char *text, size_t len, const char *name, const char *const *overrides,
+		       size_t override_count, unsigned flags, struct settings **set_r,
+		       struct error *err);
 void settings_free(struct settings **set);
 
 /* Appends what was understood, in the syntax of the file, so that settings_parse() reads it back as

@@ -309,7 +309,7 @@ static int unknown(const char *path, struct error *err)
 
 static int is_24(const char *name, struct error *err)
 {
-	return error_set(err, -EINVAL,
+	return error_set(err, -EPROTONOSUPPORT,
 			 "%s: this is a Dovecot 2.4 configuration; settings have to be in the "
 			 "syntax of Dovecot 2.3 so far",
 			 name);

@@ -144,18 +144,44 @@ static int sync_listed_boxes(struct brain *brain, struct error *err)
 	return ret;
 }
 
+static bool is_synced(const struct brain *brain, const struct mailbox_node *node)
+{
+	return node->exists && !guid_is_empty(&node->guid) &&
+	       brain_box_is_wanted(brain, node->name, &node->guid);
+}
+
 static int sync_tree_boxes(struct brain *brain, struct error *err)
 {
 	int ret = 0;
 
+	for (size_t i = 0; i < brain->tree.node_count; i++)
+		brain->boxes_total += is_synced(brain, &brain->tree.nodes[i]);
 	for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
 
-		if (node->exists && !guid_is_empty(&node->guid) &&
-		    brain_box_is_wanted(brain, node->name, &node->guid))
-			ret = box_sync_master(brain, node->name, &node->guid, err);
+		if (!is_synced(brain, node))
+			continue;
+		ret = box_sync_master(brain, node->name, &node->guid, err);
+		brain->boxes_done++;
 	}
 	return ret;
+}
+
+void brain_progress(const struct box *box)
+{
+	const struct brain *brain = box->brain;
+	size_t moved = box->export.mails_sent + box->import.mails_received;
+	struct sync_progress progress = {
+		.boxes_done = brain->boxes_done,
+		.boxes_total = brain->boxes_total,
+		.mails =
+			brain->result->mails_sent + brain->result->mails_received + (unsigned)moved,
+		.box_mails = moved,
+		.box_mails_total = box->export.request_count + box->import.request_count,
+	};
+
+	if (brain->host->progress != NULL)
+		brain->host->progress(brain->host->ctx, &progress);
 }
 
 static void take_finish(struct brain *brain, const struct item_finish *finish)
@@ -330,6 +356,8 @@ static int restrict_session(struct brain *brain, struct error *err)
 {
 	const struct sync_options *options = brain->options;
 
+	brain->only_guid = options->only_guid;
+	brain->has_only_guid = !guid_is_empty(&options->only_guid);
 	if (options->only_box != NULL)
 		brain->only_box = strdup(options->only_box);
 	if (options->exclude != NULL)

@@ -63,6 +63,13 @@ struct sync_planned {
 	bool made_anew; /* deleted, and everything fetched again */
 };
 
+/* How far a master is. */
+struct sync_progress {
+	unsigned boxes_done, boxes_total;
+	unsigned mails;			   /* sent and received so far */
+	size_t box_mails, box_mails_total; /* of the present mailbox */
+};
+
 struct sync_host {
 	void *ctx;
 	/* After the handshake: may this session run (one sync per user and node at a time), and
@@ -81,6 +88,8 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* Often. May be NULL. */
+	void (*progress)(void *ctx, const struct sync_progress *progress);
 	/* With check_only: what would be done to it here. May be NULL. */
 	void (*mailbox_planned)(void *ctx, const char *mailbox, const struct sync_planned *planned);
 	/* A mailbox is created, renamed (to new_name, else NULL), ... here. guid is empty where it
@@ -112,6 +121,7 @@ struct sync_options {
 	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
 	 * escaped). NULL: all. */
 	const char *only_box, *exclude;
+	struct guid only_guid; /* empty: any */
 	/* PROTOCOL.md: fill_from and block_uids of B. 0: what suits large mailboxes. */
 	uint32_t fill_from, block_uids;
 	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */

@@ -153,6 +153,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 					   : brain->wire_stateful   ? "s"
 								    : "c",
 			      .sync_box = brain->only_box,
+			      .sync_box_guid = brain->only_guid,
+			      .has_sync_box_guid = brain->has_only_guid,
 			      .exclude_mailboxes = brain->exclude,
 			      .send_mail_requests = true,
 			      .backup_recv = brain->way == SYNC_TO_PEER,

@@ -74,6 +74,7 @@ struct brain {
 	struct mailbox_tree tree; /* own, as it is after the tree phase */
 	bool have_tree, tree_incomplete;
 
+	unsigned boxes_done, boxes_total;
 	bool again, need_tree, full_resync;
 	int failed; /* the first mailbox that failed */
 };
@@ -86,6 +87,9 @@ void brain_again(struct brain *brain, const char *mailbox, const char *why);
 const struct sync_mailbox_state *brain_saved_state(const struct brain *brain,
 						   const struct guid *guid);
 const struct item_state *brain_wire_state(const struct brain *brain, const struct guid *guid);
+struct box;
+/* A mail of the mailbox has been sent or received. */
+void brain_progress(const struct box *box);
 /* Of a two-way session; also which of the two protocols is spoken. */
 enum merge_mode brain_mode(const struct brain *brain);
 enum merge_role brain_merge_role(const struct brain *brain);

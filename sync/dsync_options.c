@@ -15,6 +15,7 @@
 
 #define EXCLUDES_MAX 65536
 #define DRY_RUN	     256 /* beyond every letter */
+#define JSON	     257
 
 static int add_word(struct dsync_words *words, const char *word, int letter, struct error *err)
 {
@@ -119,8 +120,17 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 'n':
 		return take_namespace(value, err);
 	case 's':
-		return error_set(err, -EOPNOTSUPP, "-s: saved states are not built yet");
+		options->state = value;
+		return 0;
 	case 'g':
+		if (guid_from_hex(value, &options->only_guid) < 0 ||
+		    guid_is_empty(&options->only_guid))
+			return error_set(err, -EINVAL, "-g %s: not a mailbox GUID (32 hex digits)",
+					 value);
+		return 0;
+	case JSON:
+		options->json = true;
+		return 0;
 	case 't':
 	case 'e':
 	case 'I':
@@ -135,6 +145,7 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 
 static const struct option long_options[] = {
 	{"dry-run", no_argument, NULL, DRY_RUN},
+	{"json", no_argument, NULL, JSON},
 	{"help", no_argument, NULL, 'h'},
 	{NULL, 0, NULL, 0},
 };

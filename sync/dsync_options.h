@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include "store/base/buf.h"
 #include "store/base/error.h"
+#include "store/base/guid.h"
 
 #define DSYNC_WORDS_MAX 64 /* of a repeatable option */
 
@@ -32,10 +33,13 @@ struct dsync_options {
 	struct dsync_words overrides; /* -o name=value */
 	const char *user;	      /* -u; NULL: the caller */
 	struct dsync_words boxes;     /* -m */
+	struct guid only_guid;	      /* -g; empty: any mailbox */
+	const char *state;	      /* -s; NULL: none is wanted */
 	struct buf excludes;	      /* -x, as dsync's handshake has them */
 	char alt_char;		      /* -C */
 	bool full, reverse, verbose, debug;
 	bool dry_run;	       /* --dry-run */
+	bool json;	       /* --json */
 	bool use_replica;      /* -d: LOCATION2 is the user's mail_replica */
 	unsigned timeout_secs; /* -T; 0: the default */
 	char *const *location; /* LOCATION2, within argv */
@@ -45,7 +49,7 @@ struct dsync_options {
 #define DSYNC_USAGE                                                                                \
 	"usage: dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-m MAILBOX] [-x MAILBOX] [-C "       \
 	"CHAR]\n"                                                                                  \
-	"             [-fRvD] [--dry-run] mirror|backup LOCATION2\n"                               \
+	"             [-g GUID] [-s STATE] [-fRvD] [--dry-run [--json]] mirror|backup LOCATION2\n" \
 	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] server\n"
 
 /* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */

@@ -2,8 +2,8 @@
  * The dsync command's sessions. See dsync_run.h.
  *
  * There is no daemon and no journal: each end first takes in what programs did to its files, and no
- * state is kept from one run to the next. So nothing is skipped on equal numbers, and no absence is
- * taken for an expunge that a log does not show.
+ * state is kept from one run to the next but by who called, with -s. So nothing is skipped on equal
+ * numbers, and no absence is taken for an expunge that a log does not show.
  *
  * A backup whose destination is ours is run twice: at first nothing is changed, and what cannot
  * become the source's ends it there.
@@ -15,39 +15,57 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "store/base/buf.h"
+#include "store/base/file.h"
 #include "store/base/log.h"
 #include "sync/brain.h"
 #include "sync/dsync_connect.h"
+#include "sync/dsync_state.h"
 #include "sync/dsync_take_in.h"
+#include "sync/dsync_tell.h"
 #include "sync/dsync_user.h"
 #include "sync/stream.h"
 
-#define HOSTNAME_SIZE 256
+#define HOSTNAME_SIZE  256
+#define STATE_TEXT_MAX ((size_t)64 * 1024 * 1024)
 
 /* ---- what the engine asks ---- */
+
+struct session {
+	struct dsync_tell tell;
+	struct sync_state *state; /* of -s; NULL: none is kept */
+};
 
 static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *answer_r,
 		      struct sync_state *state_r, struct error *err)
 {
+	const struct session *session = ctx;
+	int rc = 0;
+
 	*answer_r = SYNC_BEGIN_OK;
 	*state_r = (struct sync_state){.boxes = NULL};
-	return 0;
+	if (session->state)
+		rc = dsync_state_copy(session->state, state_r);
+	return rc < 0 ? error_errno(err, rc, "saved state") : 0;
 }
 
 static void host_save(void *ctx, const struct sync_peer *peer,
 		      const struct sync_mailbox_state *state)
 {
+	const struct session *session = ctx;
+
+	/* Of one that is missing the next run compares more. */
+	if (session->state)
+		(void)dsync_state_put(session->state, state);
 }
 
 static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid)
 {
-}
+	const struct session *session = ctx;
 
-/* Whose doing is told. */
-struct side {
-	const char *name;
-	bool dry_run;
-};
+	if (session->state)
+		dsync_state_drop(session->state, guid);
+}
 
 static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, unsigned received)
 {
@@ -57,33 +75,23 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 static void host_tree_changed(void *ctx, const char *what, const char *mailbox,
 			      const char *new_name, const struct guid *guid)
 {
-	const struct side *side = ctx;
-	const char *to = new_name ? " to " : "";
-	char hex[GUID_HEX_SIZE];
+	const struct session *session = ctx;
 
-	if (!new_name)
-		new_name = "";
-	if (side->dry_run)
-		printf("%s: would %s %s%s%s\n", side->name, what, mailbox, to, new_name);
-	else if (guid_is_empty(guid))
-		log_info("%s: %s %s", side->name, what, mailbox);
-	else
-		log_info("%s: %s %s%s%s guid=%s", side->name, what, mailbox, to, new_name,
-			 guid_to_hex(guid, hex));
+	dsync_tell_tree(&session->tell, what, mailbox, new_name, guid);
 }
 
 static void host_mailbox_planned(void *ctx, const char *mailbox, const struct sync_planned *planned)
 {
-	const struct side *side = ctx;
+	const struct session *session = ctx;
 
-	if (planned->made_anew)
-		printf("%s: %s would be made anew\n", side->name, mailbox);
-	else if (planned->new_mails + planned->expunges + planned->flag_changes +
-		 planned->uid_changes)
-		printf("%s: %s would get %zu mails, lose %zu, change flags of %zu and UIDs of "
-		       "%zu\n",
-		       side->name, mailbox, planned->new_mails, planned->expunges,
-		       planned->flag_changes, planned->uid_changes);
+	dsync_tell_plan(&session->tell, mailbox, planned);
+}
+
+static void host_progress(void *ctx, const struct sync_progress *progress)
+{
+	struct session *session = ctx;
+
+	dsync_tell_progress(&session->tell, progress);
 }
 
 /* ---- both roles ---- */
@@ -118,16 +126,24 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 {
 	const struct dsync_options *command = run->options;
 	bool master = options.role == SYNC_MASTER;
-	struct side side = {.name = run->side, .dry_run = command->dry_run};
+	struct session session = {
+		.tell = {.side = run->side,
+			 .dry_run = command->dry_run,
+			 .json = command->dry_run && command->json,
+			 .progress = master && !quiet && !command->dry_run && !command->verbose &&
+				     isatty(STDERR_FILENO)},
+		.state = master ? run->state : NULL,
+	};
 	struct sync_host host = {
-		.ctx = &side,
+		.ctx = &session,
 		.begin = host_begin,
 		.save = host_save,
 		.forget = host_forget,
 		/* One side says it, for both. */
 		.mailbox_done = master && !quiet ? host_mailbox_done : NULL,
-		.tree_changed = quiet && !side.dry_run ? NULL : host_tree_changed,
-		.mailbox_planned = side.dry_run ? host_mailbox_planned : NULL,
+		.tree_changed = quiet && !command->dry_run ? NULL : host_tree_changed,
+		.mailbox_planned = command->dry_run ? host_mailbox_planned : NULL,
+		.progress = host_progress,
 	};
 	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
@@ -141,6 +157,7 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	options.exclude = command->excludes.len > 0 ? buf_str(&command->excludes) : NULL;
 	if (rc == 0)
 		rc = sync_run(stream, run->user, &options, &host, &result, &err);
+	dsync_tell_end(&session.tell);
 	if (rc == 0 && master && !quiet)
 		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
 			 run->user->name, result.mailboxes, result.mails_sent,
@@ -188,6 +205,7 @@ static int serve_local(void *ctx, int fd)
 	struct dsync_run run = *end->run;
 
 	run.user = end->user;
+	run.state = NULL;
 	run.side = end->user->location.root;
 	int status = serve(&run, fd, fd, end->check_only);
 
@@ -211,6 +229,7 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 		.role = SYNC_MASTER,
 		.way = way_of(run->options),
 		.only_box = box,
+		.only_guid = run->options->only_guid,
 	};
 	struct dsync_peer peer;
 	struct error err = {0};
@@ -219,8 +238,9 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	options.check_only = check_only && options.way != SYNC_TO_PEER;
 	end->check_only = check_only && options.way != SYNC_FROM_PEER;
 	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
-	   are none, and come without an id. One way, there is nothing that dsyncfs nodes add. */
-	if (location->place != DSYNC_PLACE_TCP && options.way == SYNC_BOTH_WAYS)
+	   are none, and come without an id. One way, there is nothing that dsyncfs nodes add. And
+	   a state that only one end keeps is told as to a Dovecot. */
+	if (location->place != DSYNC_PLACE_TCP && options.way == SYNC_BOTH_WAYS && !run->state)
 		guid_generate(&options.node_id);
 	if (dsync_connect(location, run->set, run->options->timeout_secs, serve_local, end, &peer,
 			  &err) < 0) {
@@ -280,7 +300,47 @@ static int dry_run(const struct dsync_run *run, const struct dsync_location *loc
 	return status == DSYNC_EXIT_FAILED ? status : DSYNC_EXIT_DONE;
 }
 
+/* What -s brought; what it cannot be used for is compared in full. */
+static void load_state(const struct dsync_options *options, struct sync_state *state)
+{
+	struct error err = {0};
+
+	if (dsync_state_parse(options->state, state, &err) < 0)
+		log_error("%s, so everything is compared", err.text);
+}
+
+static int print_state(const struct sync_state *state)
+{
+	AUTO_BUF struct buf text = BUF_INIT(STATE_TEXT_MAX);
+
+	if (dsync_state_print(state, &text) < 0 || puts(buf_str(&text)) < 0 || fflush(stdout) != 0)
+		return DSYNC_EXIT_FAILED;
+	return DSYNC_EXIT_DONE;
+}
+
+static int run_master(const struct dsync_run *run, const struct dsync_location *location);
+
 int dsync_run_master(const struct dsync_run *run, const struct dsync_location *location)
+{
+	struct sync_state state = {.boxes = NULL};
+	struct dsync_run with_state = *run;
+	int status;
+
+	if (!run->options->state || run->options->dry_run)
+		return run_master(run, location);
+	/* A backup keeps nothing back: each compares everything. */
+	if (way_of(run->options) == SYNC_BOTH_WAYS) {
+		load_state(run->options, &state);
+		with_state.state = &state;
+	}
+	status = run_master(&with_state, location);
+	if (status != DSYNC_EXIT_FAILED && print_state(&state) == DSYNC_EXIT_FAILED)
+		status = DSYNC_EXIT_FAILED;
+	sync_state_free(&state);
+	return status;
+}
+
+static int run_master(const struct dsync_run *run, const struct dsync_location *location)
 {
 	struct local_end end = {.run = run};
 	struct mail_user *other = NULL;

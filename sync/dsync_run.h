@@ -5,6 +5,7 @@
 #include "store/base/error.h"
 #include "store/mail_user.h"
 #include "store/settings.h"
+#include "sync/brain.h"
 #include "sync/dsync_location.h"
 #include "sync/dsync_options.h"
 
@@ -17,7 +18,8 @@ struct dsync_run {
 	const struct dsync_options *options;
 	const struct settings *set;
 	const struct mail_user *user;
-	const char *side; /* what its changes are told of as */
+	struct sync_state *state; /* of -s; NULL: none */
+	const char *side;	  /* what its changes are told of as */
 };
 
 /* One session; with -m one for each. The process is the user's by now. Errors are logged. */

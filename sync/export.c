@@ -356,6 +356,7 @@ static int send_body(struct box *box, struct error *err)
 		if (n == 0) {
 			mailbox_body_close(&export->body);
 			export->mails_sent++;
+			brain_progress(box);
 			return 1;
 		}
 	}

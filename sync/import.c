@@ -319,6 +319,7 @@ static void finish_body(struct box *box)
 	if (box->failed != 0 || import->receiving == NOT_WANTED)
 		return;
 	import->mails_received++;
+	brain_progress(box);
 	import->spooled_count++;
 	import_apply_batch(box);
 }

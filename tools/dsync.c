@@ -17,6 +17,7 @@
 
 #include "store/base/log.h"
 #include "store/settings.h"
+#include "sync/dsync_doveconf.h"
 #include "sync/dsync_location.h"
 #include "sync/dsync_options.h"
 #include "sync/dsync_run.h"
@@ -94,9 +95,14 @@ static int run_command(const struct dsync_options *options)
 	struct settings *set = NULL;
 	struct mail_user *user = NULL;
 	struct error err = {0};
-	int rc = settings_load(settings_path(options), options->overrides.word,
-			       options->overrides.count, flags, &set, &err);
+	const char *path = settings_path(options);
+	const struct dsync_words *overrides = &options->overrides;
+	int rc = settings_load(path, overrides->word, overrides->count, flags, &set, &err);
 	int status;
+
+	if (rc == -EPROTONOSUPPORT && path)
+		rc = dsync_doveconf_load(path, overrides->word, overrides->count, flags, &set,
+					 &err);
 
 	if (rc < 0)
 		return fail(EX_CONFIG, &err);

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 """dsync between plain Maildirs, as nobody special: LOCATION2 on this machine, and behind a command."""
+import json
 import os
 
-from dsync_sides import DSYNC, Directory, as_mail_user, deliver, maildir_view, run, until_done
+from dsync_sides import DSYNC, Directory, as_mail_user, deliver, mailbox_of, maildir_view, run, until_done
 
 SETTINGS = ["-c", "/dev/null"]
 
@@ -181,6 +182,36 @@ def one_way(directory):
     assert len(view["Work"][0]) == 4 and "Stays" in view, view
 
 
+def saved_states(directory):
+    """-s: what is printed is what the next run is told, and then only what changed is looked for."""
+    home, copy = directory + "/state", directory + "/state-copy"
+    make_home(home)
+    make_home(copy)
+    deliver(home + "/Maildir", "1700000000.M1P1.x", "Subject: 0\n\nx\n")
+    server = [DSYNC, "-o", "mail_location=maildir:" + copy, "server"]
+
+    def sync(state, expect=(0, 2)):
+        for _ in range(5):
+            result = dsync(home, "-s", state, "-v", "mirror", *server, expect=expect)
+            state = result.stdout.strip()
+            if result.returncode == 0:
+                return state, result.stderr
+        raise AssertionError("no end")
+
+    state, _ = sync("")
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: 1\n\nx\n")
+    deliver(copy, "1700000002.M1P1.x", "Subject: 2\n\nx\n")
+    os.unlink(f"{copy}/new/1700000000.M1P1.x")
+    state, _ = sync(state)
+    mails = [sorted(name for name, _, _ in mailbox_of(path)[0].values()) for path in (home + "/Maildir", copy)]
+    assert mails[0] == mails[1] == ["1700000001.M1P1.x", "1700000002.M1P1.x"], mails
+    settled, _ = sync(state)
+    again, said = sync(settled)
+    assert again == settled and "0 mails sent, 0 received, 0 changes" in said, (settled, again, said)
+    _, said = sync("nonsense")
+    assert "everything is compared" in said and "0 mails sent" in said, said
+
+
 def dry_run(directory):
     """Says what it would do at either side, and does nothing."""
     home, backup = directory + "/dry", directory + "/dry-copy"
@@ -201,6 +232,10 @@ def dry_run(directory):
         f"{backup}: INBOX would get 1 mails, lose 0, change flags of 0 and UIDs of 0",
         f"{backup}: would create New",
         "here: INBOX would get 0 mails, lose 1, change flags of 0 and UIDs of 0"], result.stdout
+    objects = [json.loads(line) for line in dsync(home, "--dry-run", "--json", "mirror", location, expect=(0,)).stdout.splitlines()]
+    assert snapshot(directory) == kept
+    assert {(one["side"], one["action"], one["mailbox"], one.get("new_mails"), one.get("expunges")) for one in objects} == {
+        (backup, "change", "INBOX", 1, 0), (backup, "create", "New", None, None), ("here", "change", "INBOX", 0, 1)}, objects
     result = dsync(home, "--dry-run", "-R", "backup", location, expect=(1,))
     assert snapshot(directory) == kept and "INBOX cannot become" in result.stderr, result
     dsync(home, "--dry-run", "mirror", "sh", "-c", "exit 1", expect=(1,))
@@ -232,7 +267,7 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, dry_run, failures):
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, saved_states, dry_run, failures):
             step(directory)
             print("ok:", step.__name__)
 

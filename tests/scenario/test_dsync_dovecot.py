@@ -219,6 +219,30 @@ def while_mail_arrives(sides):
     print(f"ok: while_mail_arrives: {count} mails, {sum(found) - sum(count)} twice, exit status {statuses}")
 
 
+def saved_states(sides):
+    """-s with a Dovecot: one string, whoever prints it and whoever is told it next."""
+    def ours(state):
+        result = sides.dsync("-s", state, "mirror", "doveadm", "-c", sides.theirs.conf, "dsync-server", "-u", USER)
+        return result.stdout.strip(), result
+
+    def theirs(state):
+        result = sides.theirs.doveadm("sync", "-s", state, "-u", USER, f"{DSYNC} -c {sides.ours.conf} -u {USER} server",
+                                      expect=(0, 2))
+        return result.stdout.strip(), result
+
+    state, _ = ours("")
+    for sync in (ours, theirs, ours, theirs):
+        sides.ours.deliver("Subject: stateful\n\nours\n")
+        sides.theirs.deliver("Subject: stateful\n\ntheirs\n", mailbox="Theirs")
+        # A Dovecot that starts with a state looks only into what changed at its own side.
+        sides.theirs.deliver("Subject: stateful\n\ntheirs\n")
+        for _ in range(3):
+            state, result = sync(state)
+            assert "invalid" not in result.stderr and "damaged" not in result.stderr, result
+        sides.same()
+    print("ok: saved_states")
+
+
 def a_new_user(sides):
     """Whom only the Dovecot knows: the home is made here."""
     server = f"{DSYNC} -c {sides.ours.conf} -u bob server"
@@ -253,6 +277,8 @@ def main():
                 quiet(sides, sync, name)
                 print("ok:", name)
             one_way(sides)
+            until_done(sides.we_by_pipe)
+            saved_states(sides)
             while_mail_arrives(sides)
             a_new_user(sides)
             fails_clearly(sides)

@@ -36,7 +36,9 @@ static void refuse(const char *text, ...)
 
 	if (settings_parse(text, strlen(text), "test.conf", SETTINGS_QUIET, &set, &err) == 0)
 		fail_msg("accepted:\n%s", text);
-	assert_int_equal(err.code, -EINVAL);
+	/* One of Dovecot 2.4 has its own, since doveconf may know it. */
+	assert_int_equal(err.code,
+			 strncmp(text, "dovecot_config", 14) == 0 ? -EPROTONOSUPPORT : -EINVAL);
 	assert_null(set);
 	va_start(parts, text);
 	while ((part = va_arg(parts, const char *)) != NULL) {

@@ -11,8 +11,10 @@
 #include <string.h>
 #include <cmocka.h>
 #include "store/base/file.h"
+#include "sync/dsync_doveconf.h"
 #include "sync/dsync_location.h"
 #include "sync/dsync_options.h"
+#include "sync/dsync_state.h"
 
 #define LENGTH(list) (sizeof(list) / sizeof((list)[0]))
 
@@ -344,6 +346,105 @@ static void dsync_remote_cmd(void **state)
 	}
 }
 
+static struct sync_mailbox_state a_state(unsigned char byte)
+{
+	struct sync_mailbox_state state = {.uid_validity = 1700000000 + byte,
+					   .common_uid = 3,
+					   .acked_modseq = 0x123456789aULL,
+					   .peer_modseq = 0x123456789aULL,
+					   .messages = byte};
+
+	memset(state.guid.bytes, byte, sizeof state.guid.bytes);
+	return state;
+}
+
+static void saved_states(void **state)
+{
+	/* As Dovecot 2.3.19 prints them: of no mailbox, and of two. */
+	static const char none[] = "AQAAAHm4+Jk=";
+	static const char old_none[] = "AAAAAA==";
+	static const char *const wrong[] = {"x", "AQAA", "AQAAAHm4+Jo=", "AgAAAHm4+Jk=", "%%%%"};
+	AUTO_BUF struct buf text = BUF_INIT(4096), again = BUF_INIT(4096);
+	struct sync_state made = {.boxes = NULL}, read;
+	struct sync_mailbox_state one = a_state(1), two = a_state(2);
+	struct error err = {0};
+
+	assert_int_equal(dsync_state_print(&made, &text), 0);
+	assert_string_equal(buf_str(&text), none);
+	assert_int_equal(dsync_state_parse(none, &read, &err), 0);
+	assert_int_equal(read.count, 0);
+	assert_int_equal(dsync_state_parse("", &read, &err), 0);
+	assert_int_equal(dsync_state_parse(old_none, &read, &err), 0);
+	for (size_t i = 0; i < LENGTH(wrong); i++)
+		assert_int_equal(dsync_state_parse(wrong[i], &read, &err), -EINVAL);
+	assert_int_equal(dsync_state_put(&made, &one), 0);
+	assert_int_equal(dsync_state_put(&made, &two), 0);
+	one.messages = 7;
+	assert_int_equal(dsync_state_put(&made, &one), 0);
+	assert_int_equal(made.count, 2);
+	/* What one end is behind. */
+	made.boxes[1].acked_modseq = 5;
+	buf_clear(&text);
+	assert_int_equal(dsync_state_print(&made, &text), 0);
+	assert_int_equal(dsync_state_parse(buf_str(&text), &read, &err), 0);
+	assert_int_equal(read.count, 2);
+	assert_int_equal(read.boxes[0].messages, 7);
+	assert_int_equal(read.boxes[0].peer_modseq, 0x123456789aULL);
+	assert_int_equal(read.boxes[1].acked_modseq, 5);
+	assert_int_equal(read.boxes[1].peer_modseq, 5);
+	assert_int_equal(dsync_state_print(&read, &again), 0);
+	assert_string_equal(buf_str(&again), buf_str(&text));
+	/* A byte that was lost, or changed. */
+	text.data[30] ^= 1;
+	sync_state_free(&read);
+	assert_int_equal(dsync_state_parse(buf_str(&text), &read, &err), -EINVAL);
+	dsync_state_drop(&made, &one.guid);
+	assert_int_equal(made.count, 1);
+	assert_true(guid_equal(&made.boxes[0].guid, &two.guid));
+	sync_state_free(&made);
+}
+
+/* What doveconf 2.4.1 -n prints. */
+static void a_configuration_of_24(void **state)
+{
+	static const char text[] =
+		"# 2.4.1-4 (7d8c0e5759): /tmp/d.conf\n"
+		"dovecot_config_version = 2.4.0\n"
+		"doveadm_password = \"secret # word\"\n"
+		"doveadm_port = 4711\n"
+		"dsync_remote_cmd = ssh -l%{login} %{host} dsync -u%{user}\n"
+		"mail_driver = maildir\n"
+		"mail_home = /srv/%{user | domain | lower}/%{user|username}\n"
+		"mail_index_path = ~/index\n"
+		"mail_path = %{home}/Maildir\n"
+		"mailbox_list_layout = fs\n"
+		"ssl_client {\n  ca_file = /etc/ssl/ca.pem\n}\n"
+		"mail_attribute {\n  dict file {\n"
+		"    path = %{home}/attributes\n  }\n}\n"
+		"sieve_script personal {\n  active_path = ~/.dovecot.sieve\n"
+		"  path = ~/sieve\n  type = personal\n}\n"
+		"namespace inbox {\n  inbox = yes\n  separator = /\n}\n"
+		"userdb static {\n  fields {\n    home = /other/%{user}\n  }\n}\n";
+	AUTO_BUF struct buf ours = BUF_INIT(65536);
+	struct settings *set = NULL;
+	struct error err = {0};
+
+	if (dsync_doveconf_translate(text, strlen(text), "d.conf", &ours, &err) < 0 ||
+	    settings_load_text(buf_str(&ours), ours.len, "d.conf", NULL, 0, SETTINGS_QUIET, &set,
+			       &err) < 0)
+		fail_msg("%s in:\n%s", err.text, buf_str(&ours));
+	assert_string_equal(set->mail_location, "maildir:%h/Maildir:INDEX=~/index:LAYOUT=fs");
+	assert_string_equal(set->mail_home, "/srv/%Ld/%n");
+	assert_string_equal(set->doveadm_password, "secret # word");
+	assert_string_equal(set->dsync_remote_cmd, "ssh -l%{login} %{host} dsync -u%u");
+	assert_string_equal(set->ssl_client_ca_file, "/etc/ssl/ca.pem");
+	assert_string_equal(set->mail_attribute_dict, "file:%h/attributes");
+	assert_string_equal(set->sieve, "file:~/sieve;active=~/.dovecot.sieve");
+	assert_int_equal(set->separator, '/');
+	assert_int_equal(set->doveadm_peer_port, 4711);
+	settings_free(&set);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -357,6 +458,8 @@ int main(void)
 		cmocka_unit_test(a_command),
 		cmocka_unit_test(another_machine),
 		cmocka_unit_test(dsync_remote_cmd),
+		cmocka_unit_test(saved_states),
+		cmocka_unit_test(a_configuration_of_24),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
