@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "fs/credentials.h"
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 
 /* One name about to change: its directory held, the observer told. */
@@ -92,6 +93,7 @@ void fs_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 	if (rc == 0) {
 		fs_credentials_take(req);
 		rc = mkdirat(n.dir.fd, name, mode) < 0 ? -errno : 0;
+		crash_point("mkdir: done, not observed");
 		credentials_drop();
 	}
 	if (rc == 0)
@@ -131,6 +133,7 @@ static void do_link(const struct fs_again *args)
 			rc = fd;
 		else
 			rc = linkat(fd, "", n.dir.fd, args->name, AT_EMPTY_PATH) < 0 ? -errno : 0;
+		crash_point("link: done, not observed");
 	}
 	if (rc == 0)
 		observe_made(&n.op);
@@ -147,6 +150,7 @@ static int remove_name(struct fs *fs, const struct name_op *n, const char *name,
 	AUTO_CLOSE int fd = fs_hold_name(&n->dir, name);
 	int rc = unlinkat(n->dir.fd, name, flags) < 0 ? -errno : 0;
 
+	crash_point("unlink: done, not observed");
 	if (rc < 0)
 		return rc;
 	fs_dir_changed(&n->dir);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 
 struct rename_op {
@@ -144,6 +145,7 @@ static int do_rename(struct rename_op *r, unsigned flags)
 		rc = rename_to_message(r, &replaced, &noop);
 	else
 		rc = rename_plain(r, flags);
+	crash_point("rename: done, not observed");
 	if (rc < 0 || noop)
 		return rc;
 	fs_dir_changed(&r->from);
@@ -175,9 +177,11 @@ static void run_rename(const struct fs_again *args)
 		observe_name(&r.op, r.from.place, r.name);
 		observe_name(&r.op, r.to.place, r.new_name);
 		again = !fs_dirty(r.fs, &r.op);
+		crash_point("rename: dirty, not done");
 		if (!again)
 			rc = do_rename(&r, args->flags);
 		observe_end(&r.op);
+		crash_point("rename: observed, not answered");
 	}
 	fs_dir_put(&r.from);
 	if (r.to.ref)

@@ -9,6 +9,7 @@
  */
 #include "store/mailbox_list.h"
 
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/index/index_files.h"
 #include "store/index/index_txn.h"
@@ -114,6 +115,7 @@ static int trash(const char *root, const char *trash_name, const char *path)
 	rc = file_remove_tree(rootfd, trash_name);
 	if (rc < 0)
 		return rc;
+	crash_point("mailbox list: before a mailbox goes");
 	if (renameat(AT_FDCWD, path, rootfd, trash_name) < 0)
 		return errno == ENOENT ? 0 : -errno;
 	if (fsync(rootfd) < 0)
@@ -287,6 +289,7 @@ static int move_directory(const char *from, const char *to)
 {
 	if (strcmp(from, to) == 0)
 		return 0;
+	crash_point("mailbox list: before a rename");
 	if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
 		return 0;
 	return errno == ENOENT && !list_path_exists(from) ? 0 : -errno;
@@ -469,7 +472,8 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 			list_failed(err, user, from, rc, "fsync", user->location.root);
 	}
 	if (rc == 0)
-		rc = log_rename(user, to, time(NULL), err);
+		crash_point("mailbox list: renamed, not logged");
+	rc = log_rename(user, to, time(NULL), err);
 	if (rc == 0)
 		list_unlock_changed(user, &lock);
 	else

@@ -6,6 +6,7 @@
  */
 #include "store/mailbox_list.h"
 
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/list_lock.h"
 #include "store/mail_user.h"
@@ -118,6 +119,7 @@ static int create_by_rename(const struct new_mailbox *new, const struct mailbox_
 	rc = write_metadata(new, control, index, err);
 	if (rc < 0)
 		goto remove;
+	crash_point("mailbox list: made, not renamed");
 	if (fsync(fd) < 0 || renameat(rootfd, temporary, AT_FDCWD, paths->mail) < 0) {
 		rc = list_failed(err, new->user, new->name, -errno, "rename", paths->mail);
 		goto remove;

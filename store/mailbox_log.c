@@ -6,6 +6,7 @@
  */
 #include "store/mailbox_log.h"
 
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/mail_user.h"
 
@@ -171,6 +172,7 @@ int mailbox_log_append(const struct mail_user *user, const struct mailbox_log_re
 					   user->location.index, LOG_NAME);
 	}
 	rc = file_write_all(fd, data.data, data.len);
+	crash_point("mailbox log: appended, not synced");
 	if (rc == 0 && fdatasync(fd) < 0)
 		rc = -errno;
 	if (rc == 0)

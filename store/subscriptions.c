@@ -7,6 +7,7 @@
  */
 #include "store/subscriptions.h"
 
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/base/tabescape.h"
 #include "store/mail_user.h"
@@ -309,6 +310,7 @@ int subscriptions_set(const struct mail_user *user, const char *name, bool subsc
 	if (!*changed_r)
 		goto unlock;
 	rc = file_write_all(fd, out.data, out.len);
+	crash_point("subscriptions: written, not synced");
 	if (rc == 0 && fsync(fd) < 0)
 		rc = -errno;
 	if (rc == 0 && renameat(dirfd, LOCK_NAME, dirfd, SUBS_NAME) < 0)

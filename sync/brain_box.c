@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/crash_point.h"
 #include "store/base/log.h"
 #include "sync/box_cache.h"
 #include "sync/brain_private.h"
@@ -356,7 +357,9 @@ static void save_state(struct box *box)
 		.messages = status->messages,
 	};
 
+	crash_point("sync: before a state is saved");
 	brain->host->save(brain->host->ctx, &brain->peer, &state);
+	crash_point("sync: after a state was saved");
 }
 
 static void finish_box(struct box *box)

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/crash_point.h"
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
@@ -112,6 +113,8 @@ static int commit(struct box *box, struct mailbox_txn **txn)
 	struct error err = {0};
 	bool foreign = false;
 	int ret = mailbox_commit(txn, &foreign, &err);
+
+	crash_point("sync: after a commit");
 
 	if (ret < 0) {
 		box_fail(box, ret, &err);

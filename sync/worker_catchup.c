@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/mailbox_list.h"
@@ -162,6 +163,7 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 	if (rc == 0 && group && group->count)
 		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
 	if (rc == 0) {
+		crash_point("catch-up: a mailbox done");
 		report_box(w, box);
 		box_cache_put(&w->boxes, w->user, &box);
 	}

@@ -26,6 +26,11 @@ void log_open(const char *ident, enum log_target target, enum log_level max_leve
 		openlog(log_state.ident, LOG_PID, LOG_MAIL);
 }
 
+const char *log_ident(void)
+{
+	return log_state.ident;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
 	char text[2048], line[2304], stamp[32];

@@ -20,6 +20,9 @@ enum log_target { LOG_TARGET_STDERR, LOG_TARGET_SYSLOG };
 /* Names the program and where lines go. Before this call: stderr, level info, no name. */
 void log_open(const char *ident, enum log_target target, enum log_level max_level);
 
+/* The name given to log_open(), or "". */
+const char *log_ident(void);
+
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define log_error(...)	 log_at(LOG_LEVEL_ERROR, __VA_ARGS__)

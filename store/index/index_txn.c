@@ -12,6 +12,7 @@
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/index/index_mail.h"
 #include "store/index/index_txn_private.h"
@@ -492,6 +493,7 @@ static int log_write(struct index *index, const struct buf *bytes, bool sync, ui
 	do {
 		written = write(index->log.fd, bytes->data, bytes->len);
 	} while (written < 0 && errno == EINTR);
+	crash_point("index log: appended, not synced");
 	if (written < 0)
 		ret = error_errno(err, -errno, "%s: write at offset %" PRIu64, index_text(index),
 				  size);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal_private.h"
@@ -187,8 +188,11 @@ static int write_group(struct journal *journal, struct journal_op *ops, bool cle
 		rc = mdb_stat(txn, journal->env.dbi[JOURNAL_EVENTS], &st);
 	if (rc)
 		mdb_txn_abort(txn);
-	else
+	else {
+		crash_point("journal: before a commit");
 		rc = mdb_txn_commit(txn);
+		crash_point("journal: after a commit");
+	}
 	if (rc) {
 		journal->pruned_seq = pruned_seq;
 		return rc;

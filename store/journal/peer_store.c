@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <uthash.h>
+#include "store/base/crash_point.h"
 #include "store/base/log.h"
 
 /* What a disk that stays full may cost in memory. */
@@ -347,7 +348,9 @@ int peer_store_commit(struct peer_store *store, struct error *err)
 		rc = need_txn(store, err);
 		if (rc < 0)
 			return rc;
+		crash_point("peer journal: before a commit");
 		rc = mdb_txn_commit(store->txn);
+		crash_point("peer journal: after a commit");
 		store->txn = NULL;
 		if (!rc) {
 			drop_changes(store);

@@ -471,6 +471,7 @@ int maildir_commit_files(struct maildir_txn *txn, struct buf *lines, struct erro
 
 	for (size_t i = 0; rc == 0 && i < txn->op_count; i++) {
 		rc = place_op(txn, &txn->ops[i], lines, err);
+		crash_point("maildir: a file placed");
 		dotlock_touch(txn->lock);
 	}
 	if (rc == 0)
@@ -557,6 +558,7 @@ int maildir_commit_changes(struct maildir_txn *txn, struct error *err)
 
 		if ((op->kind == MAILDIR_OP_RENAME || op->kind == MAILDIR_OP_UNLINK) && op->base)
 			rc = change_file(txn, op, err);
+		crash_point("maildir: a file changed");
 		dotlock_touch(txn->lock);
 	}
 	if (rc == 0)

@@ -17,6 +17,7 @@
 #define DSYNCFS_MAILDIR_PRIVATE_H
 
 #include <limits.h>
+#include "store/base/crash_point.h"
 #include "store/base/buf.h"
 #include "store/base/uid_table.h"
 #include "store/index/index_cache.h"
@@ -308,6 +309,7 @@ int maildir_rebuild(const struct mailbox_place *place, struct error *err);
 extern void (*maildir_test_step)(const char *step);
 #define MAILDIR_STEP(name)                                                                         \
 	do {                                                                                       \
+		crash_point("maildir: " name);                                                     \
 		if (maildir_test_step)                                                             \
 			maildir_test_step(name);                                                   \
 	} while (0)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/base/owned_file.h"
 
@@ -38,6 +39,7 @@ int uidlist_append(struct uidlist *list, const struct buf *lines, struct error *
 		return error_errno(err, -errno, "%s/" UIDLIST_NAME ": truncate", list->what);
 	list->size = list->end;
 	rc = file_write_all(fd, lines->data, lines->len);
+	crash_point("uidlist: appended, not synced");
 	if (rc == 0 && fdatasync(fd) < 0)
 		rc = -errno;
 	if (rc < 0) {
@@ -106,6 +108,7 @@ static int new_list_finish(struct new_list *out, bool replace)
 
 	if (rc < 0)
 		return rc;
+	crash_point("uidlist: written anew, not synced");
 	if (fdatasync(out->fd) < 0)
 		return error_errno(out->err, -errno, "%s/" UIDLIST_TMP_NAME ": sync", out->what);
 	if (replace)

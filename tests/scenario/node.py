@@ -145,7 +145,7 @@ class Node:
             os.chown(path, VMAIL, VMAIL)
         self.log = self.dir + "/log"
         self.processes = {}
-        self.dsyncd_options = []
+        self.dsyncd_options, self.environment = [], {}
         peer = network.addresses["b" if host == "a" else "a"]
         values = dict(dir=self.dir, mount=self.mount, address=self.address, peer=peer, uid=VMAIL,
                       location=location, password=PASSWORD, scheme="tcps" if tls else "tcp")
@@ -167,7 +167,7 @@ class Node:
     def start(self, name, argv, network=True):
         prefix = self.network.command(self.host) if network else []
         with open(self.log, "ab") as log:
-            environment = {**os.environ, **self.clock} if name != "dsyncfs" else None
+            environment = {**os.environ, **self.environment, **(self.clock if name != "dsyncfs" else {})}
             self.processes[name] = subprocess.Popen(prefix + argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                                     env=environment)
         return self.processes[name]
