@@ -471,9 +471,10 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 		if (rc < 0)
 			list_failed(err, user, from, rc, "fsync", user->location.root);
 	}
-	if (rc == 0)
+	if (rc == 0) {
 		crash_point("mailbox list: renamed, not logged");
-	rc = log_rename(user, to, time(NULL), err);
+		rc = log_rename(user, to, time(NULL), err);
+	}
 	if (rc == 0)
 		list_unlock_changed(user, &lock);
 	else
