@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "sync/link_check.h"
 #include "sync/stream_private.h"
 
 #define TIMEOUT_SECS_DEFAULT 600
@@ -469,6 +470,23 @@ static int wait_ms(const struct stream *stream)
 	return left_ms <= 0 ? 0 : (int)(left_ms < timeout_ms ? left_ms : timeout_ms);
 }
 
+/* As poll(); -ENOTCONN: the link was cut meanwhile. */
+static int wait_for_either(const struct stream *stream, struct pollfd fds[2])
+{
+	int left_ms = wait_ms(stream);
+
+	for (;;) {
+		int slice_ms = left_ms < LINK_CHECK_MS ? left_ms : LINK_CHECK_MS;
+		int n = poll(fds, 2, slice_ms);
+
+		left_ms -= slice_ms;
+		if (n != 0 || left_ms == 0)
+			return n;
+		if (link_is_dead(stream->fd_out))
+			return -ENOTCONN;
+	}
+}
+
 /* Waits until the peer reads or sends, and lets it. */
 static int wait_once(struct stream *stream, struct error *err)
 {
@@ -486,7 +504,9 @@ static int wait_once(struct stream *stream, struct error *err)
 		return stream->eof ? stream_fail(stream, err, -EPIPE, "unexpected end of input")
 				   : stream_fail(stream, err, -ENOBUFS,
 						 "sends more than can be buffered");
-	int n = poll(fds, 2, wait_ms(stream));
+	int n = wait_for_either(stream, fds);
+	if (n == -ENOTCONN)
+		return stream_fail(stream, err, -ETIMEDOUT, "the peer does not answer any more");
 	if (n < 0 && errno == EINTR)
 		return 0;
 	if (n < 0)

@@ -1,6 +1,6 @@
 /*
  * TCP connections to and from peers: names resolved, connected with a deadline, options set so that
- * a cut link is noticed within seconds.
+ * a cut link is noticed within seconds while nothing is sent (link_check.h: while something is).
  *
  * tcp_connect(), tcp_send() and tcp_receive() wait, within a deadline (for workers); nothing else
  * here does.
@@ -17,8 +17,7 @@
 #include "store/base/error.h"
 
 #define TCP_CONNECT_TIMEOUT_MS 2000
-#define TCP_DEAD_LINK_MS       10000 /* unacknowledged data, or no answer to a keepalive, so long */
-#define TCP_ADDRESS_SIZE       64    /* text of an address */
+#define TCP_ADDRESS_SIZE       64 /* text of an address */
 
 /* Tries the host's addresses in turn, within timeout_ms in all. The descriptor is non-blocking and
  * close-on-exec. peer_r may be NULL. */
@@ -28,7 +27,7 @@ int tcp_connect(const char *host, uint16_t port, unsigned timeout_ms, int *fd_r,
 /* A listening socket, non-blocking. address "*": every IPv4 address, "::": every IPv6 address. */
 int tcp_listen(const char *address, uint16_t port, int *fd_r, struct error *err);
 
-/* No delay, keepalive and user timeout. Failures do not matter. */
+/* No delay, keepalive. Failures do not matter. */
 void tcp_set_options(int fd);
 
 /* Sends all of out and empties it; receives at least one byte into in. -ETIMEDOUT when the deadline

@@ -12,6 +12,7 @@
 
 #include "store/base/buf.h"
 #include "store/base/file.h"
+#include "sync/link_check.h"
 
 #define BUFFER_MAX   ((size_t)64 * 1024)
 #define PIECE_MAX    ((size_t)16 * 1024)
@@ -29,7 +30,7 @@ struct tls_relay {
 	bool lingers;
 	struct buf to_plain, to_tls;
 	short tls_read_events, tls_write_events; /* what the last -EAGAIN waits for */
-	struct event *tls_event, *plain_event, *linger_timer;
+	struct event *tls_event, *plain_event, *linger_timer, *look_timer;
 };
 
 static void free_event(struct event *event)
@@ -44,6 +45,7 @@ static void free_relay(struct tls_relay *relay)
 	free_event(relay->tls_event);
 	free_event(relay->plain_event);
 	free_event(relay->linger_timer);
+	free_event(relay->look_timer);
 	if (relay->tls)
 		tls_close(relay->tls);
 	tls_free(&relay->tls);
@@ -264,6 +266,15 @@ static void on_event(evutil_socket_t fd, short what, void *ctx)
 	run(ctx);
 }
 
+/* The next read from it finds the end. */
+static void on_look(evutil_socket_t fd, short what, void *ctx)
+{
+	const struct tls_relay *relay = ctx;
+
+	if (link_is_dead(relay->tls_fd))
+		shutdown(relay->tls_fd, SHUT_RDWR);
+}
+
 static void on_linger(evutil_socket_t fd, short what, void *ctx)
 {
 	free_relay(ctx);
@@ -272,6 +283,7 @@ static void on_linger(evutil_socket_t fd, short what, void *ctx)
 int tls_relay_new(struct tls_relays *relays, const struct tls_server *server, int fd,
 		  const struct sockaddr_storage *address, int *plain_fd_r, struct error *err)
 {
+	const struct timeval look = {.tv_sec = LINK_CHECK_MS / 1000};
 	struct tls_relay *relay = calloc(1, sizeof *relay);
 	int pair[2], rc;
 
@@ -295,8 +307,9 @@ int tls_relay_new(struct tls_relays *relays, const struct tls_server *server, in
 	}
 	relay->plain_fd = pair[0];
 	relay->linger_timer = evtimer_new(relays->base, on_linger, relay);
+	relay->look_timer = event_new(relays->base, -1, EV_PERSIST, on_look, relay);
 	/* Its first step is taken by the loop, not by who accepted. */
-	if (!relay->linger_timer ||
+	if (!relay->linger_timer || !relay->look_timer || event_add(relay->look_timer, &look) < 0 ||
 	    wait_on(relay, &relay->tls_event, relay->tls_fd, POLLIN, false) < 0 ||
 	    wait_on(relay, &relay->plain_event, relay->plain_fd, POLLIN, false) < 0) {
 		close(pair[1]);
