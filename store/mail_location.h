@@ -5,7 +5,9 @@
 #define DSYNCFS_MAIL_LOCATION_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include "store/base/error.h"
+#include "store/body/compress.h"
 
 enum mail_driver { MAIL_DRIVER_MAILDIR, MAIL_DRIVER_MDBOX, MAIL_DRIVER_SDBOX };
 enum mail_layout { MAIL_LAYOUT_MAILDIRPP, MAIL_LAYOUT_FS };
@@ -19,7 +21,11 @@ struct mail_location {
 	char *control; /* CONTROL=; equals root when not given */
 	char *inbox;   /* INBOX=; equals root for Maildir when not given */
 	char *alt;     /* dbox: ALT=, where older messages may lie; NULL when not given */
-	bool utf8;     /* directory names are UTF-8 instead of modified UTF-7 */
+	/* Not of the text: how new messages of dbox are stored. Both may be 0: as they are, and
+	 * the format's default. */
+	enum compress_method save_compress;
+	uint32_t rotate_size;
+	bool utf8; /* directory names are UTF-8 instead of modified UTF-7 */
 };
 
 /* text with variables already expanded; '~/' means home. */

@@ -142,6 +142,14 @@ static int escape_colons(const char *text, struct buf *out)
 	return out->failed;
 }
 
+void mail_user_set_storing(const struct settings *set, struct mail_location *location)
+{
+	/* The settings were checked when they were read. */
+	if (compress_method_find(set->zlib_save, &location->save_compress) < 0)
+		location->save_compress = COMPRESS_NONE;
+	location->rotate_size = set->mdbox_rotate_size;
+}
+
 static int set_location(const struct settings *set, struct mail_user *user, struct error *err)
 {
 	AUTO_BUF struct buf name = BUF_INIT(2 * MAIL_USER_NAME_MAX);
@@ -169,6 +177,7 @@ static int set_location(const struct settings *set, struct mail_user *user, stru
 		error_prefix(err, "user %s", user->name);
 		return rc;
 	}
+	mail_user_set_storing(set, &user->location);
 	user->separator = set->separator				   ? set->separator
 			  : user->location.layout == MAIL_LAYOUT_MAILDIRPP ? '.'
 									   : '/';

@@ -32,6 +32,8 @@ int mail_user_find(const struct settings *set, const char *name, struct mail_use
  * owner of the domain's directory. -EPERM where neither says who would own it. */
 int mail_user_create(const struct settings *set, const char *name, struct mail_user **user_r,
 		     struct error *err);
+/* What the settings say about storing new messages, for a location found in another way. */
+void mail_user_set_storing(const struct settings *set, struct mail_location *location);
 void mail_user_free(struct mail_user **user);
 
 /* "example.org/alice" -> "alice@example.org", by the shape of mail_home. malloc'ed; -EINVAL if no

@@ -144,6 +144,15 @@ static int keep_value(struct settings_owner *owner, const struct setting_def *de
 			rc = error_set(err, -EINVAL, "is too short (at least %u s)", def->min);
 		return rc;
 	}
+	case SETTING_SIZE: {
+		uint64_t bytes;
+
+		rc = settings_parse_size(text, def->max, &bytes, err);
+		if (rc == 0 && bytes < def->min)
+			rc = error_set(err, -EINVAL, "is too small (at least %u)", def->min);
+		*(unsigned *)field = (unsigned)(rc == 0 ? bytes : 0);
+		return rc;
+	}
 	case SETTING_WORDS:
 		return keep_listen(owner, text, err);
 	}
@@ -245,6 +254,17 @@ static int check_location(struct settings_owner *owner, const struct settings_dr
 	if (rc == 0)
 		mail_location_free(&location);
 	return refuse(draft, "mail_location", rc, err);
+}
+
+static int check_storing(struct settings_owner *owner, const struct settings_draft *draft,
+			 struct error *err)
+{
+	enum compress_method method;
+	int rc = compress_method_find(owner->set.zlib_save, &method);
+
+	if (rc < 0)
+		error_set(err, rc, "is none of gz, bz2, zstd and lz4");
+	return refuse(draft, "zlib_save", rc, err);
 }
 
 static int check_namespace(struct settings_owner *owner, const struct settings_draft *draft,
@@ -510,6 +530,8 @@ static int build(struct settings_owner *owner, const struct settings_draft *draf
 		rc = check_home(owner, draft, err);
 	if (rc == 0)
 		rc = check_location(owner, draft, err);
+	if (rc == 0)
+		rc = check_storing(owner, draft, err);
 	if (rc == 0)
 		rc = check_namespace(owner, draft, err);
 	if (rc == 0)

@@ -218,7 +218,6 @@ const char *const settings_dovecot_list[] = {
 	"mbox_write_locks",
 	"mdbox_preallocate_space",
 	"mdbox_rotate_interval",
-	"mdbox_rotate_size",
 	"metric/",
 	"metric/description",
 	"metric/exporter",

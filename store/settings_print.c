@@ -37,6 +37,16 @@ static void print_line(struct buf *out, const char *indent, const char *name, co
 }
 
 /* The unit that leaves a whole number. */
+static void print_size(struct buf *out, const char *name, unsigned bytes)
+{
+	if (bytes % (1U << 20) == 0)
+		buf_printf(out, "%s = %u M\n", name, bytes >> 20);
+	else if (bytes % (1U << 10) == 0)
+		buf_printf(out, "%s = %u k\n", name, bytes >> 10);
+	else
+		buf_printf(out, "%s = %u\n", name, bytes);
+}
+
 static void print_secs(struct buf *out, const char *name, unsigned secs)
 {
 	static const struct {
@@ -104,6 +114,9 @@ static void print_value(struct buf *out, const struct settings *set, const struc
 		break;
 	case SETTING_TIME:
 		print_secs(out, def->name, *(const unsigned *)field);
+		break;
+	case SETTING_SIZE:
+		print_size(out, def->name, *(const unsigned *)field);
 		break;
 	case SETTING_WORDS:
 		print_listen(out, set);

@@ -25,6 +25,7 @@ enum setting_type {
 	SETTING_NUMBER, /* unsigned */
 	SETTING_PORT,	/* uint16_t */
 	SETTING_TIME,	/* unsigned, seconds */
+	SETTING_SIZE,	/* unsigned, bytes */
 	SETTING_WORDS,	/* listen: addresses */
 	SETTING_SECRET, /* text, not printed */
 };

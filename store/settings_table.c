@@ -12,9 +12,8 @@ const struct setting_def settings_table[] = {
 	{"mail_home", SETTING_TEXT, AT(mail_home), "", 0, 0,
 	 "A user's home, below mail_root; variables %u %n %d. Default: <mail_root>/%d/%n"},
 	{"mail_location", SETTING_TEXT, AT(mail_location), "", 0, 0,
-	 "maildir:PATH, mdbox:PATH or sdbox:PATH with :LAYOUT= :INDEX= :CONTROL= :INBOX=; ~/ is "
-	 "the "
-	 "home. Default: found per user"},
+	 "maildir:PATH, mdbox:PATH or sdbox:PATH with :LAYOUT= :INDEX= :CONTROL= :INBOX= :ALT=; ~/ "
+	 "is the home. Default: found per user"},
 	{"mail_uid", SETTING_TEXT, AT(mail_uid), "", 0, 0,
 	 "The system user whose mail it is. Default: the owner of the user's home"},
 	{"mail_gid", SETTING_TEXT, AT(mail_gid), "", 0, 0,
@@ -27,6 +26,10 @@ const struct setting_def settings_table[] = {
 	 "file:~/sieve;active=~/.dovecot.sieve"},
 	{"sieve_dir", SETTING_TEXT, AT(sieve_dir), "", 0, 0,
 	 "Their directory, where sieve does not say it"},
+	{"zlib_save", SETTING_TEXT, AT(zlib_save), "", 0, 0,
+	 "How new messages of mdbox and sdbox are compressed: gz, bz2, zstd or lz4"},
+	{"mdbox_rotate_size", SETTING_SIZE, AT(mdbox_rotate_size), "10M", 4096, 2000000000,
+	 "How large the files of mdbox become"},
 	{"listen", SETTING_WORDS, AT(listen), "*, ::", 0, 0,
 	 "Addresses to take dsync sessions on. * is every IPv4, :: every IPv6 address"},
 	{"doveadm_port", SETTING_PORT, AT(doveadm_peer_port), "0", 0, 65535,

@@ -86,7 +86,10 @@ static int make_system_user(const struct settings *set, const char *name, const 
 	}
 	if (rc == 0 && set->separator)
 		(*user_r)->separator = set->separator;
-	return rc < 0 ? rc : attribute_place_find(set, *user_r, err);
+	if (rc < 0)
+		return rc;
+	mail_user_set_storing(set, &(*user_r)->location);
+	return attribute_place_find(set, *user_r, err);
 }
 
 /* ---- finding one ---- */
@@ -152,9 +155,13 @@ int dsync_user_at(const struct mail_user *user, const char *location, struct mai
 
 	if (rc == 0)
 		rc = set_location(*user_r, location, err);
-	if (rc < 0)
+	if (rc < 0) {
 		mail_user_free(user_r);
-	return rc;
+		return rc;
+	}
+	(*user_r)->location.save_compress = user->location.save_compress;
+	(*user_r)->location.rotate_size = user->location.rotate_size;
+	return 0;
 }
 
 bool dsync_user_same_root(const struct mail_user *a, const struct mail_user *b)

@@ -21,7 +21,7 @@ ALLOWED = {
     "store/body": ["store/base"],
     "store/maildir": ["store/base", "store/body", "store/index"],
     "store/dbox": ["store/base", "store/body", "store/index"],
-    "store": ["store/base", "store/index", "store/journal", "store/maildir", "store/dbox"],
+    "store": ["store/base", "store/body", "store/index", "store/journal", "store/maildir", "store/dbox"],
     "fs": ["store", "store/base", "store/journal"],
     "sync": ["store", "store/base", "store/journal"],
     "tools": ["fs", "sync", "store", "store/base", "store/journal"],

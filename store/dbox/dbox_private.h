@@ -18,6 +18,7 @@
 
 #include "store/base/buf.h"
 #include "store/base/uid_table.h"
+#include "store/body/compress.h"
 #include "store/dbox/dbox_file.h"
 #include "store/dbox/dbox_names.h"
 #include "store/dbox/mdbox_storage.h"
@@ -37,6 +38,8 @@ struct dbox {
 	char *storage_paths[3];	       /* mdbox: see storage_paths_get() in dbox_setup.c */
 	struct mdbox_storage *storage; /* see dbox_need_storage() */
 	char *storage_name;	       /* of the mailbox, for new messages' metadata */
+	enum compress_method save_compress;
+	uint32_t rotate_size;
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */
 	uint64_t spool_end;
@@ -115,6 +118,7 @@ struct dbox_spool {
 	struct dbox_spool *next; /* of db->spools */
 	int fd;			 /* of its own where another one was written meanwhile; -1 */
 	uint64_t offset, size, virtual_size;
+	uint64_t plain_size; /* 0: not compressed; else before that */
 	int64_t received;
 	bool last_was_cr;
 };
@@ -124,6 +128,8 @@ int dbox_spool_open(struct mailbox *box, const char *guid, int64_t received,
 int dbox_spool_write(struct mail_spool *spool, const void *data, size_t len, struct error *err);
 void dbox_spool_discard(struct mail_spool *spool);
 int dbox_spool_fd(const struct dbox_spool *spool);
+/* Before the locks: compresses what is complete, where the settings say so. */
+int dbox_spool_compress_all(struct dbox *db, struct error *err);
 
 /* ---- dbox_body.c ---- */
 

@@ -168,3 +168,27 @@ void dbox_spool_discard(struct mail_spool *base)
 			file_close(&db->spool_fd);
 	}
 }
+
+int dbox_spool_compress_all(struct dbox *db, struct error *err)
+{
+	if (db->save_compress == COMPRESS_NONE)
+		return 0;
+	for (struct dbox_spool *spool = db->spools; spool; spool = spool->next) {
+		uint64_t size;
+		int rc;
+
+		if (spool->plain_size || spool->size == 0)
+			continue;
+		/* Behind everything in the shared file; its own is closed. */
+		rc = compress_copy(db->save_compress, dbox_spool_fd(spool), spool->offset,
+				   spool->size, db->spool_fd, db->spool_end, &size);
+		if (rc < 0)
+			return error_errno(err, rc, "%s: compressing a message", db->path);
+		file_close(&spool->fd);
+		spool->plain_size = spool->size;
+		spool->offset = db->spool_end;
+		spool->size = size;
+		db->spool_end += size;
+	}
+	return 0;
+}

@@ -151,7 +151,9 @@ int dbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *er
 		return error_errno(err, -ENOMEM, "%s", dbox_of(box)->path);
 	txn->txn.box = box;
 	txn->db = dbox_of(box);
-	rc = begin(txn, err);
+	rc = dbox_spool_compress_all(txn->db, err);
+	if (rc == 0)
+		rc = begin(txn, err);
 	if (rc < 0) {
 		txn_free(txn);
 		return rc;
@@ -512,6 +514,7 @@ void dbox_op_metadata(const struct dbox_txn *txn, const struct dbox_op *op,
 		.pop3_uidl = op->pop3_uidl,
 		.received = op->spool->received,
 		.virtual_size = op->spool->virtual_size,
+		.physical_size = op->spool->plain_size,
 	};
 }
 

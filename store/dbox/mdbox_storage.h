@@ -34,6 +34,7 @@ struct mdbox_storage {
 /* With make, what is missing is made: directories, the map. Else -ENOENT. */
 struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
+	uint32_t rotate_size; /* 0: the default */
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
 		       struct error *err);

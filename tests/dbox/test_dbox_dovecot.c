@@ -335,6 +335,54 @@ static void test_separate_index_directory(void **state)
 	mailbox_close(&box);
 }
 
+/* Dovecot reads what we compressed, and we what it did; files of the size that is set. */
+static void test_compressed_messages(void **state)
+{
+	static const enum compress_method methods[] = {COMPRESS_GZIP, COMPRESS_BZIP2, COMPRESS_ZSTD,
+						       COMPRESS_LZ4};
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	size_t size = 300000;
+	char *body = malloc(size + 1), *text;
+
+	assert_non_null(body);
+	for (size_t i = 0; i < size; i++)
+		body[i] = (char)(i % 71 == 70 ? '\n' : 'a' + (int)(i * i / 13 % 25));
+	memcpy(body, "Subject: x\n\n", 12);
+	body[size] = '\0';
+	for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++) {
+		mailbox_close(&box);
+		fx->user.location.save_compress = methods[i];
+		fx->user.location.rotate_size = 2000;
+		box = must_open(fx, "INBOX");
+		append_mail(box, &(struct new_mail){.body = body});
+		append_mail(box, &(struct new_mail){.body = BODY});
+		text = body_of(box, (uint32_t)(2 * i + 1), NULL);
+		assert_string_equal(text, body);
+		free(text);
+	}
+	assert_agrees(fx, box);
+	text = doveadm(fx, "-f tab fetch 'uid size.physical size.virtual' mailbox INBOX uid 1,2,7");
+	if (!strstr(text, "1\t300000\t304"))
+		fail_msg("Dovecot sees %s", text);
+	assert_non_null(strstr(text, "2\t50\t55"));
+	assert_non_null(strstr(text, "7\t300000\t304"));
+	free(text);
+	for (unsigned uid = 1; uid < 8; uid += 2) {
+		char command[100];
+
+		snprintf(command, sizeof command, "fetch body mailbox INBOX uid %u", uid);
+		text = doveadm(fx, command);
+		assert_true(strlen(text) > size - 100);
+		free(text);
+	}
+	assert_no_complaints(fx);
+	if (is_mdbox(fx))
+		assert_true(path_exists("%s/mdbox/storage/m.2", fx->home));
+	free(body);
+	mailbox_close(&box);
+}
+
 #define UNIT(name)                                                                                 \
 	{#name " (mdbox)", name, setup_mdbox, fixture_teardown, NULL},                             \
 	{                                                                                          \
@@ -354,6 +402,7 @@ int main(void)
 		UNIT(test_a_torn_tail_is_cut_off),
 		UNIT(test_rotation),
 		UNIT(test_separate_index_directory),
+		UNIT(test_compressed_messages),
 	};
 
 	if (!dovecot_is_there()) {

@@ -156,7 +156,8 @@ static void assert_same_after_resync(struct fixture *fx, const char *before, con
 void forget_rebuild(struct fixture *fx)
 {
 	if (resync_is_rebuild(fx))
-		must_shell("sed -i -e '/: rebuilding indexes$/d' -e '/ Rebuilding index$/d' "
+		must_shell("sed -i -e '/: rebuilding indexes$/d' -e '/: Rebuild forced$/d' -e '/ "
+			   "Rebuilding index$/d' "
 			   "-e '/ fscking index file /d' -e '/: Recreated /d' '%s/dovecot.log'",
 			   fx->root);
 }

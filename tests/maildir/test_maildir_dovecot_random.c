@@ -1,5 +1,5 @@
 /*
- * A mailbox of 5,000 mails (of dbox 1,000) that we, plain programs and a real Dovecot change in
+ * A mailbox of 5,000 mails (of dbox 300) that we, plain programs and a real Dovecot change in
  * turn, in a random order with a fixed seed: after every step both see the same UIDs, MODSEQs,
  * flags and keywords, and Dovecot has nothing to say in its log. DSYNCFS_TEST_SEED and
  * DSYNCFS_TEST_STEPS look further.
@@ -25,7 +25,7 @@
 
 #define BODY	   "Subject: x\n\nline one\nline two\n"
 #define MAILS	   5000
-#define DBOX_MAILS 1000
+#define DBOX_MAILS 300
 #define STEPS	   16
 #define PICKED_MAX 40
 

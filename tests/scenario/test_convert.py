@@ -142,10 +142,35 @@ def names(stores):
     assert [mail["mailbox"] for mail in mails] == ["a_b"], mails
 
 
+def interrupted(stores):
+    """Killed again and again, and run again: what is there in the end is the same, and nothing is left over."""
+    subprocess.run(["/usr/bin/python3", "-c", FILL, stores.home + "/maildir5", str(3 * MAILS)], check=True, **as_mail_user())
+    environment = {**os.environ, "HOME": stores.home, "USER": "alice"}
+    for target in ("mdbox5", "sdbox5"):
+        killed = 0
+        for number in range(12):
+            process = subprocess.Popen([DSYNC, *SETTINGS, "-o", f"mail_location={stores.location('maildir5')}", "mirror",
+                                        stores.location(target)], env=environment, cwd=stores.home, stderr=subprocess.DEVNULL,
+                                       **as_mail_user())
+            try:
+                process.wait(timeout=0.01 * (number + 1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                killed += 1
+            process.wait()
+        assert killed > 0, killed
+        stores.convert("maildir5", target)
+        stores.doveadm(target, "purge")
+        before = stores.view(target)
+        assert len(before[0]) == 3 * MAILS, len(before[0])
+        stores.doveadm(target, "force-resync", "*")
+        assert len(stores.view(target)[0]) == 3 * MAILS
+
+
 def main():
     with Directory() as directory, Dovecot(directory, "doveadm") as dovecot:
         stores = Stores(directory, dovecot)
-        for test in (round_trip, delta, names):
+        for test in (round_trip, delta, names, interrupted):
             test(stores)
             print("ok", test.__name__)
         bad = [line for line in dovecot.complaints()]
