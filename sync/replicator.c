@@ -424,7 +424,7 @@ void replicator_each_peer(const struct replicator *r,
 		const struct replicator_peer *peer = &r->peers[i];
 		struct replicator_peer_info info = {
 			.address = peer->address,
-			.id = peer->id,
+			.id = peer->met ? peer->id : "",
 			.up = peer->up,
 			.since = peer->since,
 			.reason = peer->reason,

@@ -9,6 +9,7 @@ import threading
 import view
 from dovecot24 import DovecotNode24
 from dovecot_node import MixedPair, eventually_in_sync
+from dsync_sides import DSYNC
 from node import VMAIL, eventually, need
 
 USER = "alice@example.org"
@@ -95,7 +96,7 @@ def equal_counts(pair):
     assert r"\Answered" in mails[int(ids[0])][0] and r"\Draft" in mails[int(ids[1])][0], mails
 
 
-def reach_by_command(pair, replica):
+def reach_by_command(pair, replica, program="doveadm -c {conf} dsync-server -u"):
     """dsync_remote_cmd: a script in ssh's place. It is run as the mail's owner."""
     script, prefix = pair.b.dir + "/remote", replica.startswith("remoteprefix:")
     with open(script, "w", encoding="utf-8") as file:
@@ -103,7 +104,7 @@ def reach_by_command(pair, replica):
 [ "$1 $2 $(id -u)" = "vmail b.example.org {VMAIL}" ] || exit 64
 [ -e {pair.b.dir}/dovecot/run/master.pid ] || {{ echo "ssh: no route to it" >&2; exit 255; }}
 {'read -r user' if prefix else 'user=$3'}
-exec doveadm -c {pair.b.dir}/dovecot.conf dsync-server -u "$user"
+exec {program.format(conf=pair.b.dir + "/dovecot.conf")} "$user"
 """)
     os.chmod(script, 0o755)
     pair.a.kill("dsyncd", 15)
@@ -163,6 +164,9 @@ def main():
         scenario("24", POLLED, theirs=DovecotNode24)
     scenario("replicator", "replication_poll_interval = 1h\n", replicates=True)
     scenario("command", POLLED, command=lambda pair: reach_by_command(pair, "remote:vmail@b.example.org"))
+    # What ssh finds first where both are installed; it serves the Dovecot's mail.
+    scenario("dsync", POLLED, command=lambda pair: reach_by_command(pair, "remote:vmail@b.example.org",
+                                                                    DSYNC + " server -c {conf} -u"))
     scenario("wrapper", POLLED, command=lambda pair: reach_by_command(pair, "remoteprefix:vmail@b.example.org"))
 
 
