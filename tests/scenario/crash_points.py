@@ -79,7 +79,8 @@ class Round:
             found.append(there)
         assert found[0] == found[1], sorted(set(found[0].items()) ^ set(found[1].items()))
         for key, flags in self.kept.items():
-            assert found[0].get(key) == flags, (key, found[0].get(key), flags)
+            where = {place: flags for place, flags in found[0].items() if place[1] == key[1]}
+            assert where == {key: flags}, (key, flags, "is", where)
         assert not self.removed & {base for _, base in found[0]}, "an expunged mail is back"
         return True
 
@@ -110,7 +111,10 @@ class Order:
     """An armed crash: the node's file."""
 
     def __init__(self, node):
-        self.node, self.path = node, node.dir + "/crash"
+        self.node, self.path = node, node.dir + "/crash/order"
+        os.mkdir(node.dir + "/crash")
+        os.chmod(node.dir + "/crash", 0o777)  # a worker of the mail's uid removes it
+        node.environment["DSYNCFS_CRASH"] = self.path
 
     def arm(self, program, point):
         with open(self.path + ".new", "w", encoding="ascii") as file:
@@ -196,7 +200,6 @@ def main():
         orders = {}
         for node in pair.nodes:
             orders[node.host] = Order(node)
-            node.environment["DSYNCFS_CRASH"] = node.dir + "/crash"
             node.start_all(dovecot=False)
         plain.make_maildir(plain.make_home(pair.a, USER) + "/Maildir")
         number = 0
