@@ -155,11 +155,21 @@ static int recover_one(void *ctx, const char *home, const char *dir)
 	return 0;
 }
 
+static void recover_removal(void *ctx, const struct mail_event *event)
+{
+	const struct observed *op = ctx;
+
+	observe_push(op, event->kind, event->home, event->dir, event->name, "");
+}
+
 int observe_recover(struct observer *observer, bool clean, struct error *err)
 {
 	struct recovery recovery = {.observer = observer, .clean = clean};
 	int rc = journal_each_dirty(observer->journal, recover_one, &recovery, err);
 
+	if (!clean)
+		journal_each_removal(observer->journal, recover_removal,
+				     &(struct observed){.observer = observer});
 	if (recovery.count)
 		log_notice("mailboxes that were being changed when the mount died are scanned "
 			   "count=%zu",

@@ -67,6 +67,12 @@ void observe_dirty(struct observed *op);
  */
 bool observe_is_dirty(struct observed *op);
 
+/* names[0] is about to be unlinked, or renamed to names[1] where there is one; nothing else holds
+ * it up any more. */
+void observe_removal_ahead(const struct observed *op);
+/* The directory names[0] is about to be removed. */
+void observe_dir_removal_ahead(const struct observed *op);
+
 /* ---- what has been done ---- */
 
 /* names[0] was made in one step: mknod, symlink, link. */

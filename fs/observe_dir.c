@@ -11,9 +11,10 @@
 #include <sys/stat.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/journal/journal.h"
 
 /* Where the directory names[i] is, which has no place that could be asked. */
-static void locate_dir(struct observed *op, unsigned i, struct place_path *path_r)
+static void locate_dir(const struct observed *op, unsigned i, struct place_path *path_r)
 {
 	place_locate_child(op->observer->places, op->names[i].dir, op->names[i].name, path_r);
 }
@@ -59,6 +60,20 @@ void observe_dir_made(struct observed *op)
 		dirty_text(op, &path);
 		push(op, MAIL_EVENT_DIR_CREATED, &path);
 	}
+	place_release(op->observer->places, &path);
+}
+
+void observe_dir_removal_ahead(const struct observed *op)
+{
+	struct place_path path;
+
+	locate_dir(op, 0, &path);
+	if (in_home(&path))
+		journal_removal_ahead(op->observer->journal,
+				      &(struct mail_event){.kind = MAIL_EVENT_DIR_REMOVED,
+							   .home = path.home,
+							   .dir = path.dir,
+							   .name = ""});
 	place_release(op->observer->places, &path);
 }
 

@@ -3,6 +3,7 @@
 #include "fs/observe.h"
 
 #include <string.h>
+#include "store/journal/journal.h"
 
 /* Deliveries and flags often come in rows, by one program or several; a commit takes longer than
  * each of them. */
@@ -94,6 +95,20 @@ void observe_delivered(struct observed *op)
 void observe_written(struct observed *op)
 {
 	touch(op, 0);
+}
+
+void observe_removal_ahead(const struct observed *op)
+{
+	const struct observed_name *n = &op->names[0];
+	const struct mail_event event = {
+		.kind = MAIL_EVENT_REMOVED,
+		.home = n->at.home,
+		.dir = n->at.dir,
+		.name = n->name,
+	};
+
+	if (is_message(op, 0) && (op->count < 2 || !is_message(op, 1) || !same_box(op)))
+		journal_removal_ahead(op->observer->journal, &event);
 }
 
 void observe_unlinked(struct observed *op)

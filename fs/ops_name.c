@@ -167,6 +167,7 @@ static void do_unlink(const struct fs_again *args)
 	if (rc == 0) {
 		if (!name_op_dirty(&n, do_unlink, args))
 			return;
+		observe_removal_ahead(&n.op);
 		rc = remove_name(fs_of(args->req), &n, args->name, 0);
 	}
 	if (rc == 0)
@@ -185,8 +186,10 @@ void fs_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	struct name_op n;
 	int rc = name_op_begin(req, parent, name, &n);
 
-	if (rc == 0)
+	if (rc == 0) {
+		observe_dir_removal_ahead(&n.op);
 		rc = remove_name(fs_of(req), &n, name, AT_REMOVEDIR);
+	}
 	if (rc == 0)
 		observe_dir_removed(&n.op);
 	name_op_end(&n);

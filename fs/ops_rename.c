@@ -141,6 +141,7 @@ static int do_rename(struct rename_op *r, unsigned flags)
 	bool replaced = false, noop = false;
 	int rc;
 
+	observe_removal_ahead(&r->op);
 	if (flags == 0 && r->op.names[1].kind == PLACE_FILE_MESSAGE)
 		rc = rename_to_message(r, &replaced, &noop);
 	else

@@ -218,6 +218,39 @@ void queue_events_take(struct queue *queue, struct queue_user *user, size_t max)
 	}
 }
 
+uint64_t queue_events_pending(const struct queue_user *user)
+{
+	const struct queue_event *event;
+	uint64_t last = 0;
+
+	DL_FOREACH (user->taken, event) {
+		if (event->event.origin == 0)
+			last = event->event.seq;
+	}
+	DL_FOREACH (user->events, event) {
+		if (event->event.origin == 0)
+			last = event->event.seq;
+	}
+	return last;
+}
+
+bool queue_events_pend_until(const struct queue_user *user, uint64_t seq)
+{
+	const struct queue_event *event;
+
+	DL_FOREACH (user->taken, event) {
+		if (event->event.origin == 0 && event->event.seq <= seq)
+			return true;
+	}
+	DL_FOREACH (user->events, event) {
+		if (event->event.seq > seq)
+			return false;
+		if (event->event.origin == 0)
+			return true;
+	}
+	return false;
+}
+
 void queue_events_done(struct queue *queue, struct queue_user *user)
 {
 	const struct queue_event *event;

@@ -108,6 +108,10 @@ int queue_event_add(struct queue *queue, struct queue_user *user, const struct m
 /* Moves up to max events to user->taken (all of a user's coalesced ones belong together, in order).
  */
 void queue_events_take(struct queue *queue, struct queue_user *user, size_t max);
+/* The seq of the last event that no job has done with and that is no echo; 0: there is none. */
+uint64_t queue_events_pending(const struct queue_user *user);
+/* Whether there is one up to that seq. */
+bool queue_events_pend_until(const struct queue_user *user, uint64_t seq);
 /* The job has taken them in. */
 void queue_events_done(struct queue *queue, struct queue_user *user);
 /* It has not: they are first in line again. */

@@ -253,6 +253,7 @@ static void on_caught_up(struct job *job, struct worker_reader *reader)
 	}
 	replicator_dirty(r);
 	decide(job);
+	replicator_sessions_wake(r);
 }
 
 /* ---- the second half: the session ---- */

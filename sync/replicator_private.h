@@ -82,7 +82,11 @@ struct session {
 	bool running;		 /* not: waiting, or idle connection */
 	bool finding;
 	bool holds_slot;
-	bool begin_waits; /* for the user's slot: a Dovecot peer, which cannot be told "busy" */
+	/* For the user's slot: a Dovecot peer, which cannot be told "busy". Or for what the mount
+	 * saw of the user up to wait_seq: the peer's word against a change that only an event tells
+	 * of would undo it. */
+	bool begin_waits;
+	uint64_t wait_seq;
 	struct sync_peer peer;
 	int64_t start_ms;
 	struct event *timer; /* of the wait for a worker or a slot */

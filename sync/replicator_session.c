@@ -17,8 +17,9 @@
 
 #include "store/base/file.h"
 
-#define WAIT_SECS    10	 /* for a worker, or the user's slot */
-#define SESSIONS_MAX 512 /* waiting and running */
+#define WAIT_SECS     10  /* for a worker, or the user's slot */
+#define CATCH_UP_SECS 4	  /* for what the mount saw; the peer waits longer */
+#define SESSIONS_MAX  512 /* waiting and running */
 
 static void free_session(struct session *session)
 {
@@ -125,6 +126,24 @@ static void name_client(struct session *session)
 		snprintf(peer->id, sizeof peer->id, REPLICATOR_CLIENT "%.110s", peer->hostname);
 }
 
+/* A store that fails is not waited for: what can be synced is. */
+static bool is_caught_up(const struct session *session)
+{
+	return session->user->store_failures > 0 ||
+	       !queue_events_pend_until(session->user, session->wait_seq);
+}
+
+/* False: it goes on waiting. */
+static bool try_begin(struct session *session)
+{
+	bool free_now = session->user->slot == QUEUE_SLOT_FREE;
+
+	if (free_now ? !is_caught_up(session) : !session->peer.is_dsyncfs)
+		return false;
+	answer_begin(session, !free_now);
+	return true;
+}
+
 static void on_begin(struct session *session, struct worker_reader *reader)
 {
 	struct timeval wait = {.tv_sec = WAIT_SECS};
@@ -132,14 +151,13 @@ static void on_begin(struct session *session, struct worker_reader *reader)
 	if (worker_get_peer(reader, &session->peer) < 0)
 		return;
 	name_client(session);
-	if (session->user->slot == QUEUE_SLOT_FREE) {
-		answer_begin(session, false);
-	} else if (session->peer.is_dsyncfs) {
-		answer_begin(session, true);
-	} else {
-		session->begin_waits = true;
-		event_add(session->timer, &wait);
-	}
+	session->wait_seq = queue_events_pending(session->user);
+	session->begin_waits = true;
+	if (try_begin(session))
+		return;
+	if (session->user->slot == QUEUE_SLOT_FREE)
+		wait.tv_sec = CATCH_UP_SECS;
+	event_add(session->timer, &wait);
 }
 
 /* ---- waiting for a worker ---- */
@@ -210,9 +228,9 @@ void replicator_sessions_wake(struct replicator *r)
 
 	DL_FOREACH_SAFE(r->sessions, session, next)
 	{
-		if (session->begin_waits && session->user->slot == QUEUE_SLOT_FREE) {
-			event_del(session->timer);
-			answer_begin(session, false);
+		if (session->begin_waits) {
+			if (try_begin(session))
+				event_del(session->timer);
 		} else if (!session->task.worker && session->user &&
 			   r->sessions_running < limit(r) && !r->draining && !r->away) {
 			start_session(session);
@@ -245,7 +263,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 	struct session *session = ctx;
 
 	if (session->begin_waits)
-		answer_begin(session, true);
+		answer_begin(session, session->user->slot != QUEUE_SLOT_FREE);
 	else if (!session->task.worker)
 		refuse(session, "TEMPFAIL", "too many sessions, or the mail store does not answer");
 }

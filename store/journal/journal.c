@@ -14,6 +14,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal_private.h"
+#include "store/journal/removal_ring.h"
 #include "store/journal/slot_file.h"
 
 struct journal_limits journal_limits = {
@@ -301,6 +302,7 @@ static void journal_release(struct journal *journal)
 		HASH_DEL(journal->dirty, dirty);
 		free(dirty);
 	}
+	removal_ring_close(&journal->removals);
 	file_close(&journal->wake_fd);
 	file_close(&journal->marker_fd);
 	file_close(&journal->lock_fd);
@@ -313,6 +315,7 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 		 struct error *err)
 {
 	struct journal *journal = calloc(1, sizeof *journal);
+	struct error ring_err;
 	int rc;
 
 	*journal_r = NULL;
@@ -330,6 +333,10 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 		rc = open_env(journal, clean_r, err);
 	if (rc == 0)
 		rc = start_thread(journal, err);
+	if (rc == 0 &&
+	    removal_ring_open(journal->dir_fd, *clean_r, &journal->removals, &ring_err) < 0)
+		log_warning("a crash may hide removals of its last moments: %s/journal/%s",
+			    state_dir, ring_err.text);
 	if (rc < 0) {
 		journal_release(journal);
 		return rc;
@@ -483,6 +490,16 @@ int journal_each_stamp(struct journal *journal, journal_stamp_fn *each, void *ct
 	}
 	buf_free(&journal->stamps);
 	return rc;
+}
+
+void journal_removal_ahead(struct journal *journal, const struct mail_event *event)
+{
+	removal_ring_put(journal->removals, event);
+}
+
+void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx)
+{
+	removal_ring_each(journal->removals, each, ctx);
 }
 
 int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ctx,

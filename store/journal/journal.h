@@ -55,6 +55,14 @@ void journal_close(struct journal **journal);
  * syncs); 0: not at all. What is committed first takes all that came before it along. */
 void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms);
 
+/* A message or a folder is about to be removed: kind, home, dir and name as in the event that will
+ * say so when it is done. Survives the end of this process at any moment; after such an end
+ * journal_each_removal() gives those of the last run, of which some may have been told, and some
+ * never done. Costs a copy. */
+void journal_removal_ahead(struct journal *journal, const struct mail_event *event);
+typedef void journal_removal_fn(void *ctx, const struct mail_event *event);
+void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx);
+
 /* Write-ahead dirt (design invariant 2). Starts the commit that puts (home, dir) into the dirty
  * set, unless it is there already, and returns a ticket at once; journal_dirty_wait() returns when
  * that is durable, or at once when the disk does not take it (the marker "scan everything" then

@@ -34,6 +34,7 @@ struct journal_dirty {
 
 struct journal {
 	char state_dir[PATH_MAX];
+	struct removal_ring *removals; /* NULL: there was no room for it */
 	int state_fd, dir_fd, lock_fd, marker_fd, wake_fd;
 
 	pthread_t thread;

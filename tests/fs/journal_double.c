@@ -74,6 +74,14 @@ void journal_push(struct journal *journal, const struct mail_event *event, unsig
 	say(line);
 }
 
+void journal_removal_ahead(struct journal *journal, const struct mail_event *event)
+{
+}
+
+void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx)
+{
+}
+
 uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir)
 {
 	char line[512];

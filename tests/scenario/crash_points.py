@@ -48,7 +48,12 @@ class Round:
 
     def before(self):
         self.bases = [persist(lambda n=n: plain.deliver(self.a, f"round {self.number} mail {n}")) for n in range(4)]
+        # A folder that is renamed while a session of its user looks at it may be renamed back: it is there before.
+        self.folder, self.other = f"/.R{self.number}", f"/.S{self.number}"
+        plain.make_maildir(self.a + self.folder)
         eventually("mails on b", lambda: set(self.bases) <= set(plain.files(self.b)), 30)
+        eventually("folder on b", lambda: os.path.isdir(self.b + self.folder + "/cur"), 30)
+        eventually("in sync before", lambda: all(node.status()["in_sync"] for node in self.pair.nodes), 30)
 
     def flag(self, maildir, base, flags):
         persist(lambda: plain.set_flags(maildir, base, flags))
@@ -56,30 +61,32 @@ class Round:
     def work(self):
         """Each program asks for its thing once; what was answered counts."""
         flagged, gone, moved, kept = self.bases
-        folder, other = f"/.R{self.number}", f"/.S{self.number}"
+        folder, new, made = self.folder, self.other, f"/.T{self.number}"
         here = persist(lambda: plain.deliver(self.a, f"round {self.number} late a"))
         there = persist(lambda: plain.deliver(self.b, f"round {self.number} late b", by_link=True))
         self.flag(self.a, flagged, "FS")
         persist(lambda: os.unlink(plain.find(self.a, gone)), FileNotFoundError)
-        persist(lambda: plain.make_maildir(self.a + folder))
+        persist(lambda: plain.make_maildir(self.a + made))
         persist(lambda: os.rename(plain.find(self.a, moved), f"{self.a}{folder}/cur/{moved}:2,S"), FileNotFoundError)
         self.flag(self.b, kept, "R")
-        eventually("folder on b", lambda: os.path.isdir(self.b + folder + "/cur"), 30)
-        persist(lambda: os.rename(self.b + folder, self.b + other), FileNotFoundError)
-        self.kept = {("", flagged): "FS", ("", kept): "R", ("", here): "", ("", there): "", (other, moved): "S"}
+        eventually("moved on b", lambda: moved in plain.files(self.b + folder), 30)
+        persist(lambda: os.rename(self.b + folder, self.b + new), FileNotFoundError)
+        eventually("made on b", lambda: os.path.isdir(self.b + made + "/cur"), 30)
+        self.kept = {("", flagged): "FS", ("", kept): "R", ("", here): "", ("", there): "", (new, moved): "S"}
         self.removed = {gone}
 
     def check(self):
         found = []
         for maildir in (self.a, self.b):
             there = {}
-            for folder in sorted(name for name in os.listdir(maildir) if name.startswith(".") and name[1] in "RS"):
+            for folder in sorted(name for name in os.listdir(maildir) if name.startswith(".") and name[1] in "RST"):
                 there.update({("/" + folder, base): flags for base, flags in plain.files(f"{maildir}/{folder}").items()})
             there.update({("", base): flags for base, flags in plain.files(maildir).items()})
             found.append(there)
         assert found[0] == found[1], sorted(set(found[0].items()) ^ set(found[1].items()))
         for key, flags in self.kept.items():
-            assert found[0].get(key) == flags, (key, found[0].get(key), flags)
+            where = {place: flags for place, flags in found[0].items() if place[1] == key[1]}
+            assert where == {key: flags}, (key, flags, "is", where)
         assert not self.removed & {base for _, base in found[0]}, "an expunged mail is back"
         return True
 
@@ -87,7 +94,7 @@ class Round:
 def uids(node):
     """{folder: uidlist} of a node."""
     maildir, result = node.home(USER) + "/Maildir", {}
-    for folder in [""] + ["/" + name for name in os.listdir(maildir) if name.startswith(".") and name[1] in "RS"]:
+    for folder in [""] + ["/" + name for name in os.listdir(maildir) if name.startswith(".") and name[1] in "RST"]:
         with open(f"{maildir}{folder}/dovecot-uidlist", encoding="utf-8") as file:
             header, *lines = file.read().splitlines()
         there = set(plain.files(maildir + folder))
@@ -110,7 +117,10 @@ class Order:
     """An armed crash: the node's file."""
 
     def __init__(self, node):
-        self.node, self.path = node, node.dir + "/crash"
+        self.node, self.path = node, node.dir + "/crash/order"
+        os.mkdir(node.dir + "/crash")
+        os.chmod(node.dir + "/crash", 0o777)  # a worker of the mail's uid removes it
+        node.environment["DSYNCFS_CRASH"] = self.path
 
     def arm(self, program, point):
         with open(self.path + ".new", "w", encoding="ascii") as file:
@@ -196,7 +206,6 @@ def main():
         orders = {}
         for node in pair.nodes:
             orders[node.host] = Order(node)
-            node.environment["DSYNCFS_CRASH"] = node.dir + "/crash"
             node.start_all(dovecot=False)
         plain.make_maildir(plain.make_home(pair.a, USER) + "/Maildir")
         number = 0

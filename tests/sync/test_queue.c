@@ -129,6 +129,40 @@ static void test_events_are_consumed_only_when_taken_in(void **state)
 	queue_free(&queue);
 }
 
+/* A session of the peer waits for what the mount saw before it began, and for nothing else. */
+static void test_what_a_session_waits_for(void **state)
+{
+	struct mail_event echo = event(14, MAIL_EVENT_DELIVERED, "Maildir", "a");
+	struct queue queue;
+	struct queue_user *a;
+
+	queue_init(&queue, 1);
+	a = queue_user_get(&queue, "a", "d/a");
+	assert_int_equal(queue_events_pending(a), 0);
+	add(&queue, a, 10, false);
+	add(&queue, a, 12, false);
+	assert_int_equal(queue_events_pending(a), 12);
+	assert_true(queue_events_pend_until(a, 12));
+	assert_false(queue_events_pend_until(a, 9));
+	queue_events_take(&queue, a, 1);
+	add(&queue, a, 13, false); /* came later */
+	assert_true(queue_events_pend_until(a, 12));
+	queue_events_done(&queue, a);
+	assert_true(queue_events_pend_until(a, 12));
+	queue_events_take(&queue, a, 1);
+	assert_true(queue_events_pend_until(a, 12));
+	queue_events_done(&queue, a);
+	assert_false(queue_events_pend_until(a, 12));
+	queue_events_take(&queue, a, 1);
+	queue_events_done(&queue, a);
+	/* What a worker did itself. */
+	echo.origin = 5;
+	assert_int_equal(queue_event_add(&queue, a, &echo, true, now.now_ms), 0);
+	assert_int_equal(queue_events_pending(a), 0);
+	assert_false(queue_events_pend_until(a, 14));
+	queue_free(&queue);
+}
+
 static void test_echoes(void **state)
 {
 	struct queue queue;
@@ -339,6 +373,7 @@ int main(void)
 		cmocka_unit_test(test_backoff),
 		cmocka_unit_test(test_a_delivery_is_due_at_once),
 		cmocka_unit_test(test_events_are_consumed_only_when_taken_in),
+		cmocka_unit_test(test_what_a_session_waits_for),
 		cmocka_unit_test(test_echoes),
 		cmocka_unit_test(test_coalescing),
 		cmocka_unit_test(test_what_is_owed),
