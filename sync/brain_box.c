@@ -484,6 +484,9 @@ static void cannot_announce(struct box *box, int code, const struct error *err)
 		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid);
 		brain_again(brain, box->name, "the saved state does not fit the mailbox");
 	} else if (code == -ENOENT || code == -ESTALE) {
+		/* Who listed it by its GUID has to look at the tree, or lists it again and again.
+		 */
+		brain->need_tree |= brain->type == SYNC_BOXES;
 		brain_again(brain, box->name, "it is gone or was replaced");
 	} else {
 		box_fail(box, code, err);

@@ -354,10 +354,11 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 		return;
 	}
 	log_at(job->poll && !moved ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO,
-	       "synced user=%s peer=%s type=%s mailboxes=%u sent=%u received=%u ms=%lld%s",
+	       "synced user=%s peer=%s type=%s mailboxes=%u sent=%u received=%u ms=%lld%s%s",
 	       user->name, r->peers[peer].address, types[job->type], done->mailboxes, done->sent,
 	       done->received, (long long)(clock.now_ms - job->start_ms),
-	       done->outcome == SYNC_DONE ? "" : " again");
+	       done->outcome == SYNC_DONE ? "" : " again: ",
+	       done->outcome == SYNC_DONE ? "" : done->reason);
 }
 
 static void on_done(struct job *job, struct worker_reader *reader)

@@ -272,6 +272,23 @@ static void box_that_the_peer_lacks(void **state)
 	stream_free(&b);
 }
 
+/* Listed under a GUID that it has no more: the list is old, and only a look at the tree ends that.
+ */
+static void box_that_was_replaced(void **state)
+{
+	struct fixture *f = *state;
+	struct sync_box listed = {.guid = {{1, 2, 3}}, .name = "INBOX"};
+	struct stream *a, *b;
+	struct error err = {0};
+
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(stream_new_pair(NULL, &a, &b, &err), 0);
+	run_session_on(a, b, &f->node_a, &f->node_b, SYNC_BOXES, &listed, 1, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_NEED_TREE);
+	stream_free(&a);
+	stream_free(&b);
+}
+
 static void busy_ends_in_agreement(void **state)
 {
 	struct fixture *f = *state;
@@ -602,6 +619,7 @@ int main(void)
 		TEST(only_the_changed_boxes),
 		TEST(repeated_sessions_are_small),
 		TEST(box_that_the_peer_lacks),
+		TEST(box_that_was_replaced),
 		TEST(busy_ends_in_agreement),
 		TEST(full_disk_is_told_and_others_go_on),
 		TEST(damaged_mailbox_is_rebuilt_once),
