@@ -152,11 +152,8 @@ int dbox_message_header_build(struct buf *out, uint64_t body_size)
 
 static int take_text(char **text, const char *value, const char *end)
 {
-	char *copy;
+	char *copy = strndup(value, (size_t)(end - value));
 
-	if (memchr(value, '\0', (size_t)(end - value)))
-		return -EUCLEAN;
-	copy = strndup(value, (size_t)(end - value));
 	if (!copy)
 		return -ENOMEM;
 	free(*text);
@@ -170,6 +167,9 @@ static int take_line(struct dbox_metadata *metadata, struct buf *other, const ch
 	const char *value = line + 1;
 	uint64_t number;
 
+	/* None is written, and what holds one could not be kept. */
+	if (memchr(line, '\0', (size_t)(end - line)))
+		return -EUCLEAN;
 	switch (*line) {
 	case 'G':
 		if (end - value > DBOX_GUID_MAX)

@@ -97,14 +97,18 @@ static int count_mail(void *ctx, const struct mail *message)
 	return read_mail(counting->box, message);
 }
 
-static int read_box(const struct mailbox_place *place, uint32_t *messages_r)
+static int read_box(const struct mailbox_place *place, uint32_t *messages_r, bool *deleted_r)
 {
 	struct counting counting = {0};
+	struct index_status status;
 	struct error err = {0};
 	int rc = mailbox_format_mdbox.open(place, &counting.box, &err);
 
 	if (rc < 0)
 		return rc;
+	/* Nobody may write to it any more: a rebuild leaves it as it is. */
+	index_status(dbox_of(counting.box)->index, &status);
+	*deleted_r = status.deleted;
 	counting.box->format = &mailbox_format_mdbox;
 	*messages_r = counting.box->status.messages;
 	rc = counting.box->format->each(counting.box, 1, UINT32_MAX, count_mail, &counting, &err);
@@ -130,6 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 					    .wait_for_creator = wait_for_creator};
 	size_t map, log;
 	uint32_t messages = 0;
+	bool deleted = false;
 	struct error err = {0};
 	int count;
 
@@ -148,11 +153,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	put_file("box/storage/dovecot.map.index.log", data, map);
 	put_file("box/mailboxes/INBOX/dbox-Mails/dovecot.index.log", data + map, log);
 	put_file("box/storage/m.1", data + map + log, size - map - log);
-	(void)read_box(&place, &messages);
+	(void)read_box(&place, &messages, &deleted);
 	if (mdbox_rebuild(&place, &err) < 0)
 		return 0;
-	count = read_box(&place, &messages);
-	if (count < 0 || (uint32_t)count != messages) {
+	count = read_box(&place, &messages, &deleted);
+	if (!deleted && (count < 0 || (uint32_t)count != messages)) {
 		fprintf(stderr, "after a rebuild %d of %u messages\n", count, messages);
 		abort();
 	}
