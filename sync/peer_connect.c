@@ -90,8 +90,8 @@ static int converse(struct stream *stream, struct doveadm_client *client, const 
 		    struct buf *out, struct error *err)
 {
 	AUTO_BUF struct buf in = BUF_INIT(DOVEADM_LINE_MAX * 2);
-	char *line;
-	size_t len;
+	char *line = NULL;
+	size_t len = 0;
 	int rc = out->failed ? error_errno(err, out->failed, "doveadm protocol") : 0;
 
 	if (rc == 0)

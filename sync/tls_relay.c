@@ -285,7 +285,7 @@ int tls_relay_new(struct tls_relays *relays, const struct tls_server *server, in
 {
 	const struct timeval look = {.tv_sec = LINK_CHECK_MS / 1000};
 	struct tls_relay *relay = calloc(1, sizeof *relay);
-	int pair[2], rc;
+	int pair[2] = {-1, -1}, rc;
 
 	if (!relay) {
 		close(fd);
