@@ -84,6 +84,11 @@ class Disk:
             self.detach_one(path)
 
 
+def more(pair):
+    for node in pair.nodes:
+        node.dsyncd_options = ["-D"] if os.environ.get("DEBUG") else []
+
+
 def sync_directory(path):
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -199,6 +204,7 @@ def main():
     pair, test = Pair(dovecot=False, start=False), None
     try:
         with pair:
+            more(pair)
             test = Test(pair, random.Random(options.seed))
             if not can_shut_down(test.disks["b"]):
                 skip("needs an ext4 that can be shut down")
