@@ -45,6 +45,7 @@ struct walk {
 	struct buf events;
 	struct buf requests;
 	bool with_nameless; /* expunges without a GUID are put there as well, with an empty one */
+	bool saw_nameless;
 	uint32_t order;
 	size_t merge_at;
 };
@@ -167,32 +168,14 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	return ret;
 }
 
-static int walk_nameless(struct walk *walk, const struct index_log_record *record)
-{
-	uint32_t next_uid = index_get32(walk->index->state.hdr + HDR_NEXT_UID);
-	struct index_log_range range;
-	uint32_t pos = 0;
-	int ret = 0;
-
-	while (ret == 0 && index_log_next_range(record, &pos, &range)) {
-		for (uint32_t uid = range.first; ret == 0 && uid <= range.last && uid < next_uid;
-		     uid++) {
-			struct request request = {.uid = uid};
-
-			ret = buf_append(&walk->requests, &request, sizeof(request));
-		}
-	}
-	return ret;
-}
-
 static int walk_request(struct walk *walk, const struct index_log_record *record)
 {
 	struct request request;
 	uint32_t pos = 0;
 	int ret = 0;
 
-	if (record->kind == LOG_EXPUNGE && record->external && walk->with_nameless)
-		return walk_nameless(walk, record);
+	if (record->kind == LOG_EXPUNGE && record->external)
+		walk->saw_nameless = true; /* it never has one */
 	if (record->kind != LOG_EXPUNGE_GUID)
 		return 0;
 	while (ret == 0 && index_log_next_expunge_guid(record, &pos, &request.uid, &request.guid)) {
@@ -648,15 +631,14 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 	size_t found;
 	int ret;
 
-	*nameless_r = false;
-
 	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
 	ret = walk_requests(&walk, err);
 	requests = (struct request *)(void *)walk.requests.data;
 	found = walk.requests.len / sizeof(*requests);
+	*nameless_r = walk.saw_nameless;
 	if (ret == 0 && found != 0) {
 		qsort(requests, found, sizeof(*requests), compare_requests);
-		*nameless_r = has_nameless(requests, found);
+		*nameless_r = *nameless_r || has_nameless(requests, found);
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
 			const struct request key = {.guid = queries[i].guid};
