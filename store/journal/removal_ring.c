@@ -46,7 +46,8 @@ static int read_boot_id(char boot_id[64])
 	memset(boot_id, 0, 64);
 	if (rc < 0)
 		return rc;
-	memcpy(boot_id, text.data, text.len);
+	if (text.len)
+		memcpy(boot_id, text.data, text.len);
 	return 0;
 }
 
@@ -72,6 +73,8 @@ static int map(int dir_fd, struct ring_file **file_r)
 	address = mmap(NULL, sizeof(struct ring_file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (address == MAP_FAILED)
 		return -errno;
+	if (!address)
+		return -ENOMEM;
 	*file_r = address;
 	return 0;
 }
