@@ -46,7 +46,7 @@ static int read_boot_id(char boot_id[64])
 	memset(boot_id, 0, 64);
 	if (rc < 0)
 		return rc;
-	if (text.len)
+	if (text.data)
 		memcpy(boot_id, text.data, text.len);
 	return 0;
 }
@@ -73,8 +73,6 @@ static int map(int dir_fd, struct ring_file **file_r)
 	address = mmap(NULL, sizeof(struct ring_file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (address == MAP_FAILED)
 		return -errno;
-	if (!address)
-		return -ENOMEM;
 	*file_r = address;
 	return 0;
 }
@@ -88,7 +86,9 @@ int removal_ring_open(int dir_fd, bool clean, struct removal_ring **ring_r, stru
 	*ring_r = NULL;
 	if (rc == 0)
 		rc = map(dir_fd, &ring->file);
-	if (rc < 0) {
+	if (rc == 0 && !ring->file)
+		rc = -ENOMEM;
+	if (rc != 0) {
 		free(ring);
 		return error_errno(err, rc, RING_NAME);
 	}
