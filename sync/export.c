@@ -306,6 +306,40 @@ int export_request_all(struct box *box, struct error *err)
 	return 0;
 }
 
+/* The peer asks for a message of which we have the record and no file: the power went, or somebody
+ * took the file away behind the mount. Where a second look does not find it either there is no such
+ * message on either side, and with the record it would be offered again in each session. */
+static void drop_lost(struct box *box, uint32_t uid)
+{
+	struct mailbox_txn *txn = NULL;
+	struct mail_body_info info;
+	struct mail_body *body = NULL;
+	struct error err = {0};
+	size_t missing = 0;
+	bool changed;
+	int ret = mailbox_scan(box->mailbox, &changed, &missing, &err);
+
+	if (ret == 0 && missing > 0) {
+		ret = mailbox_body_open(box->mailbox, uid, &body, &info, &err);
+		mailbox_body_close(&body);
+		if (ret != -ENOENT)
+			return;
+		ret = mailbox_begin(box->mailbox, &txn, &err);
+		if (ret == 0)
+			ret = mailbox_expunge(txn, uid, &err);
+		if (ret == 0)
+			ret = mailbox_commit(&txn, NULL, &err);
+		else if (txn != NULL)
+			mailbox_abort(&txn);
+		if (ret == 0)
+			log_warning("a message has no file here and is not at the peer either: its "
+				    "record is removed uid=%u user=%s mailbox=%s",
+				    uid, box->brain->user->name, box->name);
+	}
+	if (ret < 0)
+		log_warning("%s user=%s mailbox=%s", err.text, box->brain->user->name, box->name);
+}
+
 /* The M item. Without a body: it has vanished, or cannot be read, and the peer goes on without. */
 static int send_mail_item(struct box *box, const struct export_request *request, struct error *err)
 {
@@ -319,6 +353,8 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 		export->body = NULL;
 		if (ret != -ENOENT)
 			brain_failed(box->brain, box->name, ret, &body_err);
+		else if (brain_mode(box->brain) == MERGE_DSYNCFS)
+			drop_lost(box, uid);
 		box_again(box, "a message vanished before it was sent");
 	}
 	struct item item = {

@@ -375,15 +375,14 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 	size_t found;
 	int ret;
 
-	*nameless_r = false;
-
 	buf_init(&walk.requests, REQUESTS_BYTES_MAX);
 	ret = walk_requests(&walk, err);
 	requests = (struct request *)(void *)walk.requests.data;
 	found = walk.requests.len / sizeof(*requests);
+	*nameless_r = walk.saw_nameless;
 	if (ret == 0 && found != 0) {
 		qsort(requests, found, sizeof(*requests), compare_requests);
-		*nameless_r = has_nameless(requests, found);
+		*nameless_r = *nameless_r || has_nameless(requests, found);
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
 			const struct request key = {.guid = queries[i].guid};

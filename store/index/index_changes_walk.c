@@ -130,32 +130,14 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	return ret;
 }
 
-static int walk_nameless(struct walk *walk, const struct index_log_record *record)
-{
-	uint32_t next_uid = index_get32(walk->index->state.hdr + HDR_NEXT_UID);
-	struct index_log_range range;
-	uint32_t pos = 0;
-	int ret = 0;
-
-	while (ret == 0 && index_log_next_range(record, &pos, &range)) {
-		for (uint32_t uid = range.first; ret == 0 && uid <= range.last && uid < next_uid;
-		     uid++) {
-			struct request request = {.uid = uid};
-
-			ret = buf_append(&walk->requests, &request, sizeof(request));
-		}
-	}
-	return ret;
-}
-
 static int walk_request(struct walk *walk, const struct index_log_record *record)
 {
 	struct request request;
 	uint32_t pos = 0;
 	int ret = 0;
 
-	if (record->kind == LOG_EXPUNGE && record->external && walk->with_nameless)
-		return walk_nameless(walk, record);
+	if (record->kind == LOG_EXPUNGE && record->external)
+		walk->saw_nameless = true; /* it never has one */
 	if (record->kind != LOG_EXPUNGE_GUID)
 		return 0;
 	while (ret == 0 && index_log_next_expunge_guid(record, &pos, &request.uid, &request.guid)) {

@@ -39,6 +39,7 @@ struct walk {
 	struct buf events;
 	struct buf requests;
 	bool with_nameless; /* expunges without a GUID are put there as well, with an empty one */
+	bool saw_nameless;
 	struct buf attributes; /* struct attribute_event */
 	struct buf keys;       /* their keys, each with its NUL */
 	uint32_t order;

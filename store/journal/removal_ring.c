@@ -46,7 +46,8 @@ static int read_boot_id(char boot_id[64])
 	memset(boot_id, 0, 64);
 	if (rc < 0)
 		return rc;
-	memcpy(boot_id, text.data, text.len);
+	if (text.data)
+		memcpy(boot_id, text.data, text.len);
 	return 0;
 }
 
@@ -85,7 +86,9 @@ int removal_ring_open(int dir_fd, bool clean, struct removal_ring **ring_r, stru
 	*ring_r = NULL;
 	if (rc == 0)
 		rc = map(dir_fd, &ring->file);
-	if (rc < 0) {
+	if (rc == 0 && !ring->file)
+		rc = -ENOMEM;
+	if (rc != 0) {
 		free(ring);
 		return error_errno(err, rc, RING_NAME);
 	}

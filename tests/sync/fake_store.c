@@ -452,6 +452,13 @@ static void fill_mail(struct mailbox *box, const struct fake_mail *from, struct 
 	};
 }
 
+int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
+{
+	*changed_r = false;
+	*missing_r = 0;
+	return 0;
+}
+
 int mailbox_settle(struct mailbox *box, struct error *err)
 {
 	return 0;

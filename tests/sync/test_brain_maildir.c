@@ -380,12 +380,34 @@ static void busy_mailboxes(void **state)
 	expect_quiet(f);
 }
 
+/* A record whose file never came to the disk, or was taken away behind the mount, and that
+ * no peer has: it ends, instead of being offered and given another UID in each session. */
+static void a_record_without_a_file_ends(void **state)
+{
+	struct fixture *f = *state;
+	char path[700];
+
+	deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	deliver(f, 0, "INBOX");
+	snprintf(path, sizeof(path),
+		 "rm '%s'/a/Maildir/new/1795327226.M2P* '%s'/a/Maildir/cur/1795327226.M2P* "
+		 "2>/dev/null; true",
+		 f->root, f->root);
+	assert_int_equal(system(path), 0); // NOLINT(cert-env33-c)
+	sync_until_equal(f);
+	expect_quiet(f);
+	deliver(f, 1, "INBOX");
+	sync_until_equal(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(mail_flags_expunges_and_folders),
 		TEST(both_delivered_the_same_uid),
+		TEST(a_record_without_a_file_ends),
 		TEST(many_mails),
 		TEST(random_histories),
 		TEST(busy_mailboxes),
