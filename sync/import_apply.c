@@ -510,6 +510,7 @@ void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, si
 
 		if (ret < 0)
 			box_fail(box, ret, &err);
+		brain_progress(box);
 	}
 }
 

@@ -24,7 +24,8 @@ struct worker_process {
 	struct settings *set;
 	struct guid node_id;
 	char hostname[256];
-	struct buf in, out; /* messages */
+	struct buf in, out;  /* messages */
+	int64_t progress_ms; /* when dsyncd last heard that mails move */
 
 	/* Those worked for, the last one first; the cache has mailboxes of theirs. */
 	struct {

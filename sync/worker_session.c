@@ -17,11 +17,12 @@
 #include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
-#define STATES_MAX	1000000
-#define EVENTS_MAX	1000000
-#define REPLY_MS	15000 /* for the answer to a command: the peer may wait for a worker */
-#define REUSED_REPLY_MS 3000
-#define COMMAND_SECS	5 /* for the rest of a command line that began */
+#define PROGRESS_EVERY_MS 10000
+#define STATES_MAX	  1000000
+#define EVENTS_MAX	  1000000
+#define REPLY_MS	  15000 /* for the answer to a command: the peer may wait for a worker */
+#define REUSED_REPLY_MS	  3000
+#define COMMAND_SECS	  5 /* for the rest of a command line that began */
 
 /* ---- what the engine asks ---- */
 
@@ -110,6 +111,22 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 	worker_reply(w);
 }
 
+/* A large mailbox takes longer than dsyncd waits for a word. */
+static void host_progress(void *ctx, const struct sync_progress *progress)
+{
+	struct worker_process *w = ctx;
+	int64_t now_ms = tcp_now_ms();
+
+	if (now_ms < w->progress_ms + PROGRESS_EVERY_MS)
+		return;
+	w->progress_ms = now_ms;
+	worker_put_begin(&w->out, WORKER_PROGRESS);
+	worker_put_str(&w->out, "");
+	worker_put_u32(&w->out, progress->mails);
+	worker_put_u32(&w->out, 0);
+	worker_reply(w);
+}
+
 static void host_mailbox_placed(void *ctx, const char *mailbox, const struct guid *guid)
 {
 	struct worker_process *w = ctx;
@@ -132,6 +149,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.forget = host_forget,
 		.mailbox_placed = host_mailbox_placed,
 		.mailbox_done = host_mailbox_done,
+		.progress = host_progress,
 	};
 }
 

@@ -244,16 +244,17 @@ static int match_map(struct rebuild *rebuild, const struct index *map, struct er
 		return error_errno(err, -ENOMEM, "%s", rebuild->storage->path);
 	for (size_t i = 0; i < rebuild->count; i++)
 		places[i] = &rebuild->found[i];
-	qsort(places, rebuild->count, sizeof *places, by_place);
+	qsort(places, rebuild->count, sizeof(struct found *), by_place);
 	index_iter_init(map, 1, &iter);
 	while (index_iter_next(&iter, &record)) {
 		struct found wanted = {0}, *key = &wanted, **match;
 
 		mdbox_map_entry_of(map, &record, &wanted.entry);
-		match = bsearch(&key, places, rebuild->count, sizeof *places, by_place);
+		match = bsearch(&key, places, rebuild->count, sizeof(struct found *), by_place);
 		if (!match) {
 			wanted.alt = true;
-			match = bsearch(&key, places, rebuild->count, sizeof *places, by_place);
+			match = bsearch(&key, places, rebuild->count, sizeof(struct found *),
+					by_place);
 		}
 		if (!match || (*match)->entry.size != wanted.entry.size || (*match)->entry.map_uid)
 			continue;
