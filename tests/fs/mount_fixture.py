@@ -112,7 +112,9 @@ class Mount:
     def read_events(self):
         run = subprocess.run([DUMP, self.state, str(self.seq)], capture_output=True, text=True, check=True)
         events = [line.split("\t") for line in run.stdout.splitlines()]
-        return [(int(event[0]), event[1], int(event[2]), *event[3:]) for event in events]
+        events = [(int(event[0]), event[1], int(event[2]), *event[3:]) for event in events]
+        # A start may find that the marker below has changed: that says nothing, and may come behind it.
+        return [event for event in events if event[1] != "RESCAN" or event[3] != "marker/marker"]
 
     def skip_events(self):
         """Forgets what has happened so far. A marker says when the journal has it all."""
