@@ -114,7 +114,7 @@ class Mount:
         events = [line.split("\t") for line in run.stdout.splitlines()]
         events = [(int(event[0]), event[1], int(event[2]), *event[3:]) for event in events]
         # A start may find that the marker below has changed: that says nothing, and may come behind it.
-        return [event for event in events if event[1] != "RESCAN" or event[3] != "marker/marker"]
+        return [event for event in events if event[3] != "marker/marker" or event[1] not in ("RESCAN", "RESCAN_HOME")]
 
     def skip_events(self):
         """Forgets what has happened so far. A marker says when the journal has it all."""

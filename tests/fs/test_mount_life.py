@@ -118,7 +118,8 @@ def clean_end_needs_no_scan():
         assert mount.kill(signal.SIGTERM) == 0
         assert not os.path.ismount(mount.mount)
         mount.start()
-        assert mount.events() == []
+        events = mount.events()
+        assert events == [], events
 
 
 def service_manager_is_told():
