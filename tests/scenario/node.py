@@ -203,7 +203,9 @@ class Node:
                               check=False)
 
     def status(self):
-        return json.loads(self.dsyncctl("--json", "status").stdout)
+        run = self.dsyncctl("--json", "status")
+        assert run.stdout, f"no status of {self.host}: {run.stderr}"
+        return json.loads(run.stdout)
 
     def close_processes(self):
         for name in ("dovecot", "dsyncd", "dsyncfs"):
