@@ -159,6 +159,11 @@ def interrupted(stores):
                 killed += 1
             process.wait()
         assert killed > 0, killed
+        # A log that was being begun: Dovecot, and so we, wait three minutes before it is taken for abandoned.
+        for directory, _, names in os.walk(stores.home):
+            for name in names:
+                if name.endswith(".newlock"):
+                    os.unlink(os.path.join(directory, name))
         stores.convert("maildir5", target)
         stores.doveadm(target, "purge")
         before = stores.view(target)
