@@ -1,6 +1,6 @@
 /*
- * A mailbox, whatever its format. Maildir is behind it; dbox will be (see mailbox_private.h for the
- * functions a format implements).
+ * A mailbox, whatever its format: Maildir, mdbox or sdbox (see mailbox_private.h for the functions
+ * a format implements).
  *
  * A mailbox object is used by one thread. It takes no lock until mailbox_begin(). What it shows is
  * the state at open or at the last mailbox_refresh(). Nothing here scans the whole mailbox, but for
