@@ -340,7 +340,8 @@ static void drop_lost(struct box *box, uint32_t uid)
 		log_warning("%s user=%s mailbox=%s", err.text, box->brain->user->name, box->name);
 }
 
-/* The M item. Without a body: it has vanished, or cannot be read, and the peer goes on without. */
+/* The M item. Without a body: it has vanished, is renamed faster than we look (-EAGAIN), or cannot
+ * be read; the peer goes on without. */
 static int send_mail_item(struct box *box, const struct export_request *request, struct error *err)
 {
 	struct export *export = &box->export;
@@ -351,11 +352,12 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 
 	if (ret < 0) {
 		export->body = NULL;
-		if (ret != -ENOENT)
+		if (ret != -ENOENT && ret != -EAGAIN)
 			brain_failed(box->brain, box->name, ret, &body_err);
-		else if (brain_mode(box->brain) == MERGE_DSYNCFS)
+		else if (ret == -ENOENT && brain_mode(box->brain) == MERGE_DSYNCFS)
 			drop_lost(box, uid);
-		box_again(box, "a message vanished before it was sent");
+		box_again(box, ret == -EAGAIN ? "a message's file is renamed all the time"
+					      : "a message vanished before it was sent");
 	}
 	struct item item = {
 		.type = ITEM_MAIL,

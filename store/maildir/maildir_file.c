@@ -3,7 +3,7 @@
  * new/ and cur/. See maildir_private.h.
  *
  * Other programs rename files whenever they like. readdir() may miss a file that is renamed
- * meanwhile, so an absence counts only after a pass during which neither directory changed.
+ * meanwhile, so an absence counts only after a pass during which cur/ did not change.
  */
 #include "store/maildir/maildir_private.h"
 
@@ -65,49 +65,41 @@ int maildir_each_file(struct maildir *md, maildir_file_fn *each, void *ctx, stru
 	return 0;
 }
 
-struct dir_stamps {
-	struct timespec mtime[2];
-	ino_t ino[2];
+/*
+ * What is renamed while a directory is read may be missed. Only cur/ can hide a message in this
+ * way: new/ is read before it, and who leaves new/ meanwhile is in cur/ before that is read.
+ */
+struct cur_stamp {
+	struct timespec mtime;
+	ino_t ino;
 };
 
-static void get_stamps(const struct maildir *md, struct dir_stamps *stamps_r)
+static struct cur_stamp get_stamp(const struct maildir *md)
 {
 	struct stat st;
 
-	*stamps_r = (struct dir_stamps){0};
-	for (size_t i = 0; i < 2; i++) {
-		if (fstatat(md->dirfd, dirs[i], &st, AT_SYMLINK_NOFOLLOW) == 0) {
-			stamps_r->mtime[i] = st.st_mtim;
-			stamps_r->ino[i] = st.st_ino;
-		}
-	}
+	if (fstatat(md->dirfd, "cur", &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return (struct cur_stamp){0};
+	return (struct cur_stamp){.mtime = st.st_mtim, .ino = st.st_ino};
 }
 
 /* Two changes within one tick of the clock have the same mtime. */
-static void let_a_tick_pass(const struct dir_stamps *stamps)
+static void let_a_tick_pass(const struct cur_stamp *stamp)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	for (size_t i = 0; i < 2; i++) {
-		int64_t age_ms = ((int64_t)now.tv_sec - stamps->mtime[i].tv_sec) * 1000 +
-				 (now.tv_nsec - stamps->mtime[i].tv_nsec) / 1000000;
+	int64_t age_ms = ((int64_t)now.tv_sec - stamp->mtime.tv_sec) * 1000 +
+			 (now.tv_nsec - stamp->mtime.tv_nsec) / 1000000;
 
-		if (age_ms >= 0 && age_ms < TICK_MS) {
-			usleep(TICK_MS * 1000);
-			return;
-		}
-	}
+	if (age_ms >= 0 && age_ms < TICK_MS)
+		usleep(TICK_MS * 1000);
 }
 
-static bool stamps_equal(const struct dir_stamps *a, const struct dir_stamps *b)
+static bool stamps_equal(const struct cur_stamp *a, const struct cur_stamp *b)
 {
-	for (size_t i = 0; i < 2; i++) {
-		if (a->ino[i] != b->ino[i] || a->mtime[i].tv_sec != b->mtime[i].tv_sec ||
-		    a->mtime[i].tv_nsec != b->mtime[i].tv_nsec)
-			return false;
-	}
-	return true;
+	return a->ino == b->ino && a->mtime.tv_sec == b->mtime.tv_sec &&
+	       a->mtime.tv_nsec == b->mtime.tv_nsec;
 }
 
 /* ---- the pass ---- */
@@ -175,7 +167,7 @@ int maildir_search_files(struct maildir *md, struct maildir_wanted *wanted, size
 			 struct error *err)
 {
 	struct search search = {0};
-	struct dir_stamps before, after;
+	struct cur_stamp before, after;
 	int rc = search_begin(&search, wanted, count);
 
 	if (rc < 0)
@@ -187,10 +179,10 @@ int maildir_search_files(struct maildir *md, struct maildir_wanted *wanted, size
 				       md->path, search.open);
 			break;
 		}
-		get_stamps(md, &before);
+		before = get_stamp(md);
 		let_a_tick_pass(&before);
 		rc = maildir_each_file(md, search_file, &search, err);
-		get_stamps(md, &after);
+		after = get_stamp(md);
 		if (rc == 0 && stamps_equal(&before, &after))
 			break;
 	}
