@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -388,6 +390,61 @@ static void test_foreign_changes_are_told(void **state)
 	mailbox_close(&box);
 }
 
+/* Renames a file to and fro in a directory until it is killed. */
+static pid_t begin_renaming(const char *dir)
+{
+	char one[500], two[500];
+	pid_t pid;
+
+	snprintf(one, sizeof one, "%s/busy:2,", dir);
+	snprintf(two, sizeof two, "%s/busy:2,S", dir);
+	write_file(one, "x", 1);
+	pid = fork();
+	assert_true(pid >= 0);
+	while (pid == 0) {
+		rename(one, two);
+		rename(two, one);
+	}
+	return pid;
+}
+
+static void end_renaming(pid_t pid)
+{
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* Deliveries hide nothing: who is not found meanwhile is missing. What is renamed in cur/ all the
+ * time could hide a message. */
+static void test_a_missing_file_of_a_busy_mailbox(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_body_info info;
+	struct mail_body *body;
+	struct error err = {0};
+	struct mailbox *box;
+	char dir[400];
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	append_mail(box, &(struct new_mail){.uid = 1, .guid = "a", .body = BODY});
+	must_shell("rm '%s'/cur/a*", fx->maildir);
+	snprintf(dir, sizeof dir, "%s/new", fx->maildir);
+	pid_t pid = begin_renaming(dir);
+	int in_new = mailbox_body_open(box, 1, &body, &info, &err);
+	end_renaming(pid);
+	snprintf(dir, sizeof dir, "%s/cur", fx->maildir);
+	pid = begin_renaming(dir);
+	int in_cur = 0;
+	/* On a busy machine nobody may have renamed anything while we looked. */
+	for (int i = 0; i < 100 && in_cur != -EAGAIN; i++)
+		in_cur = mailbox_body_open(box, 1, &body, &info, &err);
+	end_renaming(pid);
+	assert_int_equal(in_new, -ENOENT);
+	assert_int_equal(in_cur, -EAGAIN);
+	mailbox_close(&box);
+}
+
 static void test_a_missing_file_is_put_back(void **state)
 {
 	struct fixture *fx = *state;
@@ -648,6 +705,7 @@ int main(void)
 		UNIT(test_abort_leaves_nothing),
 		UNIT(test_foreign_changes_are_told),
 		UNIT(test_uidnext_counts_only_what_the_index_knows),
+		UNIT(test_a_missing_file_of_a_busy_mailbox),
 		UNIT(test_a_missing_file_is_put_back),
 		UNIT(test_scan_records_what_nobody_told),
 		UNIT(test_refresh_sees_others_and_a_replaced_directory),

@@ -604,6 +604,10 @@ int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body
 		box->account->on_body(box->account, box->name);
 		take_view(box, live_box(box));
 	}
+	if (box->account->busy_bodies > 0) {
+		box->account->busy_bodies--;
+		return error_set(err, -EAGAIN, "renamed all the time");
+	}
 	/* The files are what they are now, whatever the view says. */
 	struct fake_box *live = live_box(box);
 	const struct fake_mail *seen = fake_find_mail(&box->view, uid);

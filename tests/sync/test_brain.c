@@ -340,6 +340,23 @@ static void full_disk_is_told_and_others_go_on(void **state)
 	expect_quiet(f);
 }
 
+static void a_mail_that_is_renamed_all_the_time_waits(void **state)
+{
+	struct fixture *f = *state;
+
+	sync_until_equal(f, SYNC_CHANGED);
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "one\n");
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "two\n");
+	f->a->busy_bodies = 1;
+	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_AGAIN);
+	assert_int_equal(box_of(f->a, "INBOX")->mail_count, 2);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 1);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 2);
+	expect_quiet(f);
+}
+
 static void damaged_mailbox_is_rebuilt_once(void **state)
 {
 	struct fixture *f = *state;
@@ -622,6 +639,7 @@ int main(void)
 		TEST(box_that_was_replaced),
 		TEST(busy_ends_in_agreement),
 		TEST(full_disk_is_told_and_others_go_on),
+		TEST(a_mail_that_is_renamed_all_the_time_waits),
 		TEST(damaged_mailbox_is_rebuilt_once),
 		TEST(delivery_in_between),
 		TEST(flag_in_between),
