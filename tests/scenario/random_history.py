@@ -10,7 +10,7 @@ acknowledged there once, none that was expunged, nothing left in tmp/, and anoth
 The clients and faults of a seed are the same each time, what meets what is not. On failure the seed and the history of the mails
 concerned are printed. A disk that is full is not among the default faults: Dovecot then loses lines of its uidlist
 and gives mails new UIDs, which is no longer told from a copy when the sync breaks off as well; use it with
---clients plain. --clocks: node b's dsyncd, Dovecot and programs live in another hour (needs libfaketime).
+--clients plain. --clocks: node b's clock is so many hours off.
 --growth: fails where descriptors or memory of a daemon that was not restarted grow from round to round."""
 import argparse
 import glob
