@@ -118,6 +118,7 @@ void mailbox_close(struct mailbox **box)
 	if (!*box)
 		return;
 	free((*box)->name);
+	free((*box)->missing);
 	(*box)->format->close(*box);
 	*box = NULL;
 }
@@ -361,8 +362,16 @@ int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_
 int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
 {
 	*changed_r = false;
-	*missing_r = 0;
-	return told(box, box->format->scan(box, changed_r, missing_r, err), err);
+	box->missing_count = 0;
+	int rc = told(box, box->format->scan(box, changed_r, err), err);
+	*missing_r = rc == 0 ? box->missing_count : 0;
+	return rc;
+}
+
+const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)
+{
+	*count_r = box->missing_count;
+	return box->missing;
 }
 
 int mailbox_settle(struct mailbox *box, struct error *err)

@@ -151,6 +151,9 @@ int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_
 /* Compares files, uidlist and index completely. New files get UIDs and changed names are recorded;
  * a missing file is only reported in missing_r (absence is never an expunge): its record stays. */
 int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+/* Their UIDs, ascending, as the last mailbox_scan() of this object found them; the mailbox's, until
+ * the next one. */
+const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r);
 /* Where a process of this host died while it changed the mailbox, takes in what it left, which may
  * be a file that neither uidlist nor index know. To be called before the mailbox is told to a peer,
  * whose evidence about such a message would else be taken for done. Costs one look-up otherwise. */

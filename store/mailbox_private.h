@@ -8,6 +8,8 @@
 #ifndef DSYNCFS_MAILBOX_PRIVATE_H
 #define DSYNCFS_MAILBOX_PRIVATE_H
 
+#include <errno.h>
+#include <stdlib.h>
 #include "store/mailbox.h"
 
 struct index;
@@ -19,6 +21,9 @@ struct mailbox {
 	const struct mail_user *user; /* outlives the mailbox */
 	char *name;
 	struct mailbox_status status; /* kept by the format */
+	/* mailbox_missing() */
+	uint32_t *missing;
+	size_t missing_count, missing_room;
 };
 
 struct mailbox_txn {
@@ -103,7 +108,8 @@ struct mailbox_format {
 
 	int (*catch_up)(struct mailbox *box, const struct mail_event *events, size_t count,
 			bool *changed_r, struct error *err);
-	int (*scan)(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+	/* Calls mailbox_note_missing(). */
+	int (*scan)(struct mailbox *box, bool *changed_r, struct error *err);
 	int (*settle)(struct mailbox *box, struct error *err); /* NULL: nothing is left */
 };
 
@@ -123,5 +129,21 @@ struct mailbox_spot {
 int mailbox_spot_get(const struct mail_user *user, const char *name, struct mailbox_spot *spot_r,
 		     struct error *err);
 void mailbox_spot_free(struct mailbox_spot *spot);
+
+/* A scan has found no file of this message. UIDs ascend. */
+static inline int mailbox_note_missing(struct mailbox *box, uint32_t uid)
+{
+	if (box->missing_count == box->missing_room) {
+		size_t room = box->missing_room ? box->missing_room * 2 : 16;
+		uint32_t *uids = reallocarray(box->missing, room, sizeof *uids);
+
+		if (!uids)
+			return -ENOMEM;
+		box->missing = uids;
+		box->missing_room = room;
+	}
+	box->missing[box->missing_count++] = uid;
+	return 0;
+}
 
 #endif

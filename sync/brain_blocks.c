@@ -23,6 +23,7 @@ struct block {
 };
 
 struct builder {
+	const struct box *box;
 	struct blocks *blocks;
 	struct buf text; /* the records of the block that is being read */
 	uint32_t number;
@@ -94,12 +95,16 @@ static int add_message(void *ctx, const struct mail *mail)
 		(void)buf_append_byte(text, ' ');
 		(void)buf_append_str(text, mail->keywords.names[i]);
 	}
+	/* Both sides list the block then, and the body can be asked for. */
+	if (import_restore_wants(builder->box, mail->uid))
+		(void)buf_append_str(text, " without a file");
 	return buf_append_byte(text, '\n');
 }
 
 static int build(struct box *box, struct error *err)
 {
-	struct builder builder = {.blocks = &box->blocks, .text = BUF_INIT(BLOCK_TEXT_MAX)};
+	struct builder builder = {
+		.box = box, .blocks = &box->blocks, .text = BUF_INIT(BLOCK_TEXT_MAX)};
 	int ret;
 
 	box->blocks.uids = box->own.block_uids;

@@ -143,11 +143,28 @@ static void fill_own_item(struct box *box)
 	box->import.expected_modseq = status->highest_modseq;
 }
 
+/* Messages without a file are found where everything is compared. */
+static int scan(struct box *box, struct error *err)
+{
+	size_t missing;
+	bool changed;
+	int ret = mailbox_scan(box->mailbox, &changed, &missing, err);
+
+	box->scanned = ret == 0;
+	box->status = *mailbox_status(box->mailbox);
+	return ret;
+}
+
 /* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */
 static int prepare_dsyncfs(struct box *box, struct error *err)
 {
 	bool use_state = box->has_saved && box->brain->type != SYNC_FULL, reaches;
 
+	if (!use_state) {
+		int ret = scan(box, err);
+		if (ret < 0)
+			return ret;
+	}
 	box->since = use_state ? box->saved.acked_modseq : 0;
 	int ret = load_changes(box, &reaches, err);
 	if (ret < 0)

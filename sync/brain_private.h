@@ -148,6 +148,15 @@ struct import_request {
 	bool received, missing;
 };
 
+/* A message of which only the body is missing here. */
+struct import_restore {
+	uint32_t uid;
+	const char *guid; /* the own list's */
+	struct mail_spool *spool;
+	int64_t saved;
+	bool received;
+};
+
 struct import {
 	struct item_list list;	/* the peer's C list */
 	struct item_list found; /* own messages that it names */
@@ -160,6 +169,11 @@ struct import {
 	bool unasked; /* bodies come without a request */
 	size_t spooled_count;
 	uint64_t spooled_bytes;
+
+	/* import_restore.c */
+	struct import_restore *restores;
+	size_t restore_count, restores_sent, restores_spooled;
+	struct import_restore *restoring; /* whose body comes */
 
 	/* import_apply.c */
 	size_t applied;		/* actions carried out and committed */
@@ -185,6 +199,21 @@ int import_receive_body(struct box *box, struct error *err);
 void import_finish_mails(struct box *box);
 /* The lists and the plan are forgotten, and others may follow; numbers stay. */
 void import_end_part(struct box *box);
+
+/* import_restore.c */
+/* Whether the scan found no file of this own message. */
+bool import_restore_wants(const struct box *box, uint32_t uid);
+/* With both lists. */
+int import_restore_plan(struct box *box, struct error *err);
+int import_restore_send_requests(struct box *box, struct error *err);
+/* NULL: it was not asked for to be put back. */
+struct import_restore *import_restore_find(struct box *box, const struct item_mail *mail);
+void import_restore_begin(struct box *box, struct import_restore *restore,
+			  const struct item_mail *mail);
+/* Puts back what has come. */
+void import_restore_apply(struct box *box);
+void import_restore_free(struct import *import);
+
 /* What the plan has at this UID is not so after this session. */
 void import_mark_unsettled(struct box *box, uint32_t uid);
 /* The message that the plan has at this UID will not be there after this session. */
@@ -202,6 +231,8 @@ struct fill_modseq {
 	uint32_t uid;
 	uint64_t modseq;
 };
+/* Under the locks: whether somebody else has written since the lists were made. */
+void import_note_foreign(struct box *box);
 /* Of those messages. Who has a higher one keeps it. */
 void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count);
 void import_apply(struct box *box);
@@ -239,6 +270,7 @@ struct box {
 	uint32_t common_uid;	       /* U0 */
 	uint64_t since;		       /* own changes above this are sent */
 	bool stateful;
+	bool scanned; /* mailbox_missing() is known */
 	struct blocks blocks;
 	uint64_t fill_modseq; /* S says it */
 	struct export export;

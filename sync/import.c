@@ -124,7 +124,9 @@ static int merge_lists(struct box *box, struct error *err)
 		return 0;
 	import->planned = true;
 	ret = make_requests(import);
-	return ret < 0 ? error_errno(err, ret, "mail requests") : 0;
+	if (ret < 0)
+		return error_errno(err, ret, "mail requests");
+	return import_restore_plan(box, err);
 }
 
 /* A backup that cannot become the source's as it is: a folder is made anew, an INBOX stays what it
@@ -190,6 +192,7 @@ int import_make_plan(struct box *box, struct error *err)
 		say_planned(box);
 		import->planned = false;
 		import->request_count = 0;
+		import_restore_free(import);
 		return 0;
 	}
 	if (import->plan.need_full) {
@@ -198,6 +201,7 @@ int import_make_plan(struct box *box, struct error *err)
 					 &box->own.mailbox_guid);
 		box_again(box, "the saved state does not fit the mailbox");
 		import->request_count = 0;
+		import_restore_free(import);
 	}
 	return 0;
 }
@@ -222,7 +226,10 @@ int import_send_requests(struct box *box, struct error *err)
 		if (ret < 0)
 			return ret;
 	}
-	int ret = items_send_end(box->brain->items, err);
+	int ret = box->failed == 0 ? import_restore_send_requests(box, err) : 1;
+	if (ret <= 0)
+		return ret;
+	ret = items_send_end(box->brain->items, err);
 	return ret < 0 ? ret : 1;
 }
 
@@ -282,6 +289,14 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 
 	import->receiving = index;
 	import->in_body = mail->stream;
+	import->restoring = NULL;
+	if (index == NOT_WANTED && box->failed == 0) {
+		import->restoring = import_restore_find(box, mail);
+		if (import->restoring != NULL) {
+			import_restore_begin(box, import->restoring, mail);
+			return 0;
+		}
+	}
 	if (index == NOT_WANTED) {
 		if (box->failed == 0 && box->brain->send_requests && !import->unasked)
 			log_error("%s sent a mail that was not requested user=%s mailbox=%s "
@@ -311,13 +326,26 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 	return 0;
 }
 
+/* NULL: nobody wants it. */
+static struct mail_spool **receiving_spool(struct import *import)
+{
+	if (import->restoring != NULL)
+		return &import->restoring->spool;
+	return import->receiving != NOT_WANTED ? &import->requests[import->receiving].spool : NULL;
+}
+
 static void finish_body(struct box *box)
 {
 	struct import *import = &box->import;
 
+	struct mail_spool **spool = receiving_spool(import);
+
 	import->in_body = false;
-	if (box->failed != 0 || import->receiving == NOT_WANTED)
+	if (box->failed != 0 || spool == NULL)
 		return;
+	if (import->restoring != NULL)
+		import->restores_spooled++;
+	import->restoring = NULL;
 	import->mails_received++;
 	brain_progress(box);
 	import->spooled_count++;
@@ -338,11 +366,11 @@ int import_receive_body(struct box *box, struct error *err)
 			finish_body(box);
 			break;
 		}
-		if (box->failed != 0 || import->receiving == NOT_WANTED)
+		struct mail_spool **spool = receiving_spool(import);
+		if (box->failed != 0 || spool == NULL)
 			continue;
 		struct error spool_err = {0};
-		int ret = mailbox_spool_write(import->requests[import->receiving].spool, data,
-					      (size_t)n, &spool_err);
+		int ret = mailbox_spool_write(*spool, data, (size_t)n, &spool_err);
 		import->spooled_bytes += (uint64_t)n;
 		if (ret < 0)
 			box_fail(box, ret, &spool_err);
@@ -392,6 +420,7 @@ void import_end_part(struct box *box)
 
 	box->brain->result->changes_applied += (unsigned)import->applied;
 	free_requests(import);
+	import_restore_free(import);
 	merge_mailbox_plan_free(&import->plan);
 	item_list_free(&import->list);
 	item_list_free(&import->found);
@@ -405,6 +434,7 @@ void import_end_part(struct box *box)
 void import_free(struct import *import)
 {
 	free_requests(import);
+	import_restore_free(import);
 	merge_mailbox_plan_free(&import->plan);
 	item_list_free(&import->list);
 	item_list_free(&import->found);

@@ -66,7 +66,7 @@ static bool moved_was_changed(struct box *box)
 
 /* Reading bodies may have refreshed the mailbox since its changes were listed: what the store calls
  * foreign then is only what came after that. */
-static void note_foreign(struct box *box)
+void import_note_foreign(struct box *box)
 {
 	struct import *import = &box->import;
 	const struct mailbox_status *status = mailbox_status(box->mailbox);
@@ -85,7 +85,7 @@ static int check_plan_fits(struct box *box)
 	if (!guid_equal(&status->guid, &box->own.mailbox_guid) ||
 	    status->uid_validity != import->expected_uid_validity || moved_was_changed(box))
 		return -EAGAIN;
-	note_foreign(box);
+	import_note_foreign(box);
 	return uids_were_taken(import, status->uid_next) ? -EAGAIN : 0;
 }
 
@@ -460,11 +460,17 @@ static void apply_batch(struct box *box, size_t end)
 
 void import_apply_batch(struct box *box)
 {
-	const struct import *import = &box->import;
+	struct import *import = &box->import;
 
-	if (may_apply(box) &&
-	    (import->spooled_count >= BATCH_MAILS || import->spooled_bytes >= BATCH_BYTES))
+	if (import->spooled_count < BATCH_MAILS && import->spooled_bytes < BATCH_BYTES)
+		return;
+	if (import->restores_spooled > 0) {
+		import_restore_apply(box);
+		import->spooled_count = 0;
+		import->spooled_bytes = 0;
+	} else if (may_apply(box)) {
 		apply_batch(box, ready_end(import));
+	}
 }
 
 void import_apply_part(struct box *box)
@@ -485,7 +491,7 @@ static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t
 	if (ret == 0 && !guid_equal(&mailbox_status(box->mailbox)->guid, &box->own.mailbox_guid))
 		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", box->name);
 	if (ret == 0)
-		note_foreign(box);
+		import_note_foreign(box);
 	for (size_t i = 0; i < count && ret == 0; i++)
 		ret = settle_modseq(box, txn, modseqs[i].uid, modseqs[i].modseq, true, err);
 	if (ret == 0)
@@ -535,6 +541,7 @@ void import_apply(struct box *box)
 {
 	struct import *import = &box->import;
 
+	import_restore_apply(box);
 	if (!may_apply(box) || !has_work(box))
 		return;
 	if (prepare(box) == 0 && apply_changes(box) == 0)

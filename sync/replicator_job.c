@@ -173,10 +173,16 @@ static void on_box(struct job *job, struct worker_reader *reader)
 		return;
 	if (box.dir[0] != '\0')
 		note_place(r, user, box.dir, &box.guid);
-	for (unsigned i = 0; i < r->queue.peer_count; i++)
-		queue_box_seen(job->user, i, &box,
-			       state_list_find(r, &job->states[i], user, r->peers[i].id, &box.guid),
-			       clock.now);
+	for (unsigned i = 0; i < r->queue.peer_count; i++) {
+		const char *id = r->peers[i].id;
+		const struct peer_mailbox_state *state = NULL;
+
+		if (box.incomplete)
+			replicator_forget_box(r, user, id, &box.guid);
+		else
+			state = state_list_find(r, &job->states[i], user, id, &box.guid);
+		queue_box_seen(job->user, i, &box, state, clock.now);
+	}
 }
 
 static void on_box_gone(struct job *job, struct worker_reader *reader)

@@ -440,17 +440,23 @@ void replicator_save_state(struct replicator *r, struct queue_user *user, const 
 	replicator_dirty(r);
 }
 
-void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
-			     struct worker_reader *reader)
+void replicator_forget_box(struct replicator *r, const char *user, const char *peer_id,
+			   const struct guid *guid)
 {
 	struct error err = {0};
-	struct guid guid;
 
-	worker_get_guid(reader, &guid);
-	if (worker_get_end(reader) < 0)
-		return;
-	if (peer_journal_del_state(r->journal, user->name, peer_id, &guid, &err) < 0 &&
+	if (peer_journal_del_state(r->journal, user, peer_id, guid, &err) < 0 &&
 	    err.code != -ENOENT)
 		log_error("%s", err.text);
 	replicator_dirty(r);
+}
+
+void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
+			     struct worker_reader *reader)
+{
+	struct guid guid;
+
+	worker_get_guid(reader, &guid);
+	if (worker_get_end(reader) == 0)
+		replicator_forget_box(r, user->name, peer_id, &guid);
 }

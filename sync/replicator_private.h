@@ -217,6 +217,9 @@ void replicator_save_state(struct replicator *r, struct queue_user *user, const 
 /* The reader is behind WORKER_PLACED. */
 void replicator_note_place(struct replicator *r, const struct queue_user *user,
 			   struct worker_reader *reader);
+/* With that peer: the next sync of the mailbox compares all of it. */
+void replicator_forget_box(struct replicator *r, const char *user, const char *peer_id,
+			   const struct guid *guid);
 void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			     struct worker_reader *reader);
 

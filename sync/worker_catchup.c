@@ -116,7 +116,7 @@ char *worker_dir_of(const struct worker_process *w, const char *name)
 	return dir;
 }
 
-static void report_box(struct worker_process *w, const struct mailbox *box)
+static void report_box(struct worker_process *w, const struct mailbox *box, bool incomplete)
 {
 	const struct mailbox_status *status = mailbox_status(box);
 	AUTO_FREE char *dir = worker_dir_of(w, mailbox_name(box));
@@ -128,6 +128,7 @@ static void report_box(struct worker_process *w, const struct mailbox *box)
 		.uid_next = status->uid_next,
 		.messages = status->messages,
 		.highest_modseq = status->highest_modseq,
+		.incomplete = incomplete,
 	};
 
 	worker_put_box(&w->out, &message);
@@ -156,15 +157,15 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 	if (!group || group->scan) {
 		rc = mailbox_scan(box, &changed, &missing, err);
 		if (rc == 0 && missing)
-			log_notice(
-				"%zu messages have no file; their records stay user=%s mailbox=%s",
-				missing, w->user->name, name);
+			log_notice("%zu messages have no file; a peer is asked for them user=%s "
+				   "mailbox=%s",
+				   missing, w->user->name, name);
 	}
 	if (rc == 0 && group && group->count)
 		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
 	if (rc == 0) {
 		crash_point("catch-up: a mailbox done");
-		report_box(w, box);
+		report_box(w, box, missing > 0);
 		box_cache_put(&w->boxes, w->user, &box);
 	}
 	mailbox_close(&box);

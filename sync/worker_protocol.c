@@ -212,6 +212,7 @@ void worker_put_box(struct buf *message, const struct worker_box *box)
 	worker_put_u32(message, box->uid_next);
 	worker_put_u32(message, box->messages);
 	worker_put_u64(message, box->highest_modseq);
+	worker_put_u8(message, box->incomplete);
 }
 
 int worker_get_box(struct worker_reader *reader, struct worker_box *box_r)
@@ -223,6 +224,7 @@ int worker_get_box(struct worker_reader *reader, struct worker_box *box_r)
 	box_r->uid_next = worker_get_u32(reader);
 	box_r->messages = worker_get_u32(reader);
 	box_r->highest_modseq = worker_get_u64(reader);
+	box_r->incomplete = get_bool(reader);
 	return worker_get_end(reader);
 }
 

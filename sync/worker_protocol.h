@@ -134,6 +134,7 @@ struct worker_box {
 	struct guid guid;
 	uint32_t uid_validity, uid_next, messages;
 	uint64_t highest_modseq;
+	bool incomplete; /* there are messages without a file: only a full comparison finds them */
 };
 void worker_put_box(struct buf *message, const struct worker_box *box);
 int worker_get_box(struct worker_reader *reader, struct worker_box *box_r);

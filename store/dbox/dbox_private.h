@@ -221,7 +221,7 @@ int sdbox_file_open(const struct dbox *db, uint32_t uid, char *name_r, size_t na
 
 int dbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		  bool *changed_r, struct error *err);
-int dbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+int dbox_scan(struct mailbox *box, bool *changed_r, struct error *err);
 int mdbox_rebuild(const struct mailbox_place *place, struct error *err);
 int sdbox_rebuild(const struct mailbox_place *place, struct error *err);
 

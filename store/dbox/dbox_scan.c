@@ -36,22 +36,22 @@ static int give_modseqs(struct dbox *db, bool *changed_r, struct error *err)
 int dbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		  bool *changed_r, struct error *err)
 {
-	size_t missing;
 	int rc = box->format->refresh(box, err);
 
 	for (size_t i = 0; rc == 0 && i < count; i++) {
 		if (events[i].kind == MAIL_EVENT_RESCAN || events[i].kind == MAIL_EVENT_RESCAN_HOME)
-			return dbox_scan(box, changed_r, &missing, err);
+			return dbox_scan(box, changed_r, err);
 	}
 	return rc < 0 ? rc : give_modseqs(dbox_of(box), changed_r, err);
 }
 
-static int count_missing(struct dbox *db, size_t *missing_r, struct error *err)
+static int find_missing(struct dbox *db, struct error *err)
 {
 	struct index_record record;
 	struct index_iter iter;
 	struct error cause;
 
+	db->box.missing_count = 0;
 	index_iter_init(db->index, 1, &iter);
 	while (index_iter_next(&iter, &record)) {
 		struct dbox_message message;
@@ -61,7 +61,9 @@ static int count_missing(struct dbox *db, size_t *missing_r, struct error *err)
 		if (rc == -ENOENT || rc == -EUCLEAN) {
 			log_warning("UID %u has no message that can be read: %s", record.uid,
 				    cause.text);
-			(*missing_r)++;
+			rc = mailbox_note_missing(&db->box, record.uid);
+			if (rc < 0)
+				return error_errno(err, rc, "%s", db->index_path);
 			continue;
 		}
 		if (rc < 0) {
@@ -76,12 +78,12 @@ static int count_missing(struct dbox *db, size_t *missing_r, struct error *err)
 	return iter.failed < 0 ? error_errno(err, iter.failed, "%s", db->index_path) : 0;
 }
 
-int dbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
+int dbox_scan(struct mailbox *box, bool *changed_r, struct error *err)
 {
 	struct dbox *db = dbox_of(box);
 	int rc = box->format->refresh(box, err);
 
 	if (rc == 0)
-		rc = count_missing(db, missing_r, err);
+		rc = find_missing(db, err);
 	return rc < 0 ? rc : give_modseqs(db, changed_r, err);
 }

@@ -489,7 +489,6 @@ int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_
 {
 	struct maildir *md = maildir_of(box);
 	struct catch_up up = {.md = md};
-	size_t missing;
 	int rc = maildir_refresh(box, err);
 
 	if (rc == 0)
@@ -497,7 +496,7 @@ int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_
 	if (rc == 0)
 		rc = catch_up_items(&up, changed_r, err);
 	if (rc == 0 && up.scan)
-		rc = maildir_scan(box, changed_r, &missing, err);
+		rc = maildir_scan(box, changed_r, err);
 	if (rc == 0)
 		maildir_update_status(md);
 	free(up.items);

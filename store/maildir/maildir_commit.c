@@ -299,12 +299,8 @@ static int place_restore(struct maildir_txn *txn, struct maildir_op *op, struct 
 {
 	struct maildir *md = txn->md;
 	char name[NAME_MAX + 1], path[MAILDIR_PATH_MAX];
-	int rc = find_message(md, op->uid, op, err);
+	int rc;
 
-	if (rc == 0)
-		rc = maildir_find_files(md, &op->wanted, 1, err);
-	if (rc < 0)
-		return rc;
 	if (op->wanted.path[0])
 		return 0; /* it is there after all */
 	rc = maildir_spool_sync(op->spool, err);
@@ -316,6 +312,8 @@ static int place_restore(struct maildir_txn *txn, struct maildir_op *op, struct 
 		return error_errno(err, rc, "%s: UID %u", md->path, op->uid);
 	snprintf(path, sizeof path, "cur/%s", name);
 	rc = rename_new(md->dirfd, op->spool->tmp_path, path);
+	if (rc == -EEXIST)
+		return 0;
 	if (rc < 0)
 		return file_error(md, rc, path, "put back", err);
 	log_notice("%s/%s: the missing file of UID %u was put back", md->path, path, op->uid);
@@ -437,8 +435,19 @@ static int place_op(struct maildir_txn *txn, struct maildir_op *op, struct buf *
 	return rc < 0 ? rc : new_line(txn->md, op, lines, err);
 }
 
-/* Finds the files of all operations of the given kinds that have none yet, in at most one pass. */
-static int find_all(struct maildir_txn *txn, struct error *err)
+static bool changes_file(const struct maildir_op *op)
+{
+	return op->kind == MAILDIR_OP_RENAME || op->kind == MAILDIR_OP_UNLINK;
+}
+
+static bool restores_file(const struct maildir_op *op)
+{
+	return op->kind == MAILDIR_OP_RESTORE;
+}
+
+/* Finds the files of all operations of a kind, in at most one pass. */
+static int find_all(struct maildir_txn *txn, bool (*wants)(const struct maildir_op *op),
+		    struct error *err)
 {
 	AUTO_FREE struct maildir_wanted *wanted = NULL;
 	AUTO_FREE size_t *which = NULL;
@@ -452,7 +461,7 @@ static int find_all(struct maildir_txn *txn, struct error *err)
 	for (size_t i = 0; i < txn->op_count; i++) {
 		const struct maildir_op *op = &txn->ops[i];
 
-		if ((op->kind != MAILDIR_OP_RENAME && op->kind != MAILDIR_OP_UNLINK) || !op->base)
+		if (!wants(op) || !op->base)
 			continue;
 		wanted[count] = op->wanted;
 		which[count++] = i;
@@ -470,12 +479,18 @@ int maildir_commit_files(struct maildir_txn *txn, struct buf *lines, struct erro
 	int rc = choose_bases(txn, err);
 
 	for (size_t i = 0; rc == 0 && i < txn->op_count; i++) {
+		if (restores_file(&txn->ops[i]))
+			rc = find_message(txn->md, txn->ops[i].uid, &txn->ops[i], err);
+	}
+	if (rc == 0)
+		rc = find_all(txn, restores_file, err);
+	for (size_t i = 0; rc == 0 && i < txn->op_count; i++) {
 		rc = place_op(txn, &txn->ops[i], lines, err);
 		crash_point("maildir: a file placed");
 		dotlock_touch(txn->lock);
 	}
 	if (rc == 0)
-		rc = find_all(txn, err);
+		rc = find_all(txn, changes_file, err);
 	if (rc == 0)
 		MAILDIR_STEP("placed");
 	return rc < 0 ? rc : sync_dirs(txn, err);

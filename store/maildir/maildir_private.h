@@ -158,6 +158,8 @@ void maildir_spool_discard(struct mail_spool *spool);
 int maildir_spool_sync(struct maildir_spool *spool, struct error *err);
 /* Before the locks: whatever is complete need not be waited for while holding them. */
 int maildir_spool_sync_all(struct maildir *md, struct error *err);
+/* Removes from tmp/ what processes of ours left that have died. */
+void maildir_spool_sweep(struct maildir *md);
 /* The file was renamed or removed: frees the object only. */
 void maildir_spool_forget(struct maildir_spool *spool);
 
@@ -297,11 +299,11 @@ void maildir_abort(struct mailbox_txn *txn);
 
 int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err);
-int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
+int maildir_scan(struct mailbox *box, bool *changed_r, struct error *err);
 int maildir_settle(struct mailbox *box, struct error *err);
 /* With the lock held already, or NULL. */
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
-			size_t *missing_r, struct error *err);
+			struct error *err);
 int maildir_rebuild(const struct mailbox_place *place, struct error *err);
 
 /* Lets tests end the process between two steps of a commit: called with the name of the step just

@@ -118,12 +118,11 @@ static int expunge_without_line(struct maildir *md, struct dotlock *lock, struct
 static int settle(struct maildir *md, const struct mailbox_place *place, struct dotlock *lock,
 		  struct error *err)
 {
-	size_t missing;
 	bool changed;
 	int rc = maildir_setup_locked(md, place, lock, err);
 
 	if (rc == 0)
-		rc = maildir_scan_locked(md, lock, &changed, &missing, err);
+		rc = maildir_scan_locked(md, lock, &changed, err);
 	return rc < 0 ? rc : expunge_without_line(md, lock, err);
 }
 

@@ -256,8 +256,8 @@ static int adopt_new_files(struct scan *scan)
  * Looks for the files of messages that no pass has shown, a second time. Who expunges removes the
  * file before the index says so, both under the locks: only there is a file missing.
  */
-static int count_missing(struct scan *scan, struct maildir_wanted *wanted, uint32_t *uids,
-			 size_t count, size_t *missing_r)
+static int note_missing(struct scan *scan, struct maildir_wanted *wanted, uint32_t *uids,
+			size_t count)
 {
 	int rc = maildir_find_files(scan->md, wanted, count, scan->err);
 
@@ -270,19 +270,20 @@ static int count_missing(struct scan *scan, struct maildir_wanted *wanted, uint3
 		}
 		log_warning("%s: the file of UID %u (%.*s) is missing", scan->md->path, uids[i],
 			    (int)wanted[i].base_len, wanted[i].base);
-		(*missing_r)++;
+		rc = mailbox_note_missing(&scan->md->box, uids[i]);
+		if (rc < 0)
+			error_errno(scan->err, rc, "%s", scan->md->path);
 	}
 	return rc;
 }
 
-static int find_missing(struct scan *scan, size_t *missing_r)
+static int find_missing(struct scan *scan)
 {
 	AUTO_FREE struct maildir_wanted *wanted = calloc(MISSING_BATCH, sizeof *wanted);
 	AUTO_FREE uint32_t *uids = calloc(MISSING_BATCH, sizeof *uids);
 	size_t count = 0;
 	int rc = 0;
 
-	*missing_r = 0;
 	if (!wanted || !uids)
 		return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
 	for (size_t i = 0; rc == 0 && i < scan->line_count; i++) {
@@ -296,11 +297,11 @@ static int find_missing(struct scan *scan, size_t *missing_r)
 		rc = maildir_want_record(scan->md, &record, &wanted[count], scan->err);
 		uids[count++] = record.uid;
 		if (rc == 0 && count == MISSING_BATCH) {
-			rc = count_missing(scan, wanted, uids, count, missing_r);
+			rc = note_missing(scan, wanted, uids, count);
 			count = 0;
 		}
 	}
-	return rc < 0 ? rc : count_missing(scan, wanted, uids, count, missing_r);
+	return rc < 0 ? rc : note_missing(scan, wanted, uids, count);
 }
 
 /* ---- the whole ---- */
@@ -311,7 +312,7 @@ static bool wants_compaction(const struct scan *scan)
 	return scan->line_count > 16 && scan->line_count * 3 / 4 >= scan->live;
 }
 
-static int run(struct scan *scan, size_t *missing_r)
+static int run(struct scan *scan)
 {
 	struct index_status status;
 	int rc = read_lines(scan);
@@ -324,7 +325,7 @@ static int run(struct scan *scan, size_t *missing_r)
 		rc = adopt_new_files(scan);
 	/* If it will be done again under the locks, the rest is left to that. */
 	if (rc == 0 && (scan->txn || !scan->need))
-		rc = find_missing(scan, missing_r);
+		rc = find_missing(scan);
 	return rc;
 }
 
@@ -335,7 +336,7 @@ static void scan_free(struct scan *scan)
 	free(scan->lines);
 }
 
-static int scan_and_write(struct scan *scan, size_t *missing_r)
+static int scan_and_write(struct scan *scan)
 {
 	struct maildir *md = scan->md;
 	bool behind;
@@ -349,7 +350,7 @@ static int scan_and_write(struct scan *scan, size_t *missing_r)
 		scan->changed = true;
 	}
 	if (rc == 0)
-		rc = run(scan, missing_r);
+		rc = run(scan);
 	if (rc == 0 && wants_compaction(scan))
 		scan->txn->rewrite = true;
 	scan->changed |= maildir_lacks_modseqs(md);
@@ -361,16 +362,17 @@ static int scan_and_write(struct scan *scan, size_t *missing_r)
 }
 
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
-			size_t *missing_r, struct error *err)
+			struct error *err)
 {
 	struct scan scan = {.md = md, .lock = lock, .names = BUF_INIT(NAMES_MAX), .err = err};
 	int rc = 0;
 
+	md->box.missing_count = 0;
 	if (!lock)
 		rc = dotlock_acquire(md->control_fd, md->control_path, UIDLIST_NAME,
 				     DOTLOCK_TIMEOUT_MS_DEFAULT, &scan.lock, err);
 	if (rc == 0)
-		rc = scan_and_write(&scan, missing_r);
+		rc = scan_and_write(&scan);
 	if (!lock)
 		dotlock_release(&scan.lock);
 	scan_free(&scan);
@@ -382,35 +384,35 @@ int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_
 	return 0;
 }
 
-int maildir_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
+int maildir_scan(struct mailbox *box, bool *changed_r, struct error *err)
 {
 	struct maildir *md = maildir_of(box);
 	struct scan scan = {.md = md, .names = BUF_INIT(NAMES_MAX), .err = err};
 	bool behind = false, waited;
 	int rc = maildir_refresh(box, err);
 
+	maildir_spool_sweep(md);
 	if (rc == 0)
 		rc = maildir_index_is_behind(md, &behind, err);
 	if (rc == 0 && !behind)
-		rc = run(&scan, missing_r);
+		rc = run(&scan);
 	scan_free(&scan);
 	if (rc < 0 ||
 	    (!behind && !scan.need && !wants_compaction(&scan) && !maildir_lacks_modseqs(md)))
 		return rc;
 	rc = dotlock_wait(md->control_fd, md->control_path, UIDLIST_NAME,
 			  DOTLOCK_TIMEOUT_MS_DEFAULT, &waited, err);
-	return rc < 0 ? rc : maildir_scan_locked(md, NULL, changed_r, missing_r, err);
+	return rc < 0 ? rc : maildir_scan_locked(md, NULL, changed_r, err);
 }
 
 int maildir_settle(struct mailbox *box, struct error *err)
 {
 	struct maildir *md = maildir_of(box);
 	bool changed = false;
-	size_t missing;
 
 	if (!dotlock_is_abandoned(md->control_fd, UIDLIST_NAME))
 		return 0;
 	log_notice("%s: a process died while it changed the mailbox; looking at what it left",
 		   md->path);
-	return maildir_scan_locked(md, NULL, &changed, &missing, err);
+	return maildir_scan_locked(md, NULL, &changed, err);
 }

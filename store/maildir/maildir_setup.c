@@ -232,7 +232,6 @@ static int setup_step(struct maildir *md, const struct mailbox_place *place, str
 int maildir_setup_locked(struct maildir *md, const struct mailbox_place *place,
 			 struct dotlock *lock, struct error *err)
 {
-	size_t missing;
 	bool changed;
 	int rc = reopen(md, err);
 
@@ -246,7 +245,7 @@ int maildir_setup_locked(struct maildir *md, const struct mailbox_place *place,
 	if (maildir_needs_setup(md))
 		return error_set(err, -EUCLEAN,
 				 "%s: uidlist or index did not stay as they were made", md->path);
-	return maildir_scan_locked(md, lock, &changed, &missing, err);
+	return maildir_scan_locked(md, lock, &changed, err);
 }
 
 int maildir_setup(struct maildir *md, const struct mailbox_place *place, struct error *err)

@@ -44,7 +44,7 @@ static bool is_left_over(const char *name)
 
 /* Removes what a process that was killed left in tmp/. Dovecot does it after 36 hours, but there
  * need not be a Dovecot. */
-static void sweep(const struct maildir *md, int tmp_fd)
+static void sweep(struct maildir *md, int tmp_fd)
 {
 	int fd = openat(tmp_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
@@ -59,6 +59,15 @@ static void sweep(const struct maildir *md, int tmp_fd)
 			log_debug("%s/tmp: removed %s, which was left over", md->path,
 				  entry->d_name);
 	}
+	md->swept_ms = now_ms();
+}
+
+void maildir_spool_sweep(struct maildir *md)
+{
+	AUTO_CLOSE int tmp_fd = openat(md->dirfd, "tmp", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (tmp_fd >= 0)
+		sweep(md, tmp_fd);
 }
 
 static int create_tmp(struct maildir_spool *spool, struct error *err)
@@ -76,10 +85,8 @@ static int create_tmp(struct maildir_spool *spool, struct error *err)
 	}
 	if (tmp_fd < 0)
 		return error_errno(err, -errno, "%s/tmp", md->path);
-	if (md->swept_ms == 0 || now_ms() - md->swept_ms > SWEEP_EVERY_MS) {
+	if (md->swept_ms == 0 || now_ms() - md->swept_ms > SWEEP_EVERY_MS)
 		sweep(md, tmp_fd);
-		md->swept_ms = now_ms();
-	}
 	for (int i = 0; i < CREATE_TRIES; i++) {
 		maildir_name_generate(unique);
 		snprintf(name, sizeof name, SPOOL_PREFIX "%ld.%.200s", (long)getpid(), unique);

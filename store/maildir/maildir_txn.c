@@ -165,9 +165,8 @@ static int begin_index(struct maildir_txn *txn, struct error *err)
 static int take_in_left_over(struct maildir_txn *txn, struct error *err)
 {
 	struct maildir *md = txn->md;
-	size_t missing;
 
-	return maildir_scan_locked(md, txn->lock, &txn->left_over, &missing, err);
+	return maildir_scan_locked(md, txn->lock, &txn->left_over, err);
 }
 
 int maildir_txn_begin(struct maildir *md, struct dotlock *lock, struct maildir_txn **txn_r,

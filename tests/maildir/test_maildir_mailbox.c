@@ -445,6 +445,33 @@ static void test_a_missing_file_of_a_busy_mailbox(void **state)
 	mailbox_close(&box);
 }
 
+static void test_a_scan_clears_what_a_dead_process_spooled(void **state)
+{
+	struct fixture *fx = *state;
+	struct error err = {0};
+	struct mailbox *box;
+	char dead[400], alive[400];
+	size_t missing;
+	bool changed;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		_exit(0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	snprintf(dead, sizeof dead, "%s/tmp/dsyncfs.%ld.1.M1P1.host", fx->maildir, (long)pid);
+	snprintf(alive, sizeof alive, "%s/tmp/dsyncfs.%ld.1.M1P1.host", fx->maildir,
+		 (long)getpid());
+	write_file(dead, "x", 1);
+	write_file(alive, "x", 1);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(path_exists("%s", dead));
+	assert_true(path_exists("%s", alive));
+	mailbox_close(&box);
+}
+
 static void test_a_missing_file_is_put_back(void **state)
 {
 	struct fixture *fx = *state;
@@ -706,6 +733,7 @@ int main(void)
 		UNIT(test_foreign_changes_are_told),
 		UNIT(test_uidnext_counts_only_what_the_index_knows),
 		UNIT(test_a_missing_file_of_a_busy_mailbox),
+		UNIT(test_a_scan_clears_what_a_dead_process_spooled),
 		UNIT(test_a_missing_file_is_put_back),
 		UNIT(test_scan_records_what_nobody_told),
 		UNIT(test_refresh_sees_others_and_a_replaced_directory),

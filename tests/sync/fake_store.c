@@ -459,6 +459,12 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return 0;
 }
 
+const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)
+{
+	*count_r = 0;
+	return NULL;
+}
+
 int mailbox_settle(struct mailbox *box, struct error *err)
 {
 	return 0;

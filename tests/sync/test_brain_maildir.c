@@ -401,6 +401,87 @@ static void a_record_without_a_file_ends(void **state)
 	sync_until_equal(f);
 }
 
+static void remove_files(struct fixture *f, int node, const char *pattern)
+{
+	char command[700];
+
+	snprintf(command, sizeof(command),
+		 "cd '%s/%c/Maildir' && rm -f new/%s cur/%s && ! ls new cur | grep -q 'M1P'",
+		 f->root, 'a' + node, pattern, pattern);
+	assert_int_equal(system(command), 0); // NOLINT(cert-env33-c)
+}
+
+static unsigned count_files(struct fixture *f, int node)
+{
+	char path[700], line[80];
+	unsigned count = 0;
+
+	snprintf(path, sizeof(path), "ls '%s'/%c/Maildir/new '%s'/%c/Maildir/cur | grep -c node",
+		 f->root, 'a' + node, f->root, 'a' + node);
+	FILE *out = popen(path, "r"); // NOLINT(cert-env33-c)
+	assert_non_null(out);
+	if (fgets(line, sizeof(line), out) != NULL)
+		count = (unsigned)strtoul(line, NULL, 10);
+	pclose(out);
+	return count;
+}
+
+/* Files went and their records did not: what the power leaves. With the state forgotten, as the
+ * daemon does it for a mailbox that is incomplete, the bodies come from the peer, and nothing a
+ * client sees has changed. In blocks, and in whole lists; from either side. */
+static void files_that_went_come_back(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 40; i++)
+		deliver(f, i % 2, "INBOX");
+	sync_until_equal(f);
+	maildir_user_flags(&f->users[0], "INBOX", maildir_user_uid(&f->users[0], 0), MAIL_SEEN,
+			   "work");
+	sync_until_equal(f);
+	for (uint32_t blocks = 8; blocks <= 1024; blocks *= 128) {
+		for (int node = 0; node < 2; node++) {
+			AUTO_BUF struct buf before = BUF_INIT((size_t)64 << 20);
+			AUTO_BUF struct buf after = BUF_INIT((size_t)64 << 20);
+
+			for (int i = 0; i < 2; i++) {
+				f->nodes[i].state_count = 0;
+				f->nodes[i].block_uids = blocks;
+			}
+			maildir_user_dump(&f->users[node], true, &before);
+			remove_files(f, node, "1795327226.M[1-3]P*");
+			assert_int_equal(count_files(f, node), 37);
+			run_session(&f->nodes[node], &f->nodes[1 - node], SYNC_CHANGED,
+				    &f->results);
+			assert_int_equal(f->results.master.outcome, SYNC_DONE);
+			assert_int_equal(f->results.slave.mails_sent, 3);
+			assert_int_equal(count_files(f, node), 40);
+			maildir_user_dump(&f->users[node], true, &after);
+			assert_string_equal(buf_str(&before), buf_str(&after));
+			expect_equal(f);
+			expect_quiet(f);
+		}
+	}
+}
+
+/* An expunge meanwhile wins; of what the peer does not have either the record ends. */
+static void a_file_that_neither_has_ends(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 3; i++)
+		deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	for (int i = 0; i < 2; i++) {
+		remove_files(f, i, "1795327226.M1P*");
+		f->nodes[i].state_count = 0;
+	}
+	f->expunged[1] = true;
+	sync_until_equal(f);
+	expect_what_was_delivered(f);
+	expect_quiet(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -408,6 +489,8 @@ int main(void)
 		TEST(mail_flags_expunges_and_folders),
 		TEST(both_delivered_the_same_uid),
 		TEST(a_record_without_a_file_ends),
+		TEST(files_that_went_come_back),
+		TEST(a_file_that_neither_has_ends),
 		TEST(many_mails),
 		TEST(random_histories),
 		TEST(busy_mailboxes),

@@ -84,7 +84,8 @@ static void sample(unsigned i, struct buf *out)
 				 .uid_validity = 1,
 				 .uid_next = 2,
 				 .messages = 3,
-				 .highest_modseq = 4};
+				 .highest_modseq = 4,
+				 .incomplete = true};
 	struct worker_caught_up caught_up = {.tree_changed = true, .failed = 2, .reason = "why"};
 	struct worker_go go = {.connect = true,
 			       .type = SYNC_BOXES,

@@ -1,0 +1,177 @@
+/*
+ * Messages of which we have the record and no file (the power went between the file and its record,
+ * or somebody removed files behind the mount): where the peer has the same message, its body is put
+ * back. Absence is no expunge, so nothing else changes: the merge sees the message on both sides.
+ *
+ * Found by a scan, when no saved state shortens the lists (brain_box.c). The bodies are asked for
+ * behind those of the plan.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "store/base/log.h"
+#include "sync/brain_private.h"
+
+static const struct merge_item *find_item(const struct item_list *list, uint32_t uid)
+{
+	size_t low = 0, high = list->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (list->items[mid].uid == uid)
+			return &list->items[mid];
+		if (list->items[mid].uid < uid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+bool import_restore_wants(const struct box *box, uint32_t uid)
+{
+	size_t count, low = 0;
+	const uint32_t *missing = mailbox_missing(box->mailbox, &count);
+
+	for (size_t high = count; box->scanned && low < high;) {
+		size_t mid = low + (high - low) / 2;
+
+		if (missing[mid] == uid)
+			return true;
+		if (missing[mid] < uid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return false;
+}
+
+int import_restore_plan(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+	size_t count = 0;
+	const uint32_t *missing = box->scanned ? mailbox_missing(box->mailbox, &count) : NULL;
+
+	if (count == 0 || brain_mode(box->brain) != MERGE_DSYNCFS)
+		return 0;
+	import->restores = calloc(count, sizeof(*import->restores));
+	if (import->restores == NULL)
+		return error_errno(err, -ENOMEM, "messages to put back");
+	for (size_t i = 0; i < count; i++) {
+		const struct merge_item *own = find_item(&box->export.list, missing[i]);
+		const struct merge_item *peer = find_item(&import->list, missing[i]);
+
+		if (own == NULL || peer == NULL || own->type != 's' || peer->type != 's' ||
+		    own->guid == NULL || *own->guid == '\0' || peer->guid == NULL ||
+		    strcmp(own->guid, peer->guid) != 0)
+			continue;
+		import->restores[import->restore_count++] =
+			(struct import_restore){.uid = own->uid, .guid = own->guid};
+	}
+	return 0;
+}
+
+int import_restore_send_requests(struct box *box, struct error *err)
+{
+	struct import *import = &box->import;
+
+	for (; import->restores_sent < import->restore_count; import->restores_sent++) {
+		struct item item = {
+			.type = ITEM_REQUEST,
+			.request = {.guid = import->restores[import->restores_sent].guid},
+		};
+
+		if (!stream_can_write(box->brain->stream))
+			return 0;
+		int ret = items_send(box->brain->items, &item, err);
+		if (ret < 0)
+			return ret;
+	}
+	return 1;
+}
+
+struct import_restore *import_restore_find(struct box *box, const struct item_mail *mail)
+{
+	struct import *import = &box->import;
+
+	for (size_t i = 0; mail->guid != NULL && i < import->restore_count; i++) {
+		struct import_restore *restore = &import->restores[i];
+
+		if (!restore->received && strcmp(restore->guid, mail->guid) == 0)
+			return restore;
+	}
+	return NULL;
+}
+
+void import_restore_begin(struct box *box, struct import_restore *restore,
+			  const struct item_mail *mail)
+{
+	struct error err = {0};
+
+	restore->received = true;
+	restore->saved = mail->saved_date;
+	if (!mail->stream) {
+		box_again(box, "a message without a file did not come");
+		return;
+	}
+	int ret = mailbox_spool_open(box->mailbox, restore->guid, mail->received_date,
+				     &restore->spool, &err);
+	if (ret < 0)
+		box_fail(box, ret, &err);
+}
+
+static int put_back(struct box *box, struct mailbox_txn *txn, struct import_restore *restore,
+		    struct error *err)
+{
+	struct mail mail;
+	int ret = mailbox_find(box->mailbox, restore->uid, &mail, err);
+
+	/* Expunged meanwhile: that wins. */
+	if (ret == -ENOENT || (ret == 0 && strcmp(mail.guid, restore->guid) != 0)) {
+		mailbox_spool_discard(&restore->spool);
+		return 0;
+	}
+	mail.guid = restore->guid;
+	return ret < 0 ? ret : mailbox_append(txn, &restore->spool, &mail, restore->saved, "", err);
+}
+
+void import_restore_apply(struct box *box)
+{
+	struct import *import = &box->import;
+	struct mailbox_txn *txn = NULL;
+	struct error err = {0};
+	bool foreign = false;
+	int ret = 0;
+
+	if (box->failed != 0 || import->restores_spooled == 0)
+		return;
+	ret = mailbox_begin(box->mailbox, &txn, &err);
+	if (ret == 0) {
+		import_note_foreign(box);
+		for (size_t i = 0; ret == 0 && i < import->restore_count; i++) {
+			if (import->restores[i].spool != NULL &&
+			    &import->restores[i] != import->restoring)
+				ret = put_back(box, txn, &import->restores[i], &err);
+		}
+	}
+	if (ret == 0)
+		ret = mailbox_commit(&txn, &foreign, &err);
+	mailbox_abort(&txn);
+	import->foreign |= foreign;
+	if (ret < 0) {
+		box_fail(box, ret, &err);
+		return;
+	}
+	import->restores_spooled = 0;
+}
+
+void import_restore_free(struct import *import)
+{
+	for (size_t i = 0; i < import->restore_count; i++)
+		mailbox_spool_discard(&import->restores[i].spool);
+	free(import->restores);
+	import->restores = NULL;
+	import->restoring = NULL;
+	import->restore_count = import->restores_sent = import->restores_spooled = 0;
+}
