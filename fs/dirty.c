@@ -141,7 +141,7 @@ void dirty_wait(struct dirty *dirty, struct dirty_box *box)
 	if (dirty_is_durable(box))
 		return;
 	lead_yield();
-	journal_dirty_wait(dirty->journal, box->ticket);
+	journal_wait(dirty->journal, box->ticket);
 	__atomic_store_n(&box->durable, true, __ATOMIC_RELEASE);
 }
 

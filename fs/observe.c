@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include "fs/stamp.h"
 #include "store/base/log.h"
@@ -107,14 +108,14 @@ void observe_dirty(struct observed *op)
 	}
 }
 
-void observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
-		  const char *dir, const char *name, const char *name2)
+uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
+		      const char *dir, const char *name, const char *name2)
 {
-	observe_push_within(op, 0, kind, home, dir, name, name2);
+	return observe_push_within(op, 0, kind, home, dir, name, name2);
 }
 
-void observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			 const char *home, const char *dir, const char *name, const char *name2)
+uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			     const char *home, const char *dir, const char *name, const char *name2)
 {
 	struct mail_event event = {
 		.origin = op->origin,
@@ -128,7 +129,19 @@ void observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_
 	/* What a peer's worker does is known to dsyncd. */
 	if (op->origin && wait_ms < APPLIED_WAIT_MS)
 		wait_ms = APPLIED_WAIT_MS;
-	journal_push(op->observer->journal, &event, wait_ms);
+	return journal_push(op->observer->journal, &event, wait_ms);
+}
+
+/* A worker need not wait: the index log and its peer know of the removal. */
+void observe_removed(const struct observed *op, unsigned i, uint64_t ticket)
+{
+	if (op->names[i].dir && !op->origin)
+		atomic_store(&op->names[i].dir->removal, ticket);
+}
+
+void observe_sync(const struct observer *observer, const struct place *dir)
+{
+	journal_wait(observer->journal, atomic_load(&dir->removal));
 }
 
 struct recovery {

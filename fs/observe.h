@@ -73,6 +73,10 @@ void observe_removal_ahead(const struct observed *op);
 /* The directory names[0] is about to be removed. */
 void observe_dir_removal_ahead(const struct observed *op);
 
+/* The directory is synced for a client: returns when what the client removed from it is durable in
+ * the journal as well, the only evidence there is of it. */
+void observe_sync(const struct observer *observer, const struct place *dir);
+
 /* ---- what has been done ---- */
 
 /* names[0] was made in one step: mknod, symlink, link. */
@@ -103,6 +107,9 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
 /* Directories changed places. */
 void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
 
+/* For observe_dir.c and observe_maildir.c: something was removed from the directory of names[i],
+ * with the ticket of that event. */
+void observe_removed(const struct observed *op, unsigned i, uint64_t ticket);
 /* For observe_dir.c: the mailbox that names[i] is in changes, as its stamp will tell; does not
  * wait. */
 void observe_enter(struct observed *op, unsigned i);
@@ -114,10 +121,11 @@ void observe_check_stamps(struct observer *observer, int root_fd, const bool *en
 int observe_recover(struct observer *observer, bool clean, struct error *err);
 
 /* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h. */
-void observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
-		  const char *dir, const char *name, const char *name2);
+uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
+		      const char *dir, const char *name, const char *name2);
 /* As observe_push; the event may wait for others as long (journal_push()). */
-void observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			 const char *home, const char *dir, const char *name, const char *name2);
+uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			     const char *home, const char *dir, const char *name,
+			     const char *name2);
 
 #endif

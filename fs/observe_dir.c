@@ -30,9 +30,9 @@ static bool is_home(const struct place_path *path)
 	return path->role == PLACE_DIR && path->depth == 0;
 }
 
-static void push(struct observed *op, enum mail_event_kind kind, const struct place_path *path)
+static uint64_t push(struct observed *op, enum mail_event_kind kind, const struct place_path *path)
 {
-	observe_push(op, kind, path->home, path->dir, "", "");
+	return observe_push(op, kind, path->home, path->dir, "", "");
 }
 
 static void push_rescan_home(struct observed *op, const char *home)
@@ -85,7 +85,7 @@ void observe_dir_removed(struct observed *op)
 	locate_dir(op, 0, &path);
 	if (in_home(&path) || path.role == PLACE_MAILS) {
 		dirty_text(op, &path);
-		push(op, MAIL_EVENT_DIR_REMOVED, &path);
+		observe_removed(op, 0, push(op, MAIL_EVENT_DIR_REMOVED, &path));
 	} else if (is_home(&path)) {
 		push_rescan_home(op, path.home);
 	}

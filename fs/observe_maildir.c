@@ -13,21 +13,29 @@
 /* Catch-up would wait for the uidlist's lock, so its events wait for the unlink. */
 #define LOCKED_WAIT_MS 20
 
-static void push_within(const struct observed *op, unsigned i, unsigned wait_ms,
-			enum mail_event_kind kind, const char *name, const char *name2)
+static uint64_t push_within(const struct observed *op, unsigned i, unsigned wait_ms,
+			    enum mail_event_kind kind, const char *name, const char *name2)
 {
-	observe_push_within(op, wait_ms, kind, op->names[i].at.home, op->names[i].at.dir, name,
-			    name2);
+	return observe_push_within(op, wait_ms, kind, op->names[i].at.home, op->names[i].at.dir,
+				   name, name2);
 }
 
-static void push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
-		      const char *name, const char *name2)
+static uint64_t push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
+			  const char *name, const char *name2)
 {
 	unsigned wait_ms = dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
 			   : kind == MAIL_EVENT_TOUCHED	     ? TOUCHED_WAIT_MS
 							     : MESSAGE_WAIT_MS;
 
-	push_within(op, i, wait_ms, kind, name, name2);
+	return push_within(op, i, wait_ms, kind, name, name2);
+}
+
+static uint64_t push_removed(const struct observed *op, unsigned i, const char *name)
+{
+	uint64_t ticket = push_here(op, i, MAIL_EVENT_REMOVED, name, "");
+
+	observe_removed(op, i, ticket);
+	return ticket;
 }
 
 static void unlocked(const struct observed *op, unsigned i)
@@ -114,7 +122,7 @@ void observe_removal_ahead(const struct observed *op)
 void observe_unlinked(struct observed *op)
 {
 	if (is_message(op, 0))
-		push_here(op, 0, MAIL_EVENT_REMOVED, op->names[0].name, "");
+		push_removed(op, 0, op->names[0].name);
 	else if (op->names[0].kind == PLACE_FILE_UIDLIST_LOCK)
 		unlocked(op, 0);
 	else
@@ -128,13 +136,14 @@ static void observe_message_renamed(struct observed *op, bool replaced)
 	/* What is gone is told before what is there: a name that was another mail's is this one's
 	   from now on. */
 	if (replaced && is_message(op, 1))
-		push_here(op, 1, MAIL_EVENT_REMOVED, name, "");
+		push_removed(op, 1, name);
 	if (is_message(op, 0) && is_message(op, 1) && same_box(op)) {
 		push_here(op, 0, MAIL_EVENT_RENAMED, old, name);
 		return;
 	}
+	/* Where the message went is synced as well by who moves it, and perhaps nothing else. */
 	if (is_message(op, 0))
-		push_here(op, 0, MAIL_EVENT_REMOVED, old, "");
+		observe_removed(op, 1, push_removed(op, 0, old));
 	if (is_message(op, 1))
 		push_here(op, 1, MAIL_EVENT_DELIVERED, name, "");
 }

@@ -20,7 +20,8 @@
 struct io_job {
 	void (*run)(struct io_job *job);
 	fuse_req_t req;
-	fuse_ino_t ino; /* whose content changes */
+	fuse_ino_t ino;	   /* whose content changes */
+	struct place *dir; /* which is synced */
 	int fd;
 	int own_fd; /* closed when done; -1: none */
 	int mode;   /* datasync, or fallocate's mode */
@@ -160,21 +161,26 @@ static void fsync_job(struct io_job *job)
 	rc = rc < 0 ? -errno : 0;
 	if (job->own_fd >= 0)
 		close(job->own_fd);
+	if (job->dir)
+		observe_sync(&fs_of(job->req)->observer, job->dir);
 	fs_reply_err(job->req, "fsync", rc);
 }
 
-static void start_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, int open_flags,
+static void start_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, bool is_dir,
 			const struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
 	const struct open_file *file = open_file_get(fs->files, fi->fh);
 	struct io_job job = {.run = fsync_job, .req = req, .mode = datasync, .own_fd = -1};
+	int open_flags = is_dir ? O_RDONLY | O_DIRECTORY : O_RDONLY;
 
 	if (!file) {
 		fs_reply_err(req, "fsync", -EBADF);
 		return;
 	}
 	job.fd = file->fd;
+	if (is_dir)
+		job.dir = inode_place(fs->inodes, ino);
 	if (job.fd < 0) {
 		/* A directory that nobody has read. */
 		job.fd = job.own_fd = inode_open(fs->inodes, ino, open_flags);
@@ -188,12 +194,12 @@ static void start_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, int open_f
 
 void fs_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	start_fsync(req, ino, datasync, O_RDONLY, fi);
+	start_fsync(req, ino, datasync, false, fi);
 }
 
 void fs_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-	start_fsync(req, ino, datasync, O_RDONLY | O_DIRECTORY, fi);
+	start_fsync(req, ino, datasync, true, fi);
 }
 
 static void fallocate_job(struct io_job *job)

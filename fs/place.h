@@ -52,6 +52,8 @@ struct place {
 	char *name;
 	unsigned refs;
 	struct dirty_box *dirty; /* owned and guarded by dirty.c; NULL: not known to be dirty */
+	_Atomic uint64_t
+		removal; /* observe.c's: the journal's ticket of the last removal from it */
 };
 
 #define PLACE_PATH_MAX 4096

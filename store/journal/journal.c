@@ -385,10 +385,16 @@ static void set_due(struct journal *journal, unsigned wait_ms)
 	pthread_cond_signal(&journal->work);
 }
 
-void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
+uint64_t journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
 {
+	uint64_t ticket;
+
 	pthread_mutex_lock(&journal->mutex);
-	journal_queue_event(&journal->queue, event);
+	ticket = journal->next_ticket + 1;
+	if (journal_queue_event(&journal->queue, event, ticket))
+		journal->next_ticket = ticket;
+	else
+		ticket = 0;
 	if (wait_ms > 0 && !journal->queue.lost_all) {
 		set_due(journal, wait_ms);
 	} else if (!journal->urgent) {
@@ -396,6 +402,7 @@ void journal_push(struct journal *journal, const struct mail_event *event, unsig
 		pthread_cond_signal(&journal->work);
 	}
 	pthread_mutex_unlock(&journal->mutex);
+	return ticket;
 }
 
 static struct journal_dirty *find_dirty(struct journal *journal, const char *home, const char *dir)
@@ -446,12 +453,16 @@ uint64_t journal_dirty_begin(struct journal *journal, const char *home, const ch
 	return ticket;
 }
 
-void journal_dirty_wait(struct journal *journal, uint64_t ticket)
+void journal_wait(struct journal *journal, uint64_t ticket)
 {
 	if (ticket == 0)
 		return;
 	pthread_mutex_lock(&journal->mutex);
 	journal->waiters++;
+	if (journal->durable_ticket < ticket && !journal->urgent) {
+		journal->urgent = true;
+		pthread_cond_signal(&journal->work);
+	}
 	while (journal->durable_ticket < ticket && !journal->broken && !journal->stop)
 		pthread_cond_wait(&journal->done, &journal->mutex);
 	journal->waiters--;

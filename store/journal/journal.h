@@ -52,8 +52,12 @@ void journal_close(struct journal **journal);
 
 /* Takes copies of the strings; seq and time are set here. Never blocks beyond a mutex, never fails.
  * wait_ms: for so long the event may wait for others to be committed with it (a commit costs two
- * syncs); 0: not at all. What is committed first takes all that came before it along. */
-void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms);
+ * syncs); 0: not at all. What is committed first takes all that came before it along. Returns a
+ * ticket for journal_wait(). */
+uint64_t journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms);
+/* Returns when what the ticket was given for is durable, or at once when the disk does not take it
+ * (the marker "scan everything" then stands in). Ticket 0 needs no wait. */
+void journal_wait(struct journal *journal, uint64_t ticket);
 
 /* A message or a folder is about to be removed: kind, home, dir and name as in the event that will
  * say so when it is done. Survives the end of this process at any moment; after such an end
@@ -64,11 +68,8 @@ typedef void journal_removal_fn(void *ctx, const struct mail_event *event);
 void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx);
 
 /* Write-ahead dirt (design invariant 2). Starts the commit that puts (home, dir) into the dirty
- * set, unless it is there already, and returns a ticket at once; journal_dirty_wait() returns when
- * that is durable, or at once when the disk does not take it (the marker "scan everything" then
- * stands in). Ticket 0 needs no wait. */
+ * set, unless it is there already, and returns a ticket for journal_wait() at once. */
 uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir);
-void journal_dirty_wait(struct journal *journal, uint64_t ticket);
 /* What a mailbox looked like when it left the dirty set. While it is clean it looks the same,
  * unless somebody wrote into the backing directory behind the mount. The bytes are the caller's. */
 #define JOURNAL_STAMP_SIZE 20

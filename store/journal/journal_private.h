@@ -40,7 +40,7 @@ struct journal {
 	pthread_t thread;
 	pthread_mutex_t mutex;
 	pthread_cond_t work; /* for the commit thread */
-	pthread_cond_t done; /* for journal_dirty_wait() */
+	pthread_cond_t done; /* for journal_wait() */
 
 	/* Under the mutex. */
 	struct journal_queue queue;

@@ -119,7 +119,8 @@ static bool reduce(const struct journal_queue *queue, const struct mail_event *e
 	return true;
 }
 
-void journal_queue_event(struct journal_queue *queue, const struct mail_event *event)
+bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
+			 uint64_t ticket)
 {
 	struct mail_event kept;
 	struct journal_op *op, *before = NULL;
@@ -138,15 +139,17 @@ void journal_queue_event(struct journal_queue *queue, const struct mail_event *e
 		HASH_FIND(hh, queue->merge, op->data, op->key_len, before);
 		if (before && before->event.origin == kept.origin) {
 			free(op);
-			return;
+			return false;
 		}
 		if (!before)
 			HASH_ADD_KEYPTR(hh, queue->merge, op->data, op->key_len, op);
 	}
+	op->ticket = ticket;
 	append(queue, op);
-	return;
+	return true;
 lost:
 	queue->lost_all = true;
+	return false;
 }
 
 static int queue_box(struct journal_queue *queue, enum journal_op_kind kind, const char *home,

@@ -21,7 +21,7 @@ enum journal_op_kind { JOURNAL_OP_EVENT, JOURNAL_OP_DIRTY, JOURNAL_OP_CLEAN };
 struct journal_op {
 	struct journal_op *next;
 	enum journal_op_kind kind;
-	uint64_t ticket;	 /* of JOURNAL_OP_DIRTY */
+	uint64_t ticket;	 /* done(): that is durable; 0: nobody waits */
 	struct mail_event event; /* its strings point into data */
 	UT_hash_handle hh;	 /* in queue->merge; the key is the front of data */
 	unsigned key_len;
@@ -42,8 +42,10 @@ struct journal_queue {
 void journal_queue_init(struct journal_queue *queue, size_t count_max, size_t bytes_max);
 void journal_queue_free(struct journal_queue *queue);
 
-/* The event's time is set here. An equal one that waits already may stand for it. */
-void journal_queue_event(struct journal_queue *queue, const struct mail_event *event);
+/* The event's time is set here. An equal one that waits already may stand for it, and where there
+ * is no room a scan does: then it has no operation of its own, and the return is false. */
+bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
+			 uint64_t ticket);
 /* The mailbox joins the dirty set, or leaves it with a stamp (NULL: none). -ENOMEM. */
 int journal_queue_dirty(struct journal_queue *queue, const char *home, const char *dir,
 			uint64_t ticket);

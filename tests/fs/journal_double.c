@@ -61,7 +61,13 @@ unsigned journal_double_last_wait(void)
 	return last_wait_ms;
 }
 
-void journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
+static uint64_t new_ticket(const char *home, const char *dir)
+{
+	snprintf(tickets[ticket_count % TICKETS], sizeof tickets[0], "%s|%s", home, dir);
+	return ++ticket_count;
+}
+
+uint64_t journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
 {
 	char line[16384];
 
@@ -72,6 +78,7 @@ void journal_push(struct journal *journal, const struct mail_event *event, unsig
 	if (event->origin)
 		snprintf(line + len, sizeof line - (size_t)len, " origin=%u", event->origin);
 	say(line);
+	return new_ticket(event->home, event->dir);
 }
 
 void journal_removal_ahead(struct journal *journal, const struct mail_event *event)
@@ -84,18 +91,20 @@ void journal_each_removal(const struct journal *journal, journal_removal_fn *eac
 
 uint64_t journal_dirty_begin(struct journal *journal, const char *home, const char *dir)
 {
+	uint64_t ticket = new_ticket(home, dir);
 	char line[512];
 
-	snprintf(tickets[ticket_count % TICKETS], sizeof tickets[0], "%s|%s", home, dir);
-	snprintf(line, sizeof line, "dirty %s", tickets[ticket_count % TICKETS]);
+	snprintf(line, sizeof line, "dirty %s|%s", home, dir);
 	say(line);
-	return ++ticket_count;
+	return ticket;
 }
 
-void journal_dirty_wait(struct journal *journal, uint64_t ticket)
+void journal_wait(struct journal *journal, uint64_t ticket)
 {
 	char line[512];
 
+	if (ticket == 0)
+		return;
 	snprintf(line, sizeof line, "wait %s", tickets[(ticket - 1) % TICKETS]);
 	say(line);
 }

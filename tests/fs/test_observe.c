@@ -175,6 +175,31 @@ static void move_between_mailboxes(void **state)
 			    "DELIVERED example.org/bob||1.a|\n");
 }
 
+static const char *synced(struct fixture *f, const struct place *dir)
+{
+	journal_double_take();
+	observe_sync(&f->observer, dir);
+	return journal_double_take();
+}
+
+/* Who syncs the directory that a message was removed from has its removal in the journal as well;
+ * deliveries wait for nothing. */
+static void a_sync_waits_for_removals(void **state)
+{
+	struct fixture *f = *state;
+
+	renamed(f, f->tmp, "1.a", f->new, "1.a", false);
+	assert_string_equal(synced(f, f->new), "");
+	renamed(f, f->new, "1.a", f->cur, "1.a:2,S", false);
+	assert_string_equal(synced(f, f->cur), "");
+	unlinked(f, f->cur, "1.a:2,S");
+	assert_string_equal(synced(f, f->cur), "wait " HOME "|Maildir\n");
+	assert_string_equal(synced(f, f->new), "");
+	renamed(f, f->new, "2.a", f->work_cur, "2.a:2,", false);
+	assert_string_equal(synced(f, f->new), "wait " HOME "|Maildir\n");
+	assert_string_equal(synced(f, f->work_cur), "wait " HOME "|Maildir\n");
+}
+
 static void dot_files_are_no_mail(void **state)
 {
 	struct fixture *f = *state;
@@ -514,6 +539,7 @@ int main(void)
 		TEST(flags_and_seen),
 		TEST(expunge_and_replacing),
 		TEST(move_between_mailboxes),
+		TEST(a_sync_waits_for_removals),
 		TEST(dot_files_are_no_mail),
 		TEST(events_wait_for_the_lock),
 		TEST(uidlist_and_keywords),

@@ -109,7 +109,7 @@ static inline void barrier(struct journal *journal)
 	char dir[32];
 
 	snprintf(dir, sizeof dir, "barrier%u.%d", count++, (int)getpid());
-	journal_dirty_wait(journal, journal_dirty_begin(journal, "barrier", dir));
+	journal_wait(journal, journal_dirty_begin(journal, "barrier", dir));
 }
 
 static inline struct journal *open_journal(const char *state_dir, bool *clean_r)
