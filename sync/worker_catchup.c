@@ -154,15 +154,16 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 
 	if (rc < 0)
 		return rc;
-	if (!group || group->scan) {
+	if (group && group->count)
+		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
+	/* What was seen to go is not missing. */
+	if (rc == 0 && (!group || group->scan)) {
 		rc = mailbox_scan(box, &changed, &missing, err);
 		if (rc == 0 && missing)
 			log_notice("%zu messages have no file; a peer is asked for them user=%s "
 				   "mailbox=%s",
 				   missing, w->user->name, name);
 	}
-	if (rc == 0 && group && group->count)
-		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
 	if (rc == 0) {
 		crash_point("catch-up: a mailbox done");
 		report_box(w, box, missing > 0);

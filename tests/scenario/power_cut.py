@@ -95,10 +95,12 @@ def sync_directory(path):
 
 
 class Load(threading.Thread):
-    """Delivers and removes on a node as careful programs do: what is noted was synced first."""
+    """Delivers and removes on a node as careful programs do: what is noted was synced first, while there was power.
+    (The disk goes before the processes do, which no power cut does.)"""
 
     def __init__(self, node, rng, removals):
         super().__init__(daemon=True)
+        self.powered = True
         self.node, self.random, self.halt, self.removals = node, rng, threading.Event(), removals
         self.delivered, self.removing, self.removed, self.flagged = set(), set(), set(), {}
 
@@ -109,6 +111,8 @@ class Load(threading.Thread):
             try:
                 base = plain.deliver(maildir, f"from {self.node.host}", "A line.\n" * self.random.choice([1, 50, 400]))
                 sync_directory(maildir + "/new")
+                if not self.powered:
+                    break
                 self.delivered.add(base)
                 own.append(base)
                 if self.random.random() < (0.3 if self.removals else 0):
@@ -117,7 +121,8 @@ class Load(threading.Thread):
                     self.removing.add(victim)
                     os.unlink(path)
                     sync_directory(os.path.dirname(path))
-                    self.removed.add(victim)
+                    if self.powered:
+                        self.removed.add(victim)
             except OSError:
                 time.sleep(0.05)
             time.sleep(0.01)
@@ -141,6 +146,8 @@ class Test:
             load.start()
         time.sleep(self.random.uniform(0.1, 1.2))
         cut = [node for node in self.pair.nodes if node.host in hosts]
+        for load in loads:
+            load.powered = load.node not in cut
         for node in cut:
             self.disks[node.host].cut()
         for load in loads:
@@ -206,6 +213,7 @@ def main():
             if not can_shut_down(test.disks["b"]):
                 skip("needs an ext4 that can be shut down")
             for node in pair.nodes:
+                node.dsyncd_options = ["-D"]
                 node.start_all(dovecot=False)
             maildir = plain.make_home(pair.a, USER) + "/Maildir"
             plain.make_maildir(maildir)
