@@ -59,6 +59,7 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
  * each. */
 struct mailbox_change {
 	uint32_t uid;
+	uint64_t modseq; /* of the last change */
 	bool expunged;
 	bool has_guid;	  /* of an expunged one: guid is known */
 	struct guid guid; /* 128-bit form */
@@ -75,7 +76,7 @@ struct mailbox_attribute {
 };
 
 struct mailbox_changes {
-	struct mailbox_change *change; /* ascending uid */
+	struct mailbox_change *change; /* ascending uid; malloc'ed, may be put in another's place */
 	size_t count;
 	struct mailbox_attribute *attribute; /* the last change of each */
 	size_t attribute_count;

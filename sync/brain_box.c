@@ -111,19 +111,6 @@ static void use_saved_state(struct box *box)
 		box->saved = *saved;
 }
 
-/* *reaches_r: the log goes back to box->since. Without that it tells what it can. */
-static int load_changes(struct box *box, bool *reaches_r, struct error *err)
-{
-	*reaches_r = true;
-	if (box->since != 0 && box->status.highest_modseq <= box->since)
-		return 0;
-	int ret = mailbox_changes(box->mailbox, box->since, &box->changes, err);
-	if (ret != -ERANGE)
-		return ret;
-	*reaches_r = false;
-	return 0;
-}
-
 static void fill_own_item(struct box *box)
 {
 	const struct mailbox_status *status = &box->status;
@@ -149,7 +136,7 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 	bool use_state = box->has_saved && box->brain->type != SYNC_FULL, reaches;
 
 	box->since = use_state ? box->saved.acked_modseq : 0;
-	int ret = load_changes(box, &reaches, err);
+	int ret = box_load_changes(box, &reaches, err);
 	if (ret < 0)
 		return ret;
 	fill_own_item(box);
@@ -180,7 +167,7 @@ static int prepare_dovecot(struct box *box, struct error *err)
 		box->common_uid = wire->last_common_uid;
 		box->stateful = wire->last_common_uid != 0 || wire->last_common_modseq != 0;
 	}
-	int ret = load_changes(box, &reaches, err);
+	int ret = box_load_changes(box, &reaches, err);
 	if (ret == 0 && box->stateful && !reaches)
 		return -ERANGE;
 	return ret;
@@ -449,7 +436,7 @@ static void peer_declined(struct box *box)
 		return;
 	}
 	if (brain_saved_state(brain, &box->own.mailbox_guid) != NULL)
-		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid);
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid, false);
 	brain_again(brain, box->name, "the peer does not have it, or cannot use the saved state");
 }
 
@@ -481,7 +468,7 @@ static void cannot_announce(struct box *box, int code, const struct error *err)
 	struct brain *brain = box->brain;
 
 	if (code == -ERANGE) {
-		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid);
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid, false);
 		brain_again(brain, box->name, "the saved state does not fit the mailbox");
 	} else if (code == -ENOENT || code == -ESTALE) {
 		/* Who listed it by its GUID has to look at the tree, or lists it again and again.

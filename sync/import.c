@@ -195,7 +195,7 @@ int import_make_plan(struct box *box, struct error *err)
 	if (import->plan.need_full) {
 		/* The state was wrong; without it everything is compared. */
 		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
-					 &box->own.mailbox_guid);
+					 &box->own.mailbox_guid, false);
 		box_again(box, "the saved state does not fit the mailbox");
 		import->request_count = 0;
 	}

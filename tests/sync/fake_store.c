@@ -504,6 +504,7 @@ static void fold_change(struct mailbox_change *change, struct change_strings *st
 			const struct fake_change *from)
 {
 	change->uid = from->uid;
+	change->modseq = from->modseq;
 	if (from->expunged) {
 		change->expunged = true;
 		change->has_guid = true;
