@@ -299,6 +299,11 @@ int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err)
 	return told(txn->box, txn->box->format->expunge(txn, uid, err), err);
 }
 
+int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	return told(txn->box, txn->box->format->bury(txn, uid, guid, err), err);
+}
+
 int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err)
 {

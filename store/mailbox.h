@@ -131,6 +131,11 @@ int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail
 int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 		      struct keyword_set keywords, uint64_t modseq, struct error *err);
 int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+/* The log tells that a message with this UID was expunged, though none is here: clients that come
+ * from another node know it. guid: of the message of whose expunge the log told before (empty: it
+ * did not say which); NULL: it told of none, and will not be taken for evidence of one. -EEXIST: a
+ * message has the UID; -EINVAL: it was not given out yet. */
+int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err);
 int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);

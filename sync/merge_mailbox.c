@@ -355,7 +355,8 @@ static int make_actions(struct merge_work *work)
 	int ret;
 
 	/* At most flags and a new UID for each. */
-	plan->actions = calloc(work->merged_count * 2 + 1, sizeof(*plan->actions));
+	plan->actions =
+		calloc(work->merged_count * 2 + work->burials.count + 1, sizeof(*plan->actions));
 	if (plan->actions == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < work->merged_count; i++) {
@@ -378,7 +379,7 @@ static int make_actions(struct merge_work *work)
 		plan->expunges++;
 	}
 	qsort(plan->actions + start, plan->action_count - start, sizeof(*plan->actions), new_cmp);
-	return 0;
+	return merge_add_burial_actions(work);
 }
 
 /* A message that some client has seen as recent is not recent again under a new UID. */
@@ -464,6 +465,7 @@ int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_
 	free(work.insts[0].list);
 	free(work.insts[1].list);
 	free(work.merged);
+	free(work.burials.list);
 	if (ret < 0) {
 		merge_mailbox_plan_free(plan_r);
 		if (ret == -ENOMEM)
