@@ -141,7 +141,10 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 		return ret;
 	fill_own_item(box);
 	box->own.common_uid = use_state && reaches ? box->saved.common_uid : 0;
-	box->own.acked_modseq = box->has_saved ? box->saved.acked_modseq : 0;
+	if (box->has_saved) {
+		box->own.acked_modseq = box->saved.acked_modseq;
+		box->own.peer_modseq = box->saved.peer_modseq;
+	}
 	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
 			box->status.uid_next != box->saved.common_uid + 1;
 	box->own.fill_from = fill_from(box);
@@ -260,6 +263,7 @@ void box_fill_side(const struct box *box, bool own, struct merge_side *side_r)
 		.first_recent_uid = item->first_recent_uid,
 		.highest_modseq = item->highest_modseq,
 		.acked_modseq = item->acked_modseq,
+		.peer_modseq = item->peer_modseq,
 		.have_guids = item->have_guids,
 		.have_save_guids = item->have_save_guids,
 		.have_only_guid128 = item->have_only_guid128,

@@ -123,6 +123,17 @@ const struct merge_item *merge_items_find(const struct merge_item *items, size_t
 	return NULL;
 }
 
+uint64_t merge_heard_modseq(const struct merge_work *work, int side)
+{
+	const struct merge_side *own = work->side[side], *other = work->side[1 - side];
+
+	/* Of a side that lost its state the other knows, unless it has also gone back. */
+	if (own->acked_modseq == 0 && own->uid_validity == other->uid_validity &&
+	    other->peer_modseq <= own->highest_modseq)
+		return other->peer_modseq;
+	return own->acked_modseq;
+}
+
 bool merge_item_names(const struct merge_item *expunge, const char *guid)
 {
 	struct guid guid128;

@@ -11,10 +11,13 @@
  * MODSEQs and HIGHESTMODSEQ are equal on both sides afterwards, and no client that knows an earlier
  * MODSEQ misses a change, also one that comes from the other side. One thing is restored that was
  * expunged: a message that a broken session gave another UID on one side only, was expunged under
- * one of the two, and then meets a session without state (U0 = 0). It looks like one that was moved
- * out and in again. MERGE_DOVECOT: Dovecot's rules, as the other end computes them. MERGE_BACKUP:
- * afterwards the own mailbox has the peer's messages under the peer's UIDs and with its flags, and
- * no others. Only without state, and only called by the side that takes.
+ * one of the two, and then meets a session for which neither side has a state. It looks like one
+ * that was moved out and in again.
+ *
+ * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
+ *
+ * MERGE_BACKUP: afterwards the own mailbox has the peer's messages under the peer's UIDs and with
+ * its flags, and no others. Only without state, and only called by the side that takes.
  */
 #ifndef DSYNCFS_SYNC_MERGE_MAILBOX_H
 #define DSYNCFS_SYNC_MERGE_MAILBOX_H
@@ -52,8 +55,9 @@ struct merge_item {
 struct merge_side {
 	uint32_t uid_validity, uid_next, messages, first_recent_uid;
 	uint64_t highest_modseq;
-	/* Changes of this side up to here are known to have reached the other. */
-	uint64_t acked_modseq;
+	/* By its saved state (0: none): its changes up to here have reached the other side, and the
+	 * other's up to there have come. */
+	uint64_t acked_modseq, peer_modseq;
 	bool have_guids, have_save_guids, have_only_guid128;
 	const struct merge_item *items;
 	size_t item_count;
@@ -132,7 +136,7 @@ struct merge_action {
 
 struct merge_mailbox_plan {
 	/* The lists contradict U0 (a message up to it is missing or is another one): nothing else
-	 * in the plan is valid. Forget the state, run again without (U0 = 0). */
+	 * in the plan is valid. Forget the common UID, run again without (U0 = 0). */
 	bool need_full;
 	/* MERGE_BACKUP: the mailbox can only become the peer's if it is made anew, since the peer
 	 * has a message at conflict_uid that cannot be put there (or may give that UID to one).

@@ -36,6 +36,8 @@ static struct burial *add(struct merge_work *work, uint32_t uid)
 
 static int add_expunges(struct merge_work *work, int side)
 {
+	const uint64_t heard = merge_heard_modseq(work, side);
+
 	for (size_t i = 0; i < work->side[side]->item_count; i++) {
 		const struct merge_item *item = &work->side[side]->items[i];
 
@@ -47,7 +49,7 @@ static int add_expunges(struct merge_work *work, int side)
 		burial->modseq[side] = item->flags.modseq;
 		burial->told[side] = true;
 		/* The other side may not have heard of it, nor its clients. */
-		burial->owed = item->flags.modseq > work->side[side]->acked_modseq;
+		burial->owed = item->flags.modseq > heard;
 		if (item->has_guid128)
 			burial->guid[side] = item->guid128;
 	}

@@ -87,6 +87,8 @@ int merge_work_key(struct merge_work *work, const struct merge_item *item, const
 /* The item with this UID, or NULL. */
 const struct merge_item *merge_items_find(const struct merge_item *items, size_t count,
 					  uint32_t uid);
+/* What the side tells up to this MODSEQ the other has heard of; 0: unknown. */
+uint64_t merge_heard_modseq(const struct merge_work *work, int side);
 /* Whether an 'e' that has a GUID means this message. */
 bool merge_item_names(const struct merge_item *expunge, const char *guid);
 

@@ -556,12 +556,15 @@ void model_sync(struct model *model, struct model_session *session)
 		if (model->box[i].highest_modseq < model->state[i].acked_modseq)
 			model->state[i].valid = false;
 		saved[i] = model->state[i].valid ? model->state[i].common_uid : 0;
-		side[i].acked_modseq = model->state[i].valid ? model->state[i].acked_modseq : 0;
+		if (model->state[i].valid) {
+			side[i].acked_modseq = model->state[i].acked_modseq;
+			side[i].peer_modseq = model->state[i].peer_modseq;
+		}
 	}
 	session->common_uid = merge_mailbox_common_uid(&side[0], saved[0], &side[1], saved[1]);
 	for (int i = 0; i < 2; i++) {
 		make_list(&model->box[i], session->common_uid,
-			  session->common_uid > 0 ? model->state[i].acked_modseq : 0, &list[i]);
+			  model->state[i].valid ? model->state[i].acked_modseq : 0, &list[i]);
 		side[i].items = list[i].items;
 		side[i].item_count = list[i].count;
 		model_box_copy(&before[i], &model->box[i]);
@@ -601,12 +604,13 @@ void model_sync(struct model *model, struct model_session *session)
 	}
 	for (int i = 0; i < 2; i++) {
 		if (plan[i].need_full)
-			model->state[i].valid = false;
+			model->state[i].common_uid = 0;
 		else if (session->save[i] && !session->need_full)
 			model->state[i] = (struct model_state){
 				.valid = true,
 				.common_uid = plan[i].common_uid,
 				.acked_modseq = model->box[i].highest_modseq,
+				.peer_modseq = model->box[1 - i].highest_modseq,
 			};
 	}
 	for (int i = 0; i < 2; i++) {

@@ -31,10 +31,10 @@ struct history {
 	unsigned guids;
 	unsigned created[MODEL_GUIDS_MAX];  /* instances ever made by users */
 	unsigned expunged[MODEL_GUIDS_MAX]; /* instances expunged by users */
-	/* A session that broke off gave it another UID on one side: without state nothing ties an
-	 * expunge of the one to the other. */
+	/* A session that broke off gave it another UID on one side: where no side has a state
+	 * nothing ties an expunge of the one to the other. */
 	bool half_moved[MODEL_GUIDS_MAX];
-	/* Such a message met a session without state that broke off as well. */
+	/* Such a message met a session without any state that broke off as well. */
 	bool untied[MODEL_GUIDS_MAX];
 	unsigned meaning[2][UIDS_MAX]; /* guid + 1 */
 	struct snapshot snapshots[2][SNAPSHOTS];
@@ -233,9 +233,9 @@ static void random_session(struct history *h, bool must_work)
 	} else if (!must_work && model_random(model, 12) == 0) {
 		model->state[model_random(model, 2)].valid = false;
 	}
+	without_state = !model->state[0].valid && !model->state[1].valid;
 	if (what < 55) {
 		model_sync_fully(model, &session);
-		without_state = session.common_uid == 0;
 		note_uids(h);
 		check_snapshots(h);
 		if (model->mode == MERGE_DSYNCFS)
@@ -252,7 +252,7 @@ static void random_session(struct history *h, bool must_work)
 		session.save[0] = what >= 70 && what % 3 == 0;
 		session.save[1] = what >= 70 && what % 3 == 1;
 		model_sync(model, &session);
-		for (unsigned guid = 0; session.common_uid == 0 && guid < h->guids; guid++)
+		for (unsigned guid = 0; without_state && guid < h->guids; guid++)
 			h->untied[guid] |= h->half_moved[guid];
 		note_half_moved(h);
 		note_uids(h);
