@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """What is expunged while the other node is away stays expunged there, too, though Dovecot has rotated its index log twice
-and more meanwhile; nothing else goes, and the journal keeps nothing of it afterwards. An argument: another location."""
+and more meanwhile; nothing else goes, and the journal keeps nothing of it afterwards. An argument: another location, or "dovecot": that is the other node."""
 import os
 import signal
 import struct
@@ -9,6 +9,7 @@ import sys
 
 import plain
 import view
+from dovecot_node import MixedPair
 from node import BUILD, Pair, eventually, need
 
 USER = "kept@example.org"
@@ -177,8 +178,40 @@ def deleted_folder(pair, wanted):
     settle(pair, wanted)
 
 
+def beside_a_dovecot():
+    """A Dovecot of the other node is away, and hears of it from our list."""
+    with MixedPair(settings="replication_poll_interval = 1s\n") as pair:
+        pair.a.kill("dovecot", signal.SIGTERM)
+        with open(pair.a.dir + "/dovecot.conf", "a", encoding="utf-8") as file:
+            file.write(ROTATE_SOON)
+        pair.a.start_dovecot()
+        client = pair.a.imap(USER)
+        for number in range(8):
+            client.append("INBOX", None, None, f"Subject: INBOX {number}\r\n\r\nHello.\r\n".encode())
+        client.logout()
+        view.eventually_same(pair, USER, modseqs=False, highest=False)
+        pair.b.kill("dovecot", signal.SIGTERM)
+        expunge(pair.a, "INBOX", [3, 4, 8])
+        all_are_tombstones(pair.a, 3)
+        rotate(pair.a, "INBOX")
+        pair.b.start_dovecot()
+        wanted = {"INBOX": [f"INBOX {number}" for number in (0, 1, 4, 5, 6)]}
+
+        def check():
+            left, right = (subjects(view.account(node, USER)) for node in pair.nodes)
+            assert left == right == wanted, (left, right)
+            return True
+
+        eventually("the same on both, without what was expunged", check, 30)
+        eventually("no tombstones are left", lambda: not tombstones(pair.a))
+
+
 def main():
     need("dovecot")
+    if sys.argv[1:] == ["dovecot"]:
+        beside_a_dovecot()
+        print("ok")
+        return
     location = sys.argv[1] if len(sys.argv) > 1 else "maildir:~/Maildir"
     with Pair(location=location, start=False) as pair:
         for node in pair.nodes:
