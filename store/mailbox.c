@@ -199,6 +199,7 @@ static int list_changes(struct index *index, uint64_t since, struct mailbox_chan
 
 		changes_r->change[changes_r->count++] = (struct mailbox_change){
 			.uid = from->uid,
+			.modseq = from->modseq,
 			.expunged = from->expunged,
 			.has_guid = from->has_guid,
 			.guid = from->guid,
@@ -297,6 +298,11 @@ int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err)
 {
 	return told(txn->box, txn->box->format->expunge(txn, uid, err), err);
+}
+
+int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	return told(txn->box, txn->box->format->bury(txn, uid, guid, err), err);
 }
 
 int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,

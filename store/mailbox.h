@@ -59,6 +59,7 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
  * each. */
 struct mailbox_change {
 	uint32_t uid;
+	uint64_t modseq; /* of the last change */
 	bool expunged;
 	bool has_guid;	  /* of an expunged one: guid is known */
 	struct guid guid; /* 128-bit form */
@@ -75,7 +76,7 @@ struct mailbox_attribute {
 };
 
 struct mailbox_changes {
-	struct mailbox_change *change; /* ascending uid */
+	struct mailbox_change *change; /* ascending uid; malloc'ed, may be put in another's place */
 	size_t count;
 	struct mailbox_attribute *attribute; /* the last change of each */
 	size_t attribute_count;
@@ -130,6 +131,11 @@ int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail
 int mailbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 		      struct keyword_set keywords, uint64_t modseq, struct error *err);
 int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+/* The log tells that a message with this UID was expunged, though none is here: clients that come
+ * from another node know it. guid: of the message of whose expunge the log told before (empty: it
+ * did not say which); NULL: it told of none, and will not be taken for evidence of one. -EEXIST: a
+ * message has the UID; -EINVAL: it was not given out yet. */
+int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err);
 int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);

@@ -97,6 +97,8 @@ struct mailbox_format {
 	int (*set_flags)(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 			 struct keyword_set keywords, uint64_t modseq, struct error *err);
 	int (*expunge)(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+	int (*bury)(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid,
+		    struct error *err);
 	int (*change_uid)(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 			  struct error *err);
 	int (*set_uid_validity)(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);

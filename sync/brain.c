@@ -190,7 +190,7 @@ static void take_finish(struct brain *brain, const struct item_finish *finish)
 		/* The peer could not use the states: all of them are to be made anew. */
 		for (size_t i = 0; i < brain->state.count; i++)
 			brain->host->forget(brain->host->ctx, &brain->peer,
-					    &brain->state.boxes[i].guid);
+					    &brain->state.boxes[i].guid, false);
 		brain_again(brain, "*", "the peer asks for a full sync");
 	}
 	if (finish->error != NULL && *finish->error != '\0') {

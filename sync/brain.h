@@ -53,6 +53,13 @@ struct sync_state {
 };
 void sync_state_free(struct sync_state *state);
 
+/* A message that was expunged here. */
+struct sync_expunge {
+	uint32_t uid;
+	struct guid guid; /* of the message, in 128-bit form; empty: not known */
+	uint64_t modseq;
+};
+
 struct box_cache; /* sync/box_cache.h */
 
 enum sync_begin { SYNC_BEGIN_OK, SYNC_BEGIN_BUSY };
@@ -81,8 +88,13 @@ struct sync_host {
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,
 		     const struct sync_mailbox_state *state);
-	/* The mailbox with this GUID is gone on both sides. */
-	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid);
+	/* The state of this mailbox is worth nothing: the next session compares all of it. gone:
+	 * the mailbox itself is gone on both sides. */
+	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone);
+	/* The expunges that a peer has not passed yet, of a mailbox whose index log does not tell
+	 * of all of them. *list_r is freed by the brain. May be NULL. */
+	int (*expunged)(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,
+			size_t *count_r, struct error *err);
 	/* The mailbox has this name, or gets it in a moment: told before a rename, and for all of
 	 * them after the list was changed. May be NULL. */
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);

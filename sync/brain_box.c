@@ -111,19 +111,6 @@ static void use_saved_state(struct box *box)
 		box->saved = *saved;
 }
 
-/* *reaches_r: the log goes back to box->since. Without that it tells what it can. */
-static int load_changes(struct box *box, bool *reaches_r, struct error *err)
-{
-	*reaches_r = true;
-	if (box->since != 0 && box->status.highest_modseq <= box->since)
-		return 0;
-	int ret = mailbox_changes(box->mailbox, box->since, &box->changes, err);
-	if (ret != -ERANGE)
-		return ret;
-	*reaches_r = false;
-	return 0;
-}
-
 static void fill_own_item(struct box *box)
 {
 	const struct mailbox_status *status = &box->status;
@@ -166,11 +153,15 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 			return ret;
 	}
 	box->since = use_state ? box->saved.acked_modseq : 0;
-	int ret = load_changes(box, &reaches, err);
+	int ret = box_load_changes(box, &reaches, err);
 	if (ret < 0)
 		return ret;
 	fill_own_item(box);
 	box->own.common_uid = use_state && reaches ? box->saved.common_uid : 0;
+	if (box->has_saved) {
+		box->own.acked_modseq = box->saved.acked_modseq;
+		box->own.peer_modseq = box->saved.peer_modseq;
+	}
 	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
 			box->status.uid_next != box->saved.common_uid + 1;
 	box->own.fill_from = fill_from(box);
@@ -197,7 +188,7 @@ static int prepare_dovecot(struct box *box, struct error *err)
 		box->common_uid = wire->last_common_uid;
 		box->stateful = wire->last_common_uid != 0 || wire->last_common_modseq != 0;
 	}
-	int ret = load_changes(box, &reaches, err);
+	int ret = box_load_changes(box, &reaches, err);
 	if (ret == 0 && box->stateful && !reaches)
 		return -ERANGE;
 	return ret;
@@ -288,6 +279,8 @@ void box_fill_side(const struct box *box, bool own, struct merge_side *side_r)
 		.messages = item->messages_count,
 		.first_recent_uid = item->first_recent_uid,
 		.highest_modseq = item->highest_modseq,
+		.acked_modseq = item->acked_modseq,
+		.peer_modseq = item->peer_modseq,
 		.have_guids = item->have_guids,
 		.have_save_guids = item->have_save_guids,
 		.have_only_guid128 = item->have_only_guid128,
@@ -466,7 +459,7 @@ static void peer_declined(struct box *box)
 		return;
 	}
 	if (brain_saved_state(brain, &box->own.mailbox_guid) != NULL)
-		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid);
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid, false);
 	brain_again(brain, box->name, "the peer does not have it, or cannot use the saved state");
 }
 
@@ -498,7 +491,7 @@ static void cannot_announce(struct box *box, int code, const struct error *err)
 	struct brain *brain = box->brain;
 
 	if (code == -ERANGE) {
-		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid);
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid, false);
 		brain_again(brain, box->name, "the saved state does not fit the mailbox");
 	} else if (code == -ENOENT || code == -ESTALE) {
 		/* Who listed it by its GUID has to look at the tree, or lists it again and again.

@@ -5,6 +5,7 @@
  *   brain_handshake.c H, who the peer is, what both may say
  *   brain_tree.c      N and D, and carrying out merge_tree's actions
  *   brain_box.c       one mailbox: B, what state counts, S
+ *   brain_evidence.c  one mailbox: its changes, of the log and of the tombstones
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
  *   brain_blocks.c    one mailbox without a state: which parts are equal
  *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
@@ -291,6 +292,11 @@ int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, st
 /* The mailbox is deleted and made again, empty, as the peer's: its list is empty then. */
 int box_make_anew(struct box *box, struct error *err);
 void box_fill_side(const struct box *box, bool own, struct merge_side *side_r);
+
+/* brain_evidence.c */
+/* Fills box->changes with what happened since box->since. *reaches_r: the log tells all of it; else
+ * the expunges are there, as far as anybody knows of them, but not all flag changes. */
+int box_load_changes(struct box *box, bool *reaches_r, struct error *err);
 
 /* brain_exchange.c */
 int box_exchange(struct box *box, struct error *err);

@@ -401,7 +401,7 @@ static int adopt_guid(struct brain *brain, const struct merge_tree_action *actio
 	mailbox_close(&box);
 	if (ret < 0)
 		return ret;
-	brain->host->forget(brain->host->ctx, &brain->peer, &action->own_guid);
+	brain->host->forget(brain->host->ctx, &brain->peer, &action->own_guid, true);
 	/* Its attributes have the GUID in their names. */
 	return attributes_move(brain->user, &action->own_guid, &action->guid, err);
 }
@@ -441,7 +441,7 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 	case MERGE_TREE_DELETE:
 		ret = mailbox_list_delete(user, action->name, &action->guid, err);
 		if (ret == 0 && brain->way == SYNC_BOTH_WAYS)
-			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid);
+			brain->host->forget(brain->host->ctx, &brain->peer, &action->guid, true);
 		return ret;
 	case MERGE_TREE_RENAME:
 		/* One way, what a program does here does not count. */
@@ -532,7 +532,7 @@ static void forget_gone(struct brain *brain, const struct mailbox_tree *peer)
 
 		if (!tree_has(&brain->tree, guid) &&
 		    (!tree_has(peer, guid) || is_deleted(&brain->tree, guid)))
-			brain->host->forget(brain->host->ctx, &brain->peer, guid);
+			brain->host->forget(brain->host->ctx, &brain->peer, guid, true);
 	}
 }
 

@@ -59,7 +59,7 @@ static void host_save(void *ctx, const struct sync_peer *peer,
 		(void)dsync_state_put(session->state, state);
 }
 
-static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid)
+static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone)
 {
 	const struct session *session = ctx;
 

@@ -173,6 +173,20 @@ static void say_planned(const struct box *box)
 		host->mailbox_planned(host->ctx, box->name, &planned);
 }
 
+/* The state was wrong about what both have; without that everything is compared. What each side has
+ * heard of is known all the same, and ties an expunge to a message that has another UID by now. */
+static void doubt_state(struct box *box)
+{
+	const struct brain *brain = box->brain;
+	struct sync_mailbox_state state = box->saved;
+
+	state.common_uid = 0;
+	if (brain_mode(brain) == MERGE_DSYNCFS && box->has_saved)
+		brain->host->save(brain->host->ctx, &brain->peer, &state);
+	else
+		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid, false);
+}
+
 /* Only memory and the mailbox can fail here: the stream goes on either way. */
 int import_make_plan(struct box *box, struct error *err)
 {
@@ -196,9 +210,7 @@ int import_make_plan(struct box *box, struct error *err)
 		return 0;
 	}
 	if (import->plan.need_full) {
-		/* The state was wrong; without it everything is compared. */
-		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
-					 &box->own.mailbox_guid);
+		doubt_state(box);
 		box_again(box, "the saved state does not fit the mailbox");
 		import->request_count = 0;
 		import_restore_free(import);

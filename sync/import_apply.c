@@ -195,7 +195,7 @@ static const char *action_name(enum merge_action_kind kind)
 	static const char *const names[] = {
 		[MERGE_SET_FLAGS] = "flags", [MERGE_APPEND] = "append",
 		[MERGE_COPY] = "copy",	     [MERGE_CHANGE_UID] = "change UID",
-		[MERGE_EXPUNGE] = "expunge",
+		[MERGE_EXPUNGE] = "expunge", [MERGE_BURY] = "bury",
 	};
 
 	return names[kind];
@@ -228,10 +228,14 @@ static int apply_action(struct box *box, struct mailbox_txn *txn, const struct m
 	case MERGE_EXPUNGE:
 		ret = mailbox_expunge(txn, action->uid, &err);
 		break;
+	case MERGE_BURY:
+		ret = mailbox_bury(txn, action->uid, action->told ? &action->guid128 : NULL, &err);
+		break;
 	}
 	/* Expunged here meanwhile: the expunge wins, and is owed to the peer. A copy whose source
 	 * has gone is not there: the next session brings the message. */
-	if (ret == -ENOENT && action->kind != MERGE_APPEND) {
+	if ((ret == -ENOENT && action->kind != MERGE_APPEND) ||
+	    (ret == -EEXIST && action->kind == MERGE_BURY)) {
 		box->import.foreign = true;
 		if (action->kind == MERGE_COPY)
 			import_mark_missing(box, action->uid);
@@ -299,13 +303,13 @@ static int raise_numbers(struct box *box, struct mailbox_txn *txn, uint32_t uid_
 	return ret;
 }
 
-static int raise_alone(struct box *box, uint64_t highest_modseq)
+static int raise_alone(struct box *box, uint32_t uid_next, uint64_t highest_modseq)
 {
 	struct mailbox_txn *txn = NULL;
 	int ret = begin(box, &txn);
 
 	if (ret == 0)
-		ret = raise_numbers(box, txn, 0, highest_modseq, 0);
+		ret = raise_numbers(box, txn, uid_next, highest_modseq, 0);
 	if (ret == 0)
 		ret = commit(box, &txn);
 	mailbox_abort(&txn);
@@ -341,7 +345,7 @@ static int prepare(struct box *box)
 	if (import->plan.adopt_uid_validity)
 		ret = adopt_uid_validity(box);
 	if (ret == 0 && import->plan.first_modseq != 0)
-		ret = raise_alone(box, import->plan.first_modseq);
+		ret = raise_alone(box, 0, import->plan.first_modseq);
 	return ret;
 }
 
@@ -389,8 +393,10 @@ static int apply_expunges(struct box *box)
 	if (plan->expunge_start == plan->action_count)
 		return 0;
 	if (plan->expunge_modseq > 0 &&
-	    mailbox_status(box->mailbox)->highest_modseq < plan->expunge_modseq - 1)
-		ret = raise_alone(box, plan->expunge_modseq - 1);
+	    (mailbox_status(box->mailbox)->highest_modseq < plan->expunge_modseq - 1 ||
+	     (plan->burials > 0 && mailbox_status(box->mailbox)->uid_next < plan->uid_next)))
+		ret = raise_alone(box, plan->burials > 0 ? plan->uid_next : 0,
+				  plan->expunge_modseq - 1);
 	if (ret == 0)
 		ret = begin(box, &txn);
 	if (ret == 0)

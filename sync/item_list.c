@@ -167,6 +167,7 @@ int item_list_add_expunge(struct item_list *list, const struct mailbox_change *c
 	item->uid = change->uid;
 	item->has_guid128 = change->has_guid;
 	item->guid128 = change->guid;
+	item->flags.modseq = change->modseq;
 	return 0;
 }
 
@@ -213,6 +214,7 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 	if (change->type == 'e') {
 		item->has_guid128 = change->guid != NULL && *change->guid != '\0' &&
 				    guid_from_hex(change->guid, &item->guid128) == 0;
+		item->flags.modseq = change->modseq;
 		return 0;
 	}
 	if (change->guid != NULL) {
@@ -318,6 +320,7 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 	if (item->type == 'e') {
 		if (item->has_guid128)
 			change_r->guid = guid_to_hex(&item->guid128, hex);
+		change_r->modseq = to_dovecot ? 0 : item->flags.modseq;
 		return 0;
 	}
 	change_r->guid = item->guid != NULL ? item->guid : "";

@@ -120,7 +120,9 @@ struct item_mailbox {
 	const char *name; /* as in N, converted to '/' */
 	uint32_t common_uid;
 	bool owed; /* the sender has changes that its saved state does not say are at the peer */
-	uint32_t fill_from;  /* empty, and takes a mailbox of so many messages as a stream */
+	uint32_t fill_from; /* empty, and takes a mailbox of so many messages as a stream */
+	/* Of the saved state: what the other side has heard of, and what of it has come. */
+	uint64_t acked_modseq, peer_modseq;
 	uint32_t block_uids; /* without a state it lists what differs in blocks of so many UIDs */
 };
 

@@ -97,6 +97,8 @@ static const struct item_key mailbox_keys[] = {
 	KEY(mailbox.have_only_guid128, "have_only_guid128", KEY_BOOL, 0),
 	KEY(mailbox.name, "name", KEY_NAME, KEY_EXTENSION),
 	KEY(mailbox.common_uid, "common_uid", KEY_DEC32, KEY_EXTENSION),
+	KEY(mailbox.acked_modseq, "acked_modseq", KEY_DEC64, KEY_EXTENSION),
+	KEY(mailbox.peer_modseq, "peer_modseq", KEY_DEC64, KEY_EXTENSION),
 	KEY(mailbox.owed, "owed", KEY_BOOL, KEY_EXTENSION),
 	KEY(mailbox.fill_from, "fill_from", KEY_DEC32, KEY_EXTENSION),
 	KEY(mailbox.block_uids, "block_uids", KEY_DEC32, KEY_EXTENSION),

@@ -123,6 +123,17 @@ const struct merge_item *merge_items_find(const struct merge_item *items, size_t
 	return NULL;
 }
 
+uint64_t merge_heard_modseq(const struct merge_work *work, int side)
+{
+	const struct merge_side *own = work->side[side], *other = work->side[1 - side];
+
+	/* Of a side that lost its state the other knows, unless it has also gone back. */
+	if (own->acked_modseq == 0 && own->uid_validity == other->uid_validity &&
+	    other->peer_modseq <= own->highest_modseq)
+		return other->peer_modseq;
+	return own->acked_modseq;
+}
+
 bool merge_item_names(const struct merge_item *expunge, const char *guid)
 {
 	struct guid guid128;
@@ -355,7 +366,8 @@ static int make_actions(struct merge_work *work)
 	int ret;
 
 	/* At most flags and a new UID for each. */
-	plan->actions = calloc(work->merged_count * 2 + 1, sizeof(*plan->actions));
+	plan->actions =
+		calloc(work->merged_count * 2 + work->burials.count + 1, sizeof(*plan->actions));
 	if (plan->actions == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < work->merged_count; i++) {
@@ -378,7 +390,7 @@ static int make_actions(struct merge_work *work)
 		plan->expunges++;
 	}
 	qsort(plan->actions + start, plan->action_count - start, sizeof(*plan->actions), new_cmp);
-	return 0;
+	return merge_add_burial_actions(work);
 }
 
 /* A message that some client has seen as recent is not recent again under a new UID. */
@@ -464,6 +476,7 @@ int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_
 	free(work.insts[0].list);
 	free(work.insts[1].list);
 	free(work.merged);
+	free(work.burials.list);
 	if (ret < 0) {
 		merge_mailbox_plan_free(plan_r);
 		if (ret == -ENOMEM)

@@ -9,10 +9,13 @@
  * Promises (MERGE_DSYNCFS): a UID never means two messages; absence is never an expunge; an expunge
  * wins over a concurrent flag change; a message is not doubled when a session died half way;
  * MODSEQs and HIGHESTMODSEQ are equal on both sides afterwards, and no client that knows an earlier
- * MODSEQ misses a change. One thing is restored that was expunged: a message that a broken session
- * gave another UID on one side only, was expunged under one of the two, and then meets a session
- * without state (U0 = 0). It looks like one that was moved out and in again.
+ * MODSEQ misses a change, also one that comes from the other side. One thing is restored that was
+ * expunged: a message that a broken session gave another UID on one side only, was expunged under
+ * one of the two, and then meets a session for which neither side has a state. It looks like one
+ * that was moved out and in again.
+ *
  * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
+ *
  * MERGE_BACKUP: afterwards the own mailbox has the peer's messages under the peer's UIDs and with
  * its flags, and no others. Only without state, and only called by the side that takes.
  */
@@ -44,13 +47,17 @@ struct merge_item {
 	const char *guid;     /* 's', 'f': the message GUID string. NULL or "": unknown */
 	const char *hdr_hash; /* used where GUIDs cannot be; else NULL */
 	struct guid guid128;
-	struct merge_flags flags; /* 's', 'f' */
+	/* Of an 'e' the modseq alone, where this side's log tells of it; 0: unknown. */
+	struct merge_flags flags;
 };
 
 /* One side: its B item and its C list. */
 struct merge_side {
 	uint32_t uid_validity, uid_next, messages, first_recent_uid;
 	uint64_t highest_modseq;
+	/* By its saved state (0: none): its changes up to here have reached the other side, and the
+	 * other's up to there have come. */
+	uint64_t acked_modseq, peer_modseq;
 	bool have_guids, have_save_guids, have_only_guid128;
 	const struct merge_item *items;
 	size_t item_count;
@@ -91,6 +98,8 @@ enum merge_action_kind {
 	/* mailbox_change_uid(source_uid, uid, modseq). */
 	MERGE_CHANGE_UID,
 	MERGE_EXPUNGE,
+	/* mailbox_bury(uid): no message here has it, but clients may know one. */
+	MERGE_BURY,
 };
 
 struct merge_action {
@@ -101,7 +110,11 @@ struct merge_action {
 	const char *guid;    /* NULL where unknown */
 	uint8_t flags;
 	struct keyword_set keywords;
-	uint64_t modseq;	       /* wished; 0: the next one */
+	uint64_t modseq; /* wished; 0: the next one */
+	/* MERGE_BURY: the own log tells of the expunge of this message already; it may be empty:
+	 * unknown. */
+	bool told;
+	struct guid guid128;
 	const struct merge_item *own;  /* may be NULL */
 	const struct merge_item *peer; /* may be NULL */
 };
@@ -112,8 +125,8 @@ struct merge_action {
  *   2. the actions before expunge_start, in this order, in one transaction. (Many appends may be
  *      committed in batches of MERGE_APPEND_BATCH or more with modseq 0, and get their MODSEQ with
  *      mailbox_set_flags() at the end.) If no expunge follows: step 4 in the same transaction;
- *   3. if expunges follow and HIGHESTMODSEQ is below expunge_modseq - 1: raise it to that,
- *      committed; then the expunges in one transaction, with step 4;
+ *   3. if expunges (or burials) follow and HIGHESTMODSEQ is below expunge_modseq - 1, or UIDNEXT
+ * not above all of them: raise both, committed; then the expunges in one transaction, with step 4;
  *   4. mailbox_raise(uid_next, highest_modseq, first_recent_uid).
  * Assumed of the store: a transaction writes one FLAG_UPDATE, one APPEND, one EXPUNGE_GUID record
  * and one KEYWORD_UPDATE per keyword and direction. With more than that MODSEQs are sound, but not
@@ -123,7 +136,7 @@ struct merge_action {
 
 struct merge_mailbox_plan {
 	/* The lists contradict U0 (a message up to it is missing or is another one): nothing else
-	 * in the plan is valid. Forget the state, run again without (U0 = 0). */
+	 * in the plan is valid. Forget the common UID, run again without (U0 = 0). */
 	bool need_full;
 	/* MERGE_BACKUP: the mailbox can only become the peer's if it is made anew, since the peer
 	 * has a message at conflict_uid that cannot be put there (or may give that UID to one).
@@ -132,7 +145,7 @@ struct merge_mailbox_plan {
 	uint32_t conflict_uid;
 	struct merge_action *actions;
 	size_t action_count;
-	size_t expunge_start; /* actions from here on are MERGE_EXPUNGE */
+	size_t expunge_start; /* actions from here on are MERGE_EXPUNGE, then MERGE_BURY */
 	uint64_t first_modseq, expunge_modseq;
 	uint32_t uid_next;
 	uint64_t highest_modseq;
@@ -141,7 +154,7 @@ struct merge_mailbox_plan {
 	uint32_t uid_validity;	 /* of both, afterwards */
 	bool adopt_uid_validity; /* it is the peer's: mailbox_set_uid_validity() first */
 	bool run_again;		 /* a message had to be put back: another session carries it over */
-	size_t appends, copies, expunges, flag_changes, uid_changes, touched;
+	size_t appends, copies, expunges, flag_changes, uid_changes, touched, burials;
 	void *pool; /* private */
 };
 

@@ -148,5 +148,7 @@ int merge_evidence(struct merge_work *work)
 		ret = merge_assign_uids(work);
 	if (ret == 0)
 		ret = merge_add_insts(work);
+	if (ret == 0)
+		ret = merge_list_burials(work);
 	return ret == 0 ? merge_modseqs(work) : ret;
 }

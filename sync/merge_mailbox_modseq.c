@@ -10,7 +10,8 @@
  *
  * Why no client misses anything: a side that takes a change gives it a MODSEQ above its own
  * HIGHESTMODSEQ (its own clients) and not below the one it has at the other side (clients coming
- * from there). Expunges are written last, at the final HIGHESTMODSEQ, which no client has seen.
+ * from there). Expunges are written last, at the final HIGHESTMODSEQ, which no client has seen; on
+ * both sides (merge_mailbox_burials.c).
  */
 #include "sync/merge_mailbox_private.h"
 
@@ -208,13 +209,49 @@ static bool can_be_copied(const struct merge_work *work, const uint64_t highest[
 	return true;
 }
 
+/* The highest of both sides when all is written: last is that of the messages. */
+static uint64_t final_modseq(const uint64_t highest[2], const struct records records[2],
+			     const bool expunges[2], uint64_t last)
+{
+	uint64_t final = max64(max64(highest[0], highest[1]), last);
+
+	for (int side = 0; side < 2; side++) {
+		uint64_t before = highest[side] + records[side].count;
+
+		/* Conservative: the last one need not be written on this side. */
+		if (expunges[side])
+			before = max64(before, last) + 1;
+		final = max64(final, before);
+	}
+	return final;
+}
+
+/* A side whose log tells of all expunges at the final MODSEQ already has none to tell: so it is
+ * where one record of one side is all that happened. */
+static uint64_t final_modseq_with_burials(const struct merge_work *work, const uint64_t highest[2],
+					  const struct records records[2], uint64_t last)
+{
+	bool expunges[2] = {records[0].expunge, records[1].expunge}, more;
+	uint64_t final;
+
+	do {
+		more = false;
+		final = final_modseq(highest, records, expunges, last);
+		for (int side = 0; side < 2; side++) {
+			if (!expunges[side] && merge_buries(work, side, final))
+				expunges[side] = more = true;
+		}
+	} while (more);
+	return final;
+}
+
 static void set_modseqs(struct merge_work *work, const uint64_t highest[2],
 			const struct records records[2], const bool acts[2])
 {
 	const bool copied = can_be_copied(work, highest, records, acts);
 	const uint64_t base = max64(highest[0], highest[1]);
 	struct merge_mailbox_plan *plan = work->plan;
-	uint64_t final = base, floor = 0, last = 0;
+	uint64_t floor = 0, last = 0;
 
 	if (!copied)
 		floor = base + max64(records[0].count, records[1].count);
@@ -228,17 +265,8 @@ static void set_modseqs(struct merge_work *work, const uint64_t highest[2],
 			m->modseq = max64(m->modseq, floor);
 		last = max64(last, m->modseq);
 	}
-	final = max64(final, last);
-	for (int side = 0; side < 2; side++) {
-		uint64_t before = highest[side] + records[side].count;
-
-		/* Conservative: the last one need not be written on this side. */
-		if (records[side].expunge)
-			before = max64(before, last) + 1;
-		final = max64(final, before);
-	}
-	plan->highest_modseq = final;
-	plan->expunge_modseq = final;
+	plan->highest_modseq = final_modseq_with_burials(work, highest, records, last);
+	plan->expunge_modseq = plan->highest_modseq;
 	/* A new UID comes with an expunge of the old one in the middle of the changes; a client
 	 * that comes from the other side must not have seen a higher MODSEQ than that gets. */
 	if (records[work->own].uid_change)

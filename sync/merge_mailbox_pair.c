@@ -107,7 +107,7 @@ static void link_rest(struct inst **x, size_t x_count, struct inst **y, size_t y
 	}
 }
 
-/* The 'e' items above the common UID, by GUID. */
+/* The 'e' items above the common UID that the other side has not heard of, by GUID. */
 struct expunges {
 	const struct merge_item **list;
 	bool *used;
@@ -125,10 +125,19 @@ static int expunge_cmp(const void *a, const void *b)
 	return x->uid < y->uid ? -1 : x->uid > y->uid;
 }
 
-/* Into a zeroed list. */
-static int expunges_list(const struct merge_side *side, uint32_t above_uid,
-			 struct expunges *expunges_r)
+/* An expunge since the sides last agreed. Where neither has a state that is not known. */
+static bool is_news(const struct merge_work *work, int side, const struct merge_item *item)
 {
+	const uint64_t heard = merge_heard_modseq(work, side);
+
+	return work->in->common_uid > 0 || (heard > 0 && item->flags.modseq > heard);
+}
+
+/* Into a zeroed list. */
+static int expunges_list(const struct merge_work *work, int number, struct expunges *expunges_r)
+{
+	const struct merge_side *side = work->side[number];
+	const uint32_t above_uid = work->in->common_uid;
 	size_t count = 0;
 
 	for (size_t i = 0; i < side->item_count; i++)
@@ -142,7 +151,8 @@ static int expunges_list(const struct merge_side *side, uint32_t above_uid,
 	for (size_t i = 0; i < side->item_count; i++) {
 		const struct merge_item *item = &side->items[i];
 
-		if (item->type == 'e' && item->uid > above_uid && item->has_guid128)
+		if (item->type == 'e' && item->uid > above_uid && item->has_guid128 &&
+		    is_news(work, number, item))
 			expunges_r->list[expunges_r->count++] = item;
 	}
 	qsort(expunges_r->list, expunges_r->count, sizeof(const struct merge_item *), expunge_cmp);
@@ -238,10 +248,10 @@ int merge_pair(struct merge_work *work)
 			rest[count++] = &b->list[i];
 	}
 	qsort(rest, count, sizeof(struct inst *), inst_cmp);
-	if (count > 0 && work->in->mode == MERGE_DSYNCFS && work->in->common_uid > 0) {
-		ret = expunges_list(work->side[1], work->in->common_uid, &there[0]);
+	if (count > 0 && work->in->mode == MERGE_DSYNCFS) {
+		ret = expunges_list(work, 1, &there[0]);
 		if (ret == 0)
-			ret = expunges_list(work->side[0], work->in->common_uid, &there[1]);
+			ret = expunges_list(work, 0, &there[1]);
 	}
 	for (size_t i = 0; ret == 0 && i < count; i = end) {
 		for (end = i; end < count && strcmp(rest[end]->key, rest[i]->key) == 0; end++)

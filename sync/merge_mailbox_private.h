@@ -6,6 +6,7 @@
  *   merge_mailbox_dovecot.c  MERGE_DOVECOT: the same by Dovecot's rules
  *   merge_mailbox_backup.c   MERGE_BACKUP: the peer's, whatever is here
  *   merge_mailbox_pair.c     both: which instance here is which there, and their UIDs
+ *   merge_mailbox_burials.c  MERGE_DSYNCFS: which UIDs both logs have to tell the expunge of
  *   merge_mailbox_modseq.c   MERGE_DSYNCFS: the MODSEQs that both sides can reach
  *
  * Sides are numbered by role (0 master, 1 slave), not own and peer, so that both ends run through
@@ -46,6 +47,20 @@ struct merged {
 	uint64_t modseq; /* wanted of the own side, of both in MERGE_DSYNCFS */
 };
 
+/* A UID that is gone, or gets another meaning for nobody. */
+struct burial {
+	uint32_t uid;
+	bool owed, needless;
+	uint64_t modseq[2]; /* at which that side's log tells of its expunge; 0: it does not */
+	bool told[2];	    /* it does, or will; of the message with this GUID (empty: unknown) */
+	struct guid guid[2];
+};
+
+struct burials {
+	struct burial *list; /* ascending UID */
+	size_t count, size;
+};
+
 struct merge_work {
 	const struct merge_mailbox_input *in;
 	const struct merge_side *side[2];
@@ -55,6 +70,7 @@ struct merge_work {
 	struct merged *merged;
 	size_t merged_count, merged_size;
 	uint32_t next; /* the next UID to give out */
+	struct burials burials;
 	struct merge_mailbox_plan *plan;
 	struct error *err;
 };
@@ -71,6 +87,8 @@ int merge_work_key(struct merge_work *work, const struct merge_item *item, const
 /* The item with this UID, or NULL. */
 const struct merge_item *merge_items_find(const struct merge_item *items, size_t count,
 					  uint32_t uid);
+/* What the side tells up to this MODSEQ the other has heard of; 0: unknown. */
+uint64_t merge_heard_modseq(const struct merge_work *work, int side);
 /* Whether an 'e' that has a GUID means this message. */
 bool merge_item_names(const struct merge_item *expunge, const char *guid);
 
@@ -82,6 +100,15 @@ int merge_assign_uids(struct merge_work *work);
 int merge_add_insts(struct merge_work *work);
 /* Wanted flags of a message that both sides list. */
 int merge_both_flags(struct merge_work *work, struct merged *m);
+
+/* From the lists and the merged records. */
+int merge_list_burials(struct merge_work *work);
+/* Whether the side has to tell of it at the final MODSEQ (where it does not expunge it then). */
+bool merge_must_bury(const struct burial *burial, int side, uint64_t final_modseq);
+/* Of any. */
+bool merge_buries(const struct merge_work *work, int side, uint64_t final_modseq);
+/* Behind the expunges. */
+int merge_add_burial_actions(struct merge_work *work);
 
 int merge_evidence(struct merge_work *work);
 int merge_dovecot(struct merge_work *work);

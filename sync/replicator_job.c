@@ -25,6 +25,7 @@ static void free_job(struct job *job)
 	for (unsigned i = 0; job->states && i < r->queue.peer_count; i++)
 		state_list_free(&job->states[i]);
 	free(job->states);
+	free(job->reason);
 	DL_DELETE(r->jobs, job);
 	free(job);
 }
@@ -183,15 +184,20 @@ static void on_box(struct job *job, struct worker_reader *reader)
 			state = state_list_find(r, &job->states[i], user, id, &box.guid);
 		queue_box_seen(job->user, i, &box, state, clock.now);
 	}
+	replicator_box_expunges(job, &box);
 }
 
 static void on_box_gone(struct job *job, struct worker_reader *reader)
 {
 	struct replicator *r = job->task.replicator;
 	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
+	bool removed = worker_get_u8(reader) != 0;
+	struct guid guid;
 
 	if (worker_get_end(reader) < 0)
 		return;
+	if (removed && peer_journal_get_mailbox(r->journal, job->user->name, dir, &guid, NULL) == 0)
+		replicator_forget_expunges(r, job->user->name, &guid);
 	(void)peer_journal_del_mailbox(r->journal, job->user->name, dir, NULL);
 	replicator_dirty(r);
 }
@@ -227,26 +233,26 @@ static void decide(struct job *job)
 	worker_tell(job->task.worker, &r->out, -1);
 }
 
-static void on_caught_up(struct job *job, struct worker_reader *reader)
+/* The first half is over: everything that it had to tell is there. */
+static void finish_first_half(struct job *job)
 {
 	struct replicator *r = job->task.replicator;
 	struct queue_user *user = job->user;
 	struct queue_clock clock = replicator_clock();
-	struct worker_caught_up result;
 
-	if (worker_get_caught_up(reader, &result) < 0)
-		return;
 	job->caught_up = true;
-	if (result.tree_changed) {
+	if (job->tree_changed) {
 		for (unsigned i = 0; i < r->queue.peer_count; i++)
 			queue_want(user, i, SYNC_PRIORITY_HIGH, false, true, clock.now);
 	}
-	if (result.failed) {
+	if (job->failed || job->lists_failed) {
+		const char *reason = job->failed ? job->reason : "its tombstones cannot be kept";
+
 		worker_retire(job->task.worker);
 		if (user->store_failures == 0)
-			log_error("mail cannot be taken in: %s user=%s mailboxes=%u", result.reason,
-				  user->name, result.failed);
-		queue_store_failed(user, result.reason, &clock);
+			log_error("mail cannot be taken in: %s user=%s mailboxes=%u", reason,
+				  user->name, job->failed);
+		queue_store_failed(user, reason, &clock);
 		queue_events_put_back(&r->queue, user);
 	} else {
 		if (user->taken || job->scan)
@@ -260,6 +266,31 @@ static void on_caught_up(struct job *job, struct worker_reader *reader)
 	replicator_dirty(r);
 	decide(job);
 	replicator_sessions_wake(r);
+}
+
+/* Expunges that are not tombstones yet come first. */
+static void on_caught_up(struct job *job, struct worker_reader *reader)
+{
+	struct worker_caught_up result;
+
+	if (worker_get_caught_up(reader, &result) < 0)
+		return;
+	job->listed = true;
+	job->tree_changed = result.tree_changed;
+	job->failed = result.failed;
+	job->reason = strdup(result.reason);
+	if (!job->reason)
+		reader->failed = true;
+	else if (job->lists == 0)
+		finish_first_half(job);
+}
+
+static void on_expunges(struct job *job, struct worker_reader *reader)
+{
+	if (replicator_take_expunges(job, reader) < 0)
+		reader->failed = true;
+	else if (job->lists == 0 && job->listed)
+		finish_first_half(job);
 }
 
 /* ---- the second half: the session ---- */
@@ -400,12 +431,16 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 			return;
 		}
 		known = false;
-	} else if (first && reader->type == WORKER_BOX) {
+	} else if (first && !job->listed && reader->type == WORKER_BOX) {
 		on_box(job, reader);
-	} else if (first && reader->type == WORKER_BOX_GONE) {
+	} else if (first && !job->listed && reader->type == WORKER_BOX_GONE) {
 		on_box_gone(job, reader);
-	} else if (first && reader->type == WORKER_CAUGHT_UP) {
+	} else if (first && !job->listed && reader->type == WORKER_CAUGHT_UP) {
 		on_caught_up(job, reader);
+	} else if (first && reader->type == WORKER_EXPUNGES) {
+		on_expunges(job, reader);
+	} else if (job->holds_slot && reader->type == WORKER_WANT_TOMBSTONES) {
+		replicator_send_tombstones(r, job->task.worker, job->user->name, reader);
 	} else if (job->went && reader->type == WORKER_CONNECTED) {
 		replicator_peer_host(r, (unsigned)job->peer,
 				     worker_get_str(reader, TCP_ADDRESS_SIZE));

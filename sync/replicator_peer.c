@@ -435,6 +435,8 @@ void replicator_save_state(struct replicator *r, struct queue_user *user, const 
 	kept.messages = state.messages;
 	if (peer_journal_put_state(r->journal, user->name, peer_id, &kept, &err) < 0)
 		log_error("%s", err.text);
+	else
+		replicator_expunges_passed(r, user->name, &kept.guid);
 	if (peer >= 0)
 		queue_box_acked(user, (unsigned)peer, &state);
 	replicator_dirty(r);
@@ -455,8 +457,13 @@ void replicator_forget_state(struct replicator *r, struct queue_user *user, cons
 			     struct worker_reader *reader)
 {
 	struct guid guid;
+	bool gone;
 
 	worker_get_guid(reader, &guid);
-	if (worker_get_end(reader) == 0)
-		replicator_forget_box(r, user->name, peer_id, &guid);
+	gone = worker_get_u8(reader) != 0;
+	if (worker_get_end(reader) < 0)
+		return;
+	if (gone)
+		replicator_forget_expunges(r, user->name, &guid);
+	replicator_forget_box(r, user->name, peer_id, &guid);
 }

@@ -57,6 +57,12 @@ struct job {
 	struct queue_user *user;
 	int peer; /* -1: catch up only */
 	bool scan;
+	bool listed;	/* CAUGHT_UP has come */
+	unsigned lists; /* of expunges that are awaited; then it counts */
+	bool lists_failed;
+	bool tree_changed; /* as CAUGHT_UP says */
+	unsigned failed;
+	char *reason;
 	bool caught_up; /* the first half is over */
 	bool went;	/* the second half was begun */
 	bool holds_slot;
@@ -198,6 +204,21 @@ int replicator_start_job(struct replicator *r, struct queue_user *user, int peer
 			 struct error *err);
 void replicator_job_message(struct task *task, struct worker_reader *reader);
 void replicator_job_gone(struct task *task, const char *why);
+
+/* replicator_expunges.c: tombstones */
+
+/* The worker has seen the mailbox like this: asks it for the expunges that are no tombstones yet.
+ */
+void replicator_box_expunges(struct job *job, const struct worker_box *box);
+/* The answer. -EPROTO: malformed, or not asked for. */
+int replicator_take_expunges(struct job *job, struct worker_reader *reader);
+/* A peer's state of the mailbox has moved: what all have passed goes. */
+void replicator_expunges_passed(struct replicator *r, const char *user, const struct guid *guid);
+/* All of the mailbox go: it is gone. */
+void replicator_forget_expunges(struct replicator *r, const char *user, const struct guid *guid);
+/* Answers WANT_TOMBSTONES. */
+void replicator_send_tombstones(struct replicator *r, struct worker *worker, const char *user,
+				struct worker_reader *reader);
 
 /* replicator_session.c */
 void replicator_session_message(struct task *task, struct worker_reader *reader);

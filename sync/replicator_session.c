@@ -446,6 +446,11 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 			break;
 		replicator_forget_state(r, session->user, session->peer.id, reader);
 		return;
+	case WORKER_WANT_TOMBSTONES:
+		if (!session->holds_slot)
+			break;
+		replicator_send_tombstones(r, task->worker, session->user->name, reader);
+		return;
 	case WORKER_PROGRESS:
 		return;
 	case WORKER_DONE:

@@ -135,10 +135,12 @@ static void report_box(struct worker_process *w, const struct mailbox *box, bool
 	worker_reply(w);
 }
 
-static void report_gone(struct worker_process *w, const char *dir)
+/* removed: not only from this place. */
+static void report_gone(struct worker_process *w, const char *dir, bool removed)
 {
 	worker_put_begin(&w->out, WORKER_BOX_GONE);
 	worker_put_str(&w->out, dir);
+	worker_put_u8(&w->out, removed);
 	worker_reply(w);
 }
 
@@ -255,7 +257,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	box_cache_forget(&w->boxes, w->user, name);
 	if (strcmp(name, "INBOX") == 0 || mailbox_list_has(w->user, name))
 		return;
-	report_gone(w, event->event.dir);
+	report_gone(w, event->event.dir, true);
 	if (guid_is_empty(&event->guid) ||
 	    is_logged(w, MAILBOX_LOG_DELETE_MAILBOX, &event->guid, event->event.time))
 		return;
@@ -272,7 +274,7 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 
 	box_cache_forget(&w->boxes, w->user, from);
 	box_cache_forget(&w->boxes, w->user, to);
-	report_gone(w, event->event.dir);
+	report_gone(w, event->event.dir, false);
 	mailbox_name_hash(to, w->user->separator, &hash);
 	if (!is_logged(w, MAILBOX_LOG_RENAME, &hash, event->event.time) &&
 	    mailbox_list_log_renamed(w->user, to, event->event.time, &err) < 0)

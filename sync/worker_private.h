@@ -73,6 +73,14 @@ char *worker_dir_of(const struct worker_process *w, const char *name);
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
 		     struct worker_caught_up *result_r, struct error *err);
 
+/* ---- worker_expunges.c ---- */
+
+/* Answers LIST_EXPUNGES. */
+void worker_list_expunges(struct worker_process *w, struct worker_reader *reader);
+/* What the engine asks (struct sync_host): of dsyncd. */
+int worker_host_expunged(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,
+			 size_t *count_r, struct error *err);
+
 /* ---- worker_session.c ---- */
 
 void worker_run_job(struct worker_process *w, struct worker_reader *reader);

@@ -228,6 +228,61 @@ int worker_get_box(struct worker_reader *reader, struct worker_box *box_r)
 	return worker_get_end(reader);
 }
 
+void worker_put_list_expunges(struct buf *message, const struct worker_list_expunges *task)
+{
+	worker_put_begin(message, WORKER_LIST_EXPUNGES);
+	worker_put_guid(message, &task->guid);
+	worker_put_str(message, task->name);
+	worker_put_u64(message, task->since);
+}
+
+int worker_get_list_expunges(struct worker_reader *reader, struct worker_list_expunges *task_r)
+{
+	worker_get_guid(reader, &task_r->guid);
+	task_r->name = worker_get_str(reader, WORKER_NAME_MAX);
+	task_r->since = worker_get_u64(reader);
+	return worker_get_end(reader);
+}
+
+void worker_put_expunges(struct buf *message, const struct worker_expunges *head)
+{
+	worker_put_begin(message, WORKER_EXPUNGES);
+	worker_put_guid(message, &head->guid);
+	worker_put_u8(message, head->more);
+	worker_put_u8(message, head->failed);
+	worker_put_u32(message, head->uid_validity);
+	worker_put_u32(message, head->uid_next);
+	worker_put_u32(message, head->messages);
+	worker_put_u64(message, head->highest_modseq);
+}
+
+int worker_get_expunges(struct worker_reader *reader, struct worker_expunges *head_r)
+{
+	worker_get_guid(reader, &head_r->guid);
+	head_r->more = get_bool(reader);
+	head_r->failed = get_bool(reader);
+	head_r->uid_validity = worker_get_u32(reader);
+	head_r->uid_next = worker_get_u32(reader);
+	head_r->messages = worker_get_u32(reader);
+	head_r->highest_modseq = worker_get_u64(reader);
+	return reader->failed ? -EPROTO : 0;
+}
+
+void worker_put_expunge(struct buf *message, const struct sync_expunge *expunge)
+{
+	worker_put_u32(message, expunge->uid);
+	worker_put_guid(message, &expunge->guid);
+	worker_put_u64(message, expunge->modseq);
+}
+
+int worker_get_expunge(struct worker_reader *reader, struct sync_expunge *expunge_r)
+{
+	expunge_r->uid = worker_get_u32(reader);
+	worker_get_guid(reader, &expunge_r->guid);
+	expunge_r->modseq = worker_get_u64(reader);
+	return reader->failed ? -EPROTO : 0;
+}
+
 void worker_put_caught_up(struct buf *message, const struct worker_caught_up *result)
 {
 	worker_put_begin(message, WORKER_CAUGHT_UP);

@@ -10,13 +10,13 @@
  * A job (an outgoing sync), as messages:
  *   dsyncd  JOB, EVENTS..., RUN
  *   worker  BOX..., BOX_GONE..., CAUGHT_UP      the events are in uidlist and index
- *   dsyncd  GO                                  what is owed to the peer (or nothing: DONE follows)
- *   worker  CONNECTED, BEGIN
- *   dsyncd  STATES..., BEGUN
- *   worker  SAVE..., FORGET..., PROGRESS..., DONE
- * A session of a peer: SESSION (with the connection); BEGIN ... DONE as above. While the worker
- * keeps the connection: COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again.
- * A helper (root) answers FIND by FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
+ *   dsyncd  LIST_EXPUNGES...                    of mailboxes with expunges that are no tombstones
+ * yet worker  EXPUNGES... dsyncd  GO                                  what is owed to the peer (or
+ * nothing: DONE follows) worker  CONNECTED, BEGIN dsyncd  STATES..., BEGUN worker  SAVE...,
+ * FORGET..., PROGRESS..., WANT_TOMBSTONES (answered by TOMBSTONES...), DONE A session of a peer:
+ * SESSION (with the connection); BEGIN ... DONE as above. While the worker keeps the connection:
+ * COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again. A helper (root) answers FIND by
+ * FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
  */
 #ifndef DSYNCFS_SYNC_WORKER_PROTOCOL_H
 #define DSYNCFS_SYNC_WORKER_PROTOCOL_H
@@ -50,6 +50,8 @@ enum worker_message_type {
 	WORKER_FIND,
 	WORKER_EACH,
 	WORKER_PROBE,
+	WORKER_LIST_EXPUNGES,
+	WORKER_TOMBSTONES,
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
@@ -67,6 +69,8 @@ enum worker_message_type {
 	WORKER_USERS,
 	WORKER_EACH_DONE,
 	WORKER_PROBED,
+	WORKER_EXPUNGES,
+	WORKER_WANT_TOMBSTONES,
 };
 
 /* ---- fields ---- */
@@ -138,6 +142,32 @@ struct worker_box {
 };
 void worker_put_box(struct buf *message, const struct worker_box *box);
 int worker_get_box(struct worker_reader *reader, struct worker_box *box_r);
+
+/* The expunges with a MODSEQ above since. */
+struct worker_list_expunges {
+	struct guid guid;
+	const char *name;
+	uint64_t since;
+};
+void worker_put_list_expunges(struct buf *message, const struct worker_list_expunges *task);
+int worker_get_list_expunges(struct worker_reader *reader, struct worker_list_expunges *task_r);
+
+/* The head of an EXPUNGES, which is followed by any number of expunges. The numbers are those of
+ * the moment up to which all are told once the last message (not more) is there. */
+struct worker_expunges {
+	struct guid guid;
+	bool more;
+	bool failed; /* the mailbox cannot be read now, or is another one */
+	uint32_t uid_validity, uid_next, messages;
+	uint64_t highest_modseq;
+};
+void worker_put_expunges(struct buf *message, const struct worker_expunges *head);
+int worker_get_expunges(struct worker_reader *reader, struct worker_expunges *head_r);
+/* In EXPUNGES, and in TOMBSTONES behind two bytes: more, failed. */
+#define WORKER_EXPUNGES_A_MESSAGE 1000
+void worker_put_expunge(struct buf *message, const struct sync_expunge *expunge);
+/* Until nothing is left. */
+int worker_get_expunge(struct worker_reader *reader, struct sync_expunge *expunge_r);
 
 struct worker_caught_up {
 	bool tree_changed;

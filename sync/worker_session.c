@@ -91,12 +91,13 @@ static void host_save(void *ctx, const struct sync_peer *peer,
 	worker_reply(w);
 }
 
-static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid)
+static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone)
 {
 	struct worker_process *w = ctx;
 
 	worker_put_begin(&w->out, WORKER_FORGET);
 	worker_put_guid(&w->out, guid);
+	worker_put_u8(&w->out, gone);
 	worker_reply(w);
 }
 
@@ -147,6 +148,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.begin = host_begin,
 		.save = host_save,
 		.forget = host_forget,
+		.expunged = worker_host_expunged,
 		.mailbox_placed = host_mailbox_placed,
 		.mailbox_done = host_mailbox_done,
 		.progress = host_progress,
@@ -392,7 +394,10 @@ static void run_job(struct worker_process *w, const struct worker_job *job,
 		worker_catch_up(w, events, job->flags & WORKER_JOB_SCAN, &caught_up, &err);
 	worker_put_caught_up(&w->out, &caught_up);
 	worker_reply(w);
-	worker_expect(w, WORKER_GO, &reader);
+	for (worker_next(w, &reader); reader.type == WORKER_LIST_EXPUNGES; worker_next(w, &reader))
+		worker_list_expunges(w, &reader);
+	if (reader.type != WORKER_GO)
+		worker_broken("a message out of order");
 	if (worker_get_go(&reader, &go) < 0)
 		worker_broken("a malformed message");
 	if (!go.connect) {

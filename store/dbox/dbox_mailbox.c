@@ -306,7 +306,7 @@ static int dbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid,
 	.body_read = dbox_body_read, .body_close = dbox_body_close, .spool_open = dbox_spool_open, \
 	.spool_write = dbox_spool_write, .spool_discard = dbox_spool_discard, .begin = dbox_begin, \
 	.append = dbox_append, .copy = dbox_copy, .set_flags = dbox_set_flags,                     \
-	.expunge = dbox_expunge, .change_uid = dbox_change_uid,                                    \
+	.expunge = dbox_expunge, .bury = dbox_bury, .change_uid = dbox_change_uid,                 \
 	.set_uid_validity = dbox_set_uid_validity, .set_guid = dbox_set_guid, .raise = dbox_raise, \
 	.commit = dbox_commit, .abort = dbox_abort, .catch_up = dbox_catch_up, .scan = dbox_scan
 

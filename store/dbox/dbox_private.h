@@ -190,6 +190,7 @@ int dbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *m
 int dbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 		   struct keyword_set keywords, uint64_t modseq, struct error *err);
 int dbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+int dbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 int dbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		    struct error *err);
 int dbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);

@@ -429,6 +429,14 @@ int dbox_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
 	return poison(txn, expunge_record(txn, &record, err));
 }
 
+int dbox_bury(struct mailbox_txn *base, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	struct dbox_txn *txn = dbox_txn_of(base);
+
+	txn->sync = true;
+	return index_bury(txn->index_txn, uid, guid, err);
+}
+
 int dbox_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		    struct error *err)
 {

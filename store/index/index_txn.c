@@ -250,6 +250,23 @@ int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, 
 	return txn_put(txn, &txn->expunges, &expunge, sizeof(expunge), uid, err);
 }
 
+int index_bury(struct index_txn *txn, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	struct txn_expunge expunge = {.uid = uid};
+
+	if (txn_has_message(txn, uid))
+		return error_set(err, -EEXIST, "%s: a message has UID %u", index_text(txn->index),
+				 uid);
+	if (uid == 0 || uid >= index_get32(txn->index->state.hdr + HDR_NEXT_UID))
+		return error_set(err, -EINVAL, "%s: UID %u was not given out yet",
+				 index_text(txn->index), uid);
+	if (guid != NULL)
+		expunge.guid = *guid;
+	else
+		guid_generate(&expunge.guid);
+	return txn_put(txn, &txn->expunges, &expunge, sizeof(expunge), uid, err);
+}
+
 static int put_modseq(struct index_txn *txn, uint32_t uid, uint64_t modseq, bool exact,
 		      struct error *err)
 {

@@ -44,6 +44,10 @@ int index_update_keyword(struct index_txn *txn, uint32_t uid, const char *name, 
 			 struct error *err);
 /* guid NULL: not known (another message's must never be given). */
 int index_expunge(struct index_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
+/* An expunge of a message that is not there. guid NULL: of nobody, so that it is no evidence;
+ * empty: not known. -EEXIST: it is; -EINVAL: its uid is not below next_uid. Neither ends the
+ * transaction. */
+int index_bury(struct index_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 /* Exact modseq of a message touched here; uid 0 raises only HIGHESTMODSEQ. Switches the modseq
  * extension on first where it is missing. A value not above HIGHESTMODSEQ as it was before the
  * transaction becomes index_txn_modseq(): nobody would see the change. */

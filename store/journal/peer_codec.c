@@ -8,6 +8,7 @@
 #define STATE_SIZE     (1 + 16 + 4 + 4 + 8 + 8 + 4 + 8)
 #define USER_HEADER    (1 + 1 + 1 + 4 * 8 + 4 + 2)
 #define MAILBOX_HEADER (1 + 16)
+#define MARK_SIZE      (1 + 3 * 4 + 8)
 #define TOMBSTONE_TAIL (16 + 8 + 4 + 16)
 
 /* ---- keys ---- */
@@ -248,12 +249,37 @@ int peer_tombstone_decode(const void *value, size_t len, struct tombstone *tombs
 	return 0;
 }
 
+void peer_mark_encode(const struct tombstone_mark *mark, struct buf *out)
+{
+	uint8_t v[MARK_SIZE] = {RECORD_VERSION};
+
+	journal_put_u32(v + 1, mark->uid_validity);
+	journal_put_u32(v + 5, mark->uid_next);
+	journal_put_u32(v + 9, mark->messages);
+	journal_put_u64(v + 13, mark->modseq);
+	buf_append(out, v, sizeof v);
+}
+
+int peer_mark_decode(const void *value, size_t len, struct tombstone_mark *mark_r)
+{
+	uint8_t v[MARK_SIZE];
+
+	if (take(value, len, MARK_SIZE, v, sizeof v) < 0)
+		return -EBADMSG;
+	mark_r->uid_validity = journal_get_u32(v + 1);
+	mark_r->uid_next = journal_get_u32(v + 5);
+	mark_r->messages = journal_get_u32(v + 9);
+	mark_r->modseq = journal_get_u64(v + 13);
+	return 0;
+}
+
 /* ---- what a damage check wants to know ---- */
 
 static bool record_check(unsigned db, const MDB_val *key, const MDB_val *value)
 {
 	struct peer_mailbox_state state;
 	struct tombstone tombstone;
+	struct tombstone_mark mark;
 	struct peer_user peer_user;
 	struct guid guid;
 	char user[PEER_USER_MAX + 1], peer[PEER_ID_MAX + 1];
@@ -275,12 +301,15 @@ static bool record_check(unsigned db, const MDB_val *key, const MDB_val *value)
 		return peer_key_get_tombstone((const uint8_t *)key->mv_data + user_len + 1,
 					      key->mv_size - user_len - 1, &tombstone) == 0 &&
 		       peer_tombstone_decode(value->mv_data, value->mv_size, &tombstone) == 0;
+	case PEER_MARKS:
+		return key->mv_size - user_len - 1 == sizeof guid.bytes &&
+		       peer_mark_decode(value->mv_data, value->mv_size, &mark) == 0;
 	default:
 		return true;
 	}
 }
 
 const struct lmdb_layout peer_layout = {
-	.names = {"meta", "states", "mailboxes", "users", "tombstones"},
+	.names = {"meta", "states", "mailboxes", "users", "tombstones", "marks"},
 	.check = record_check,
 };

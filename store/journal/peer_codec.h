@@ -8,6 +8,7 @@
  *   users      user NUL peer                                struct peer_user
  *   tombstones user NUL mailbox guid, modseq u64 big        version 1, time i64
  *              endian, uid u32 big endian, message guid
+ *   marks      user NUL mailbox guid                        struct tombstone_mark
  *
  * Numbers in values are little endian. A value may grow at its end within a version: what is
  * missing is zero, what is unknown is ignored. Private to store/journal.
@@ -18,7 +19,7 @@
 #include "store/journal/journal_codec.h"
 #include "store/journal/peer_journal.h"
 
-enum peer_db { PEER_META, PEER_STATES, PEER_MAILBOXES, PEER_USERS, PEER_TOMBSTONES };
+enum peer_db { PEER_META, PEER_STATES, PEER_MAILBOXES, PEER_USERS, PEER_TOMBSTONES, PEER_MARKS };
 extern const struct lmdb_layout peer_layout;
 
 #define PEER_KEY_MAX   511
@@ -52,5 +53,8 @@ int peer_mailbox_encode(const char *dir, const struct guid *guid, struct buf *ou
 int peer_mailbox_decode(const void *value, size_t len, const char *dir, struct guid *guid_r);
 void peer_tombstone_encode(const struct tombstone *tombstone, struct buf *out);
 int peer_tombstone_decode(const void *value, size_t len, struct tombstone *tombstone_r);
+void peer_mark_encode(const struct tombstone_mark *mark, struct buf *out);
+/* But for the mailbox, which the key has. */
+int peer_mark_decode(const void *value, size_t len, struct tombstone_mark *mark_r);
 
 #endif

@@ -277,6 +277,26 @@ int peer_journal_del_state(struct peer_journal *journal, const char *user, const
 	return peer_store_del(&journal->store, PEER_STATES, key.bytes, key.len, err);
 }
 
+int peer_journal_get_state(struct peer_journal *journal, const char *user, const char *peer,
+			   const struct guid *guid, struct peer_mailbox_state *state_r,
+			   struct error *err)
+{
+	AUTO_BUF struct buf value = BUF_INIT(PEER_VALUE_MAX);
+	struct peer_key key;
+	int rc = key_user_peer(&key, user, peer, true, err);
+
+	memset(state_r, 0, sizeof *state_r);
+	if (rc < 0)
+		return rc;
+	peer_key_add_guid(&key, guid);
+	rc = peer_store_get(&journal->store, PEER_STATES, key.bytes, key.len, &value, err);
+	if (rc == 0 && peer_state_decode(value.data, value.len, state_r) < 0) {
+		memset(state_r, 0, sizeof *state_r);
+		rc = error_set(err, -ENOENT, "user %s: the state is damaged", user);
+	}
+	return rc;
+}
+
 struct each_key {
 	struct peer_journal *journal;
 	struct error *err;
@@ -549,4 +569,63 @@ int peer_journal_prune_tombstones(struct peer_journal *journal, const char *user
 	rc = peer_store_each(&journal->store, PEER_TOMBSTONES, key.bytes, key.len, prune_tombstone,
 			     &each, err);
 	return rc < 0 ? rc : 0;
+}
+
+/* ---- up to where there are tombstones ---- */
+
+static int key_mark(struct peer_key *key_r, const char *user, const struct guid *mailbox,
+		    struct error *err)
+{
+	int rc = key_user(key_r, user, err);
+
+	if (rc == 0)
+		peer_key_add_guid(key_r, mailbox);
+	return rc;
+}
+
+int peer_journal_put_tombstone_mark(struct peer_journal *journal, const char *user,
+				    const struct tombstone_mark *mark, struct error *err)
+{
+	AUTO_BUF struct buf value = BUF_INIT(PEER_VALUE_MAX);
+	struct peer_key key;
+	int rc = key_mark(&key, user, &mark->mailbox, err);
+
+	if (rc < 0)
+		return rc;
+	peer_mark_encode(mark, &value);
+	return peer_store_put(&journal->store, PEER_MARKS, key.bytes, key.len, &value, err);
+}
+
+int peer_journal_get_tombstone_mark(struct peer_journal *journal, const char *user,
+				    const struct guid *mailbox, struct tombstone_mark *mark_r,
+				    struct error *err)
+{
+	AUTO_BUF struct buf value = BUF_INIT(PEER_VALUE_MAX);
+	struct peer_key key;
+	int rc = key_mark(&key, user, mailbox, err);
+
+	memset(mark_r, 0, sizeof *mark_r);
+	if (rc == 0)
+		rc = peer_store_get(&journal->store, PEER_MARKS, key.bytes, key.len, &value, err);
+	if (rc < 0)
+		return rc;
+	mark_r->mailbox = *mailbox;
+	if (peer_mark_decode(value.data, value.len, mark_r) < 0) {
+		char hex[GUID_HEX_SIZE];
+
+		return error_set(err, -ENOENT, "user %s, mailbox %s: the mark is damaged", user,
+				 guid_to_hex(mailbox, hex));
+	}
+	return 0;
+}
+
+int peer_journal_del_tombstones(struct peer_journal *journal, const char *user,
+				const struct guid *mailbox, struct error *err)
+{
+	struct peer_key key;
+	int rc = key_mark(&key, user, mailbox, err);
+
+	if (rc == 0)
+		rc = peer_journal_prune_tombstones(journal, user, mailbox, UINT64_MAX, err);
+	return rc < 0 ? rc : peer_store_del(&journal->store, PEER_MARKS, key.bytes, key.len, err);
 }

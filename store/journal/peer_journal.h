@@ -60,6 +60,10 @@ int peer_journal_del_state(struct peer_journal *journal, const char *user, const
 /* Forgets all states of the user with the peer: the next sync compares completely. */
 int peer_journal_del_states(struct peer_journal *journal, const char *user, const char *peer,
 			    struct error *err);
+/* -ENOENT: nothing known. */
+int peer_journal_get_state(struct peer_journal *journal, const char *user, const char *peer,
+			   const struct guid *guid, struct peer_mailbox_state *state_r,
+			   struct error *err);
 typedef int peer_journal_state_fn(void *ctx, const struct peer_mailbox_state *state);
 int peer_journal_each_state(struct peer_journal *journal, const char *user, const char *peer,
 			    peer_journal_state_fn *each, void *ctx, struct error *err);
@@ -99,10 +103,10 @@ typedef int peer_journal_user_fn(void *ctx, const char *user, const char *peer,
 int peer_journal_each_user(struct peer_journal *journal, peer_journal_user_fn *each, void *ctx,
 			   struct error *err);
 
-/* Tombstones: expunges and deletions that some peer has not passed yet. */
+/* Tombstones: expunges that some peer has not passed yet. They outlive the index log. */
 struct tombstone {
 	struct guid mailbox;
-	struct guid message; /* 128-bit form; empty: the mailbox itself was deleted */
+	struct guid message; /* 128-bit form; empty: not known */
 	uint32_t uid;
 	uint64_t modseq;
 	int64_t time;
@@ -116,5 +120,21 @@ int peer_journal_each_tombstone(struct peer_journal *journal, const char *user,
 /* Drops those of the mailbox up to modseq: every peer has passed them. */
 int peer_journal_prune_tombstones(struct peer_journal *journal, const char *user,
 				  const struct guid *mailbox, uint64_t modseq, struct error *err);
+
+/* Up to where a mailbox's expunges have been made tombstones, and what it was like there. */
+struct tombstone_mark {
+	struct guid mailbox;
+	uint32_t uid_validity, uid_next, messages;
+	uint64_t modseq;
+};
+int peer_journal_put_tombstone_mark(struct peer_journal *journal, const char *user,
+				    const struct tombstone_mark *mark, struct error *err);
+/* -ENOENT: none yet. */
+int peer_journal_get_tombstone_mark(struct peer_journal *journal, const char *user,
+				    const struct guid *mailbox, struct tombstone_mark *mark_r,
+				    struct error *err);
+/* The mailbox is gone, or is not the one that it was: its tombstones and its mark go. */
+int peer_journal_del_tombstones(struct peer_journal *journal, const char *user,
+				const struct guid *mailbox, struct error *err);
 
 #endif

@@ -325,6 +325,14 @@ int maildir_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
 	return poison(txn, maildir_txn_expunge_record(txn, uid, err));
 }
 
+int maildir_bury(struct mailbox_txn *base, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	struct maildir_txn *txn = maildir_txn_of(base);
+
+	txn->sync = true;
+	return index_bury(txn->index_txn, uid, guid, err);
+}
+
 int maildir_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err)
 {

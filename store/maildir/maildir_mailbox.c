@@ -40,6 +40,7 @@ const struct mailbox_format mailbox_format_maildir = {
 	.copy = maildir_copy,
 	.set_flags = maildir_set_flags,
 	.expunge = maildir_expunge,
+	.bury = maildir_bury,
 	.change_uid = maildir_change_uid,
 	.set_uid_validity = maildir_set_uid_validity,
 	.set_guid = maildir_set_guid,

@@ -286,6 +286,7 @@ int maildir_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail
 int maildir_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
 		      struct keyword_set keywords, uint64_t modseq, struct error *err);
 int maildir_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err);
+int maildir_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err);
 int maildir_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err);
 int maildir_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);

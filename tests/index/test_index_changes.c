@@ -340,6 +340,56 @@ static void expunges_come_with_their_guid(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
+/* The log tells of an expunge for whoever reads it, and the view stays as it is. */
+static void burials_are_told(void **state)
+{
+	const struct guid guid = {{7}}, unknown = {{0}};
+	const struct fixture *fx = *state;
+	struct index_changes changes;
+	struct index_txn *txn;
+	struct error err = {0};
+	struct index *index;
+	uint64_t before;
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	for (uint32_t uid = 1; uid <= 4; uid++)
+		append_uid(index, uid, 0);
+	expunge_uid(index, 2);
+	expunge_uid(index, 3);
+	before = highest(index);
+	txn = begin(index);
+	assert_int_equal(index_bury(txn, 1, NULL, &err), -EEXIST);
+	assert_int_equal(index_bury(txn, 5, NULL, &err), -EINVAL);
+	must(index_bury(txn, 2, &guid, &err), &err);
+	must(index_bury(txn, 3, NULL, &err), &err);
+	commit(&txn);
+	index_close(&index);
+	index = open_index(fx);
+	assert_true(highest(index) == before + 1);
+	must(index_changes(index, before, NULL, &changes, &err), &err);
+	assert_int_equal(changes.count, 2);
+	assert_true(changes.change[0].expunged && changes.change[1].expunged);
+	assert_int_equal(changes.change[0].uid, 2);
+	assert_true(changes.change[0].has_guid && guid_equal(&changes.change[0].guid, &guid));
+	/* Nobody's, which is no message's. */
+	assert_int_equal(changes.change[1].uid, 3);
+	assert_true(changes.change[1].has_guid);
+	index_changes_free(&changes);
+	/* Without a word of whose it was, the log's earlier word stays. */
+	before = highest(index);
+	txn = begin(index);
+	must(index_bury(txn, 2, &unknown, &err), &err);
+	commit(&txn);
+	must(index_changes(index, 1, NULL, &changes, &err), &err);
+	for (size_t i = 0; i < changes.count; i++) {
+		if (changes.change[i].uid == 2)
+			assert_true(guid_equal(&changes.change[i].guid, &guid));
+	}
+	index_changes_free(&changes);
+	index_close(&index);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -349,6 +399,7 @@ int main(void)
 		TEST(changes_over_rotations_without_modseqs),
 		TEST(changes_in_a_long_log),
 		TEST(expunges_come_with_their_guid),
+		TEST(burials_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

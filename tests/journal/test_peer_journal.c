@@ -313,6 +313,86 @@ static void test_tombstones_are_pruned_up_to_a_modseq(void **state)
 	state_dir_remove(dir);
 }
 
+static void test_tombstone_marks(void **state)
+{
+	struct tombstone_mark mark = {.mailbox = guid_of(1),
+				      .uid_validity = 1700000000,
+				      .uid_next = 12,
+				      .messages = 7,
+				      .modseq = (uint64_t)1 << 40};
+	struct tombstone tombstone = {.mailbox = mark.mailbox,
+				      .message = guid_of(9),
+				      .uid = 3,
+				      .modseq = 5,
+				      .time = 1700000003};
+	struct guid other = guid_of(2);
+	struct peer_journal *journal;
+	struct tombstone_mark got;
+	struct error err = {0};
+	char dir[64];
+	unsigned sum = 0;
+
+	state_dir_make(dir);
+	journal = open_peer(dir);
+	assert_int_equal(peer_journal_get_tombstone_mark(journal, "u", &other, &got, &err),
+			 -ENOENT);
+	assert_int_equal(peer_journal_put_tombstone_mark(journal, "u", &mark, &err), 0);
+	mark.mailbox = other;
+	assert_int_equal(peer_journal_put_tombstone_mark(journal, "u", &mark, &err), 0);
+	mark.mailbox = guid_of(1);
+	assert_int_equal(peer_journal_put_tombstone(journal, "u", &tombstone, &err), 0);
+	tombstone.mailbox = other;
+	assert_int_equal(peer_journal_put_tombstone(journal, "u", &tombstone, &err), 0);
+	assert_int_equal(peer_journal_commit(journal, &err), 0);
+	peer_journal_close(&journal);
+	journal = open_peer(dir);
+	assert_int_equal(peer_journal_get_tombstone_mark(journal, "u", &mark.mailbox, &got, &err),
+			 0);
+	assert_memory_equal(&got.mailbox, &mark.mailbox, sizeof got.mailbox);
+	assert_int_equal(got.uid_validity, 1700000000);
+	assert_int_equal(got.uid_next, 12);
+	assert_int_equal(got.messages, 7);
+	assert_true(got.modseq == mark.modseq);
+	assert_int_equal(peer_journal_get_tombstone_mark(journal, "v", &mark.mailbox, &got, &err),
+			 -ENOENT);
+	/* A mailbox that is gone takes its own with it. */
+	assert_int_equal(peer_journal_del_tombstones(journal, "u", &mark.mailbox, &err), 0);
+	assert_int_equal(peer_journal_get_tombstone_mark(journal, "u", &mark.mailbox, &got, &err),
+			 -ENOENT);
+	assert_int_equal(
+		peer_journal_each_tombstone(journal, "u", &mark.mailbox, sum_uids, &sum, &err), 0);
+	assert_int_equal(sum, 0);
+	assert_int_equal(peer_journal_get_tombstone_mark(journal, "u", &other, &got, &err), 0);
+	assert_int_equal(peer_journal_each_tombstone(journal, "u", &other, sum_uids, &sum, &err),
+			 0);
+	assert_int_equal(sum, 3);
+	peer_journal_close(&journal);
+	state_dir_remove(dir);
+}
+
+static void test_one_state(void **state)
+{
+	struct peer_mailbox_state kept = {
+		.guid = guid_of(1), .uid_validity = 5, .acked_modseq = 77};
+	struct peer_mailbox_state got;
+	struct peer_journal *journal;
+	struct guid other = guid_of(2);
+	struct error err = {0};
+	char dir[64];
+
+	state_dir_make(dir);
+	journal = open_peer(dir);
+	assert_int_equal(peer_journal_put_state(journal, "u", PEER, &kept, &err), 0);
+	assert_int_equal(peer_journal_get_state(journal, "u", PEER, &kept.guid, &got, &err), 0);
+	assert_true(guid_equal(&got.guid, &kept.guid));
+	assert_int_equal(got.acked_modseq, 77);
+	assert_int_equal(peer_journal_get_state(journal, "u", PEER, &other, &got, &err), -ENOENT);
+	assert_int_equal(peer_journal_get_state(journal, "u", "other", &kept.guid, &got, &err),
+			 -ENOENT);
+	peer_journal_close(&journal);
+	state_dir_remove(dir);
+}
+
 static void test_second_dsyncd_is_refused(void **state)
 {
 	struct peer_journal *journal, *second;
@@ -337,6 +417,8 @@ int main(void)
 		cmocka_unit_test(test_mailbox_directories),
 		cmocka_unit_test(test_users_are_the_durable_queue),
 		cmocka_unit_test(test_tombstones_are_pruned_up_to_a_modseq),
+		cmocka_unit_test(test_tombstone_marks),
+		cmocka_unit_test(test_one_state),
 		cmocka_unit_test(test_second_dsyncd_is_refused),
 	};
 

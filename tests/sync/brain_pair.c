@@ -60,7 +60,7 @@ static void host_save(void *ctx, const struct sync_peer *peer,
 	node->saves++;
 }
 
-static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid)
+static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone)
 {
 	struct test_node *node = ctx;
 	struct sync_mailbox_state *known = find_state(node, guid);
@@ -69,6 +69,22 @@ static void host_forget(void *ctx, const struct sync_peer *peer, const struct gu
 	node->forgets++;
 	if (known != NULL)
 		*known = node->states[--node->state_count];
+}
+
+static int host_expunged(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,
+			 size_t *count_r, struct error *err)
+{
+	struct test_node *node = ctx;
+
+	(void)mailbox;
+	(void)err;
+	node->expunge_asks++;
+	*count_r = node->expunge_count;
+	*list_r = calloc(node->expunge_count + 1, sizeof(**list_r));
+	assert(*list_r != NULL);
+	if (node->expunge_count > 0)
+		memcpy(*list_r, node->expunges, node->expunge_count * sizeof(**list_r));
+	return 0;
 }
 
 /* ---- running ---- */
@@ -88,8 +104,11 @@ struct side {
 static void *run_side(void *ptr)
 {
 	struct side *side = ptr;
-	struct sync_host host = {
-		.ctx = side->node, .begin = host_begin, .save = host_save, .forget = host_forget};
+	struct sync_host host = {.ctx = side->node,
+				 .begin = host_begin,
+				 .save = host_save,
+				 .forget = host_forget,
+				 .expunged = host_expunged};
 	struct sync_options options = {
 		.role = side->role,
 		.type = side->type,

@@ -25,6 +25,10 @@ struct test_node {
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
 	unsigned saves, forgets;
+	/* What the host has of expunges, and how often it was asked. */
+	const struct sync_expunge *expunges;
+	size_t expunge_count;
+	unsigned expunge_asks;
 };
 
 struct session_results {

@@ -510,6 +510,7 @@ static void fold_change(struct mailbox_change *change, struct change_strings *st
 			const struct fake_change *from)
 {
 	change->uid = from->uid;
+	change->modseq = from->modseq;
 	if (from->expunged) {
 		change->expunged = true;
 		change->has_guid = true;
@@ -842,6 +843,22 @@ int mailbox_expunge(struct mailbox_txn *txn, uint32_t uid, struct error *err)
 	if (mail == NULL)
 		return error_set(err, -ENOENT, "no message %u", uid);
 	log_expunge(&txn->work, mail, take_modseq(&txn->work, txn->next_modseq, 0));
+	return 0;
+}
+
+int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, struct error *err)
+{
+	if (fake_find_mail(&txn->work, uid) != NULL)
+		return error_set(err, -EEXIST, "a message has uid %u", uid);
+	if (uid >= txn->box->view.status.uid_next)
+		return error_set(err, -EINVAL, "uid %u was not given out", uid);
+	struct fake_change *change =
+		add_log(&txn->work, uid, take_modseq(&txn->work, txn->next_modseq, 0));
+	change->expunged = true;
+	if (guid != NULL)
+		change->guid = *guid;
+	else
+		guid_generate(&change->guid);
 	return 0;
 }
 

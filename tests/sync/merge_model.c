@@ -222,6 +222,7 @@ struct list {
 
 struct change {
 	bool expunged;
+	uint64_t modseq; /* of the last one */
 	unsigned guid;
 	uint8_t add, remove, add_keywords, remove_keywords;
 };
@@ -237,6 +238,7 @@ static struct change *changes_since(const struct model_box *box, uint64_t since)
 		if (record->modseq <= since)
 			continue;
 		change->guid = record->guid;
+		change->modseq = record->modseq;
 		change->expunged |= record->expunge;
 		change->add = (uint8_t)((change->add & ~record->remove) | record->add);
 		change->remove = (uint8_t)((change->remove & ~record->add) | record->remove);
@@ -267,9 +269,11 @@ static void fill_item(struct merge_item *item, char type, const struct model_mai
 	item->flags.remove_keywords = keyword_set(change->remove_keywords);
 }
 
-static void make_list(struct model_box *box, uint32_t common_uid, uint64_t acked, struct list *list)
+static const struct guid nobodys = {{0xff}};
+
+static void make_list(struct model_box *box, uint32_t common_uid, uint64_t since, struct list *list)
 {
-	struct change *changes = changes_since(box, acked);
+	struct change *changes = changes_since(box, since);
 
 	list->items = check_alloc(calloc(box->uid_next + 1, sizeof(*list->items)));
 	list->count = 0;
@@ -283,10 +287,13 @@ static void make_list(struct model_box *box, uint32_t common_uid, uint64_t acked
 			item->type = 'e';
 			item->uid = uid;
 			item->has_guid128 = true;
-			item->guid128 = guid128(changes[uid].guid);
+			item->guid128 = changes[uid].guid < MODEL_GUIDS_MAX
+						? guid128(changes[uid].guid)
+						: nobodys;
+			item->flags.modseq = changes[uid].modseq;
 		} else if (uid > common_uid) {
 			fill_item(item, 's', mail, &changes[uid]);
-		} else if (mail->modseq > acked) {
+		} else if (mail->modseq > since) {
 			fill_item(item, 'f', mail, &changes[uid]);
 		} else {
 			continue;
@@ -438,6 +445,34 @@ static void apply_new_records(struct model_box *box, struct model_box *peer,
 	}
 }
 
+static bool is_somebodys(const struct merge_action *action)
+{
+	return action->told && !guid_equal(&action->guid128, &nobodys);
+}
+
+/* The number of the GUID that is to be told; MODEL_GUIDS_MAX: nobody's. */
+static unsigned buried_guid(const struct merge_action *action)
+{
+	static struct guid known[MODEL_GUIDS_MAX];
+	static unsigned count;
+
+	for (unsigned i = 0; i < MODEL_GUIDS_MAX && is_somebodys(action); i++) {
+		if (i == count)
+			known[count++] = guid128(i);
+		if (guid_equal(&known[i], &action->guid128))
+			return i;
+	}
+	assert_false(is_somebodys(action));
+	return MODEL_GUIDS_MAX;
+}
+
+static void bury(struct model_box *box, const struct merge_action *action)
+{
+	const struct model_mail mail = {.uid = action->uid, .guid = buried_guid(action)};
+
+	add_record(box, &mail)->expunge = true;
+}
+
 static void apply_plan(struct model *model, struct model_box *box, struct model_box *peer,
 		       const struct merge_mailbox_plan *plan)
 {
@@ -469,9 +504,16 @@ static void apply_plan(struct model *model, struct model_box *box, struct model_
 		box->highest_modseq++;
 	}
 	for (size_t i = plan->expunge_start; i < plan->action_count; i++) {
-		struct model_mail *mail = model_find(box, plan->actions[i].uid);
+		const struct merge_action *action = &plan->actions[i];
+		struct model_mail *mail = model_find(box, action->uid);
 
-		assert_int_equal(plan->actions[i].kind, MERGE_EXPUNGE);
+		if (action->kind == MERGE_BURY) {
+			assert_null(mail);
+			assert_true(action->uid < plan->uid_next);
+			bury(box, action);
+			continue;
+		}
+		assert_int_equal(action->kind, MERGE_EXPUNGE);
 		assert_non_null(mail);
 		take_out(box, mail);
 	}
@@ -484,7 +526,8 @@ static void apply_plan(struct model *model, struct model_box *box, struct model_
 
 static void print_plan(int side, const struct merge_mailbox_plan *plan)
 {
-	static const char *const names[] = {"flags", "append", "copy", "change-uid", "expunge"};
+	static const char *const names[] = {"flags",	  "append",  "copy",
+					    "change-uid", "expunge", "bury"};
 
 	print_message("plan of side %d: first=%llu highest=%llu uid_next=%u common=%u full=%d\n",
 		      side, (unsigned long long)plan->first_modseq,
@@ -513,11 +556,15 @@ void model_sync(struct model *model, struct model_session *session)
 		if (model->box[i].highest_modseq < model->state[i].acked_modseq)
 			model->state[i].valid = false;
 		saved[i] = model->state[i].valid ? model->state[i].common_uid : 0;
+		if (model->state[i].valid) {
+			side[i].acked_modseq = model->state[i].acked_modseq;
+			side[i].peer_modseq = model->state[i].peer_modseq;
+		}
 	}
 	session->common_uid = merge_mailbox_common_uid(&side[0], saved[0], &side[1], saved[1]);
 	for (int i = 0; i < 2; i++) {
 		make_list(&model->box[i], session->common_uid,
-			  session->common_uid > 0 ? model->state[i].acked_modseq : 0, &list[i]);
+			  model->state[i].valid ? model->state[i].acked_modseq : 0, &list[i]);
 		side[i].items = list[i].items;
 		side[i].item_count = list[i].count;
 		model_box_copy(&before[i], &model->box[i]);
@@ -557,12 +604,13 @@ void model_sync(struct model *model, struct model_session *session)
 	}
 	for (int i = 0; i < 2; i++) {
 		if (plan[i].need_full)
-			model->state[i].valid = false;
+			model->state[i].common_uid = 0;
 		else if (session->save[i] && !session->need_full)
 			model->state[i] = (struct model_state){
 				.valid = true,
 				.common_uid = plan[i].common_uid,
 				.acked_modseq = model->box[i].highest_modseq,
+				.peer_modseq = model->box[1 - i].highest_modseq,
 			};
 	}
 	for (int i = 0; i < 2; i++) {
@@ -627,7 +675,10 @@ void model_print(const struct model *model)
 		for (size_t i = 0; i < box->log_count; i++) {
 			if (box->log[i].expunge)
 				print_message("  expunged uid=%u guid=%s modseq=%llu\n",
-					      box->log[i].uid, model_guid(box->log[i].guid),
+					      box->log[i].uid,
+					      box->log[i].guid < MODEL_GUIDS_MAX
+						      ? model_guid(box->log[i].guid)
+						      : "nobody's",
 					      (unsigned long long)box->log[i].modseq);
 		}
 	}

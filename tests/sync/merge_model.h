@@ -42,7 +42,7 @@ struct model_box {
 struct model_state {
 	bool valid;
 	uint32_t common_uid;
-	uint64_t acked_modseq;
+	uint64_t acked_modseq, peer_modseq;
 };
 
 struct model {

@@ -209,6 +209,9 @@ static void carry_out(const struct merge_action *action, struct box_model *own,
 		append(own, action->uid, moved.guid, moved.flags, moved.keywords);
 		break;
 	}
+	case MERGE_BURY:
+		fail_msg("a backup buries nothing");
+		break;
 	case MERGE_EXPUNGE:
 		expunge(own, action->uid);
 		break;

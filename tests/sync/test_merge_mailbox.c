@@ -97,6 +97,68 @@ static void an_expunge_is_copied_and_the_other_side_writes_nothing(void **state)
 	assert_int_equal(model.box[1].count, 2);
 }
 
+static bool tells_expunge_at(int side, uint32_t uid, uint64_t modseq)
+{
+	const struct model_box *box = &model.box[side];
+
+	for (size_t i = 0; i < box->log_count; i++) {
+		if (box->log[i].expunge && box->log[i].uid == uid && box->log[i].modseq == modseq)
+			return true;
+	}
+	return false;
+}
+
+/* Both logs tell of it above every MODSEQ that a client of either had before. */
+static void an_expunge_is_told_to_clients_that_change_sides(void **state)
+{
+	model_deliver(&model.box[0], 0, 4);
+	sync_and_compare();
+	/* One expunge, and then something else; and at the other side more happens meanwhile. */
+	model_expunge(&model.box[0], 1);
+	model_set_flags(&model.box[0], 0, MAIL_SEEN);
+	for (uint8_t flags = 1; flags < 6; flags++)
+		model_set_flags(&model.box[1], 2, flags);
+	/* A message that the other side never had. */
+	model_deliver(&model.box[1], 4, 1);
+	model_expunge(&model.box[1], 4);
+	sync_and_compare();
+	for (int side = 0; side < 2; side++) {
+		assert_true(tells_expunge_at(side, 2, model.box[0].highest_modseq));
+		assert_true(tells_expunge_at(side, 5, model.box[0].highest_modseq));
+	}
+	assert_int_equal(model.box[0].uid_next, 6);
+	model_sync_fully(&model, &session);
+	assert_int_equal(session.actions[0] + session.actions[1], 0);
+	/* Nor where a state was lost: it has been told. */
+	model.state[0].valid = false;
+	model_sync_fully(&model, &session);
+	assert_int_equal(session.actions[0] + session.actions[1], 0);
+}
+
+/* What is told for clients is no evidence against a message. */
+static void a_burial_is_no_evidence(void **state)
+{
+	model_deliver(&model.box[0], 0, 1);
+	sync_and_compare();
+	/* Moved out and in again, by a program that keeps its name. */
+	model_deliver(&model.box[0], 1, 1);
+	model_expunge(&model.box[0], 1);
+	model_deliver(&model.box[0], 1, 1);
+	/* The other side has buried the first instance; then the session breaks off, and its copy
+	 * of the second has not come. */
+	sync_one_side_only(1);
+	for (size_t i = 0; i < model.box[1].count; i++) {
+		if (model.box[1].mails[i].guid == 1) {
+			memmove(&model.box[1].mails[i], &model.box[1].mails[i + 1],
+				(model.box[1].count - i - 1) * sizeof(model.box[1].mails[0]));
+			model.box[1].count--;
+		}
+	}
+	sync_and_compare();
+	assert_int_equal(count_of(0, 1), 1);
+	assert_int_equal(count_of(1, 1), 1);
+}
+
 static void expunge_wins_over_a_flag_change(void **state)
 {
 	model_deliver(&model.box[0], 0, 2);
@@ -456,6 +518,8 @@ int main(void)
 		CASE(a_delivery_is_copied_with_its_modseq),
 		CASE(one_flag_change_costs_one_action),
 		CASE(an_expunge_is_copied_and_the_other_side_writes_nothing),
+		CASE(an_expunge_is_told_to_clients_that_change_sides),
+		CASE(a_burial_is_no_evidence),
 		CASE(expunge_wins_over_a_flag_change),
 		CASE(both_deliver_one_uid_and_only_those_move),
 		CASE(lost_state_after_a_conflict_doubles_nothing),

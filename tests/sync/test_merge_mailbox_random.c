@@ -1,8 +1,8 @@
 /*
  * Random histories of two mailboxes: users change both, sessions work, break off on one side, lose
  * their state. After every session that worked both are equal; nothing is lost, doubled or comes
- * back; a UID keeps its meaning; no client with an older MODSEQ misses a change; a second session
- * has nothing to do.
+ * back; a UID keeps its meaning; no client with an older MODSEQ misses a change, also one that
+ * comes from the other side; a second session has nothing to do.
  *
  * DSYNCFS_TEST_SEED=n runs one history and prints it, DSYNCFS_TEST_RUNS=n that many.
  */
@@ -31,10 +31,10 @@ struct history {
 	unsigned guids;
 	unsigned created[MODEL_GUIDS_MAX];  /* instances ever made by users */
 	unsigned expunged[MODEL_GUIDS_MAX]; /* instances expunged by users */
-	/* A session that broke off gave it another UID on one side: without state nothing ties an
-	 * expunge of the one to the other. */
+	/* A session that broke off gave it another UID on one side: where no side has a state
+	 * nothing ties an expunge of the one to the other. */
 	bool half_moved[MODEL_GUIDS_MAX];
-	/* Such a message met a session without state that broke off as well. */
+	/* Such a message met a session without any state that broke off as well. */
 	bool untied[MODEL_GUIDS_MAX];
 	unsigned meaning[2][UIDS_MAX]; /* guid + 1 */
 	struct snapshot snapshots[2][SNAPSHOTS];
@@ -86,7 +86,8 @@ static bool log_tells_expunge(const struct model_box *box, uint32_t uid, uint64_
 	return false;
 }
 
-/* CHANGEDSINCE and VANISHED tell everything that is not as the client knew it. */
+/* CHANGEDSINCE and VANISHED tell everything that is not as the client knew it. side: where it is
+ * now. */
 static void check_snapshot(struct history *h, int side, struct snapshot *snapshot)
 {
 	struct model_box *now = &h->model.box[side];
@@ -120,6 +121,15 @@ static void check_snapshots(struct history *h)
 	for (int side = 0; side < 2; side++) {
 		for (size_t i = 0; i < SNAPSHOTS && i < h->snapshot_count[side]; i++)
 			check_snapshot(h, side, &h->snapshots[side][i]);
+	}
+}
+
+/* Also of clients that come from the other side. */
+static void check_movers(struct history *h)
+{
+	for (int side = 0; side < 2; side++) {
+		for (size_t i = 0; i < SNAPSHOTS && i < h->snapshot_count[side]; i++)
+			check_snapshot(h, 1 - side, &h->snapshots[side][i]);
 	}
 }
 
@@ -223,11 +233,13 @@ static void random_session(struct history *h, bool must_work)
 	} else if (!must_work && model_random(model, 12) == 0) {
 		model->state[model_random(model, 2)].valid = false;
 	}
+	without_state = !model->state[0].valid && !model->state[1].valid;
 	if (what < 55) {
 		model_sync_fully(model, &session);
-		without_state = session.common_uid == 0;
 		note_uids(h);
 		check_snapshots(h);
+		if (model->mode == MERGE_DSYNCFS)
+			check_movers(h);
 		check_messages(h, without_state);
 		memset(h->half_moved, 0, sizeof(h->half_moved));
 		memset(h->untied, 0, sizeof(h->untied));
@@ -240,7 +252,7 @@ static void random_session(struct history *h, bool must_work)
 		session.save[0] = what >= 70 && what % 3 == 0;
 		session.save[1] = what >= 70 && what % 3 == 1;
 		model_sync(model, &session);
-		for (unsigned guid = 0; session.common_uid == 0 && guid < h->guids; guid++)
+		for (unsigned guid = 0; without_state && guid < h->guids; guid++)
 			h->untied[guid] |= h->half_moved[guid];
 		note_half_moved(h);
 		note_uids(h);

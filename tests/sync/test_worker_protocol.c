@@ -28,6 +28,9 @@ static int parse(const struct buf *message)
 		struct worker_session session;
 		struct worker_done done;
 		struct worker_found found;
+		struct worker_list_expunges list;
+		struct worker_expunges expunges;
+		struct sync_expunge expunge;
 	} u;
 	struct worker_reader reader;
 	int rc = worker_get_begin(&reader, message);
@@ -59,12 +62,19 @@ static int parse(const struct buf *message)
 		return worker_get_done(&reader, &u.done);
 	case WORKER_FOUND:
 		return worker_get_found(&reader, &u.found);
+	case WORKER_LIST_EXPUNGES:
+		return worker_get_list_expunges(&reader, &u.list);
+	case WORKER_EXPUNGES:
+		rc = worker_get_expunges(&reader, &u.expunges);
+		while (rc == 0 && reader.left)
+			rc = worker_get_expunge(&reader, &u.expunge);
+		return rc;
 	default:
 		return -EPROTO;
 	}
 }
 
-#define SAMPLES 10
+#define SAMPLES 12
 
 static void sample(unsigned i, struct buf *out)
 {
@@ -112,6 +122,15 @@ static void sample(unsigned i, struct buf *out)
 				     .home_rel = "h",
 				     .text = "t"};
 
+	struct worker_list_expunges list = {.guid = {{3}}, .name = "INBOX", .since = 9};
+	struct worker_expunges expunges = {.guid = {{3}},
+					   .more = true,
+					   .uid_validity = 1,
+					   .uid_next = 2,
+					   .messages = 3,
+					   .highest_modseq = (uint64_t)1 << 40};
+	struct sync_expunge expunge = {.uid = 5, .guid = {{6}}, .modseq = 7};
+
 	switch (i) {
 	case 0:
 		worker_put_job(out, &job);
@@ -143,6 +162,14 @@ static void sample(unsigned i, struct buf *out)
 	case 8:
 		worker_put_done(out, &done);
 		break;
+	case 9:
+		worker_put_list_expunges(out, &list);
+		break;
+	case 10:
+		worker_put_expunges(out, &expunges);
+		worker_put_expunge(out, &expunge);
+		worker_put_expunge(out, &expunge);
+		break;
 	default:
 		worker_put_found(out, &found);
 		break;
@@ -158,7 +185,20 @@ static void test_round_trip(void **state)
 	struct worker_done done;
 	struct worker_found found;
 	struct worker_session session;
+	struct worker_expunges expunges;
+	struct sync_expunge expunge;
 
+	sample(10, &message);
+	assert_int_equal(worker_get_begin(&reader, &message), 0);
+	assert_int_equal(reader.type, WORKER_EXPUNGES);
+	assert_int_equal(worker_get_expunges(&reader, &expunges), 0);
+	assert_true(expunges.more && !expunges.failed);
+	assert_true(expunges.highest_modseq == (uint64_t)1 << 40);
+	assert_int_equal(worker_get_expunge(&reader, &expunge), 0);
+	assert_int_equal(expunge.uid, 5);
+	assert_int_equal(expunge.modseq, 7);
+	assert_int_equal(worker_get_expunge(&reader, &expunge), 0);
+	assert_int_equal(worker_get_end(&reader), 0);
 	sample(1, &message);
 	assert_int_equal(worker_get_begin(&reader, &message), 0);
 	assert_int_equal(reader.type, WORKER_EVENTS);
@@ -192,7 +232,7 @@ static void test_round_trip(void **state)
 	assert_int_equal(done.failure, WORKER_FAILURE_USER);
 	assert_true(done.kept);
 
-	sample(9, &message);
+	sample(11, &message);
 	assert_int_equal(worker_get_begin(&reader, &message), 0);
 	assert_int_equal(worker_get_found(&reader, &found), 0);
 	assert_int_equal(found.code, -ENOENT);
@@ -223,7 +263,7 @@ static void test_cut_and_stretched(void **state)
 		for (size_t len = 0; len < message.len; len++) {
 			/* A list may end after any whole item. */
 			if (parse_exact(message.data, len) == 0)
-				assert_true((i == 1 || i == 6) && len >= 2);
+				assert_true((i == 1 || i == 6 || i == 10) && len >= 2);
 		}
 		buf_append_byte(&message, 0);
 		assert_int_equal(parse_exact(message.data, message.len), -EPROTO);
