@@ -29,6 +29,25 @@ static const struct merge_item *find_item(const struct item_list *list, uint32_t
 	return NULL;
 }
 
+static bool is_message(const struct merge_item *item, const char *guid)
+{
+	return item->type == 's' && item->guid != NULL && strcmp(item->guid, guid) == 0;
+}
+
+/* As a rule under the same UID; under another one if the UIDs were at odds. */
+static bool peer_has(const struct item_list *peer, const struct merge_item *own)
+{
+	const struct merge_item *item = find_item(peer, own->uid);
+
+	if (item != NULL && is_message(item, own->guid))
+		return true;
+	for (size_t i = 0; i < peer->count; i++) {
+		if (is_message(&peer->items[i], own->guid))
+			return true;
+	}
+	return false;
+}
+
 bool import_restore_wants(const struct box *box, uint32_t uid)
 {
 	size_t count, low = 0;
@@ -60,11 +79,9 @@ int import_restore_plan(struct box *box, struct error *err)
 		return error_errno(err, -ENOMEM, "messages to put back");
 	for (size_t i = 0; i < count; i++) {
 		const struct merge_item *own = find_item(&box->export.list, missing[i]);
-		const struct merge_item *peer = find_item(&import->list, missing[i]);
 
-		if (own == NULL || peer == NULL || own->type != 's' || peer->type != 's' ||
-		    own->guid == NULL || *own->guid == '\0' || peer->guid == NULL ||
-		    strcmp(own->guid, peer->guid) != 0)
+		if (own == NULL || own->type != 's' || own->guid == NULL || *own->guid == '\0' ||
+		    !peer_has(&import->list, own))
 			continue;
 		import->restores[import->restore_count++] =
 			(struct import_restore){.uid = own->uid, .guid = own->guid};
@@ -125,7 +142,7 @@ static int put_back(struct box *box, struct mailbox_txn *txn, struct import_rest
 		    struct error *err)
 {
 	struct mail mail;
-	int ret = mailbox_find(box->mailbox, restore->uid, &mail, err);
+	int ret = mailbox_find(box->mailbox, import_current_uid(box, restore->uid), &mail, err);
 
 	/* Expunged meanwhile: that wins. */
 	if (ret == -ENOENT || (ret == 0 && strcmp(mail.guid, restore->guid) != 0)) {

@@ -46,6 +46,7 @@ def killed_and_started_again(over_itself=False):
         make_maildir(box)
         deliver(box, "1.a")
         mount.events()
+        deliver(box, "1.b")  # on a slow machine the mailbox may have left the dirty set by now
         mount.kill()
         eventually("the mount is dead", lambda: dead(mount.mount))
         mount.start()
