@@ -84,6 +84,9 @@ struct sync_host {
 	 * state_r is freed by the brain. */
 	int (*begin)(void *ctx, const struct sync_peer *peer, enum sync_begin *answer_r,
 		     struct sync_state *state_r, struct error *err);
+	/* May this mailbox be synced? Not while it is known that its index lacks something that
+	 * happened to its mail. May be NULL. */
+	bool (*may_sync)(void *ctx, const char *mailbox);
 	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,

@@ -91,6 +91,12 @@ static int box_open(struct box *box, struct brain *brain, const char *name, cons
 	*box = (struct box){.brain = brain, .name = strdup(name)};
 	if (box->name == NULL)
 		return error_errno(err, -ENOMEM, "mailbox %s", name);
+	const struct sync_host *host = brain->host;
+	if (host->may_sync != NULL && !host->may_sync(host->ctx, name)) {
+		box->held = true;
+		return error_set(err, -EBUSY,
+				 "what happened to its mail could not be taken in yet");
+	}
 	int ret = open_mailbox(box, err);
 	if (ret < 0)
 		return ret;
@@ -490,7 +496,9 @@ static void cannot_announce(struct box *box, int code, const struct error *err)
 {
 	struct brain *brain = box->brain;
 
-	if (code == -ERANGE) {
+	if (box->held) {
+		brain_again(brain, box->name, err->text);
+	} else if (code == -ERANGE) {
 		brain->host->forget(brain->host->ctx, &brain->peer, &box->status.guid, false);
 		brain_again(brain, box->name, "the saved state does not fit the mailbox");
 	} else if (code == -ENOENT || code == -ESTALE) {
@@ -560,6 +568,10 @@ static bool cannot_answer(struct box *box, int code, const struct error *err)
 {
 	struct brain *brain = box->brain;
 
+	if (box->held) {
+		brain_again(brain, box->name, err->text);
+		return false;
+	}
 	if (code == -ENOENT || code == -ESTALE)
 		return true;
 	if (code == -ERANGE) {

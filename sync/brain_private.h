@@ -266,6 +266,7 @@ struct box {
 	struct sync_mailbox_state saved; /* valid for this mailbox, else has_saved is false */
 	struct mailbox_changes changes;
 	bool has_changes;
+	bool held; /* it cannot be synced now, though it is sound */
 	struct box_attributes attributes;
 	struct item_mailbox own, peer; /* the B items; strings are not kept */
 	uint32_t common_uid;	       /* U0 */

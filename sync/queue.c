@@ -251,6 +251,57 @@ bool queue_events_pend_until(const struct queue_user *user, uint64_t seq)
 	return false;
 }
 
+static bool is_listed(const char *const *dirs, size_t count, const char *dir)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (strcmp(dirs[i], dir) == 0)
+			return true;
+	}
+	return false;
+}
+
+static size_t list_unsettled(const struct queue_event *events, uint64_t seq, const char **dirs,
+			     size_t count, size_t max)
+{
+	const struct queue_event *queued;
+
+	DL_FOREACH (events, queued) {
+		const struct mail_event *event = &queued->event;
+
+		if (event->seq > seq || count > max)
+			break;
+		if (event->origin != 0 || queued->in_index ||
+		    (event->kind != MAIL_EVENT_REMOVED && event->kind != MAIL_EVENT_RENAMED) ||
+		    is_listed(dirs, count, event->dir))
+			continue;
+		if (count < max)
+			dirs[count] = event->dir;
+		count++;
+	}
+	return count;
+}
+
+void queue_events_in_index(struct queue_user *user, const char *dir)
+{
+	struct queue_event *event;
+
+	DL_FOREACH (user->taken, event) {
+		if (!event->in_index && strcmp(event->event.dir, dir) == 0)
+			event->in_index = true;
+	}
+}
+
+size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const char **dirs,
+			    size_t max)
+{
+	size_t count;
+
+	if (seq < user->failed_seq)
+		seq = user->failed_seq;
+	count = list_unsettled(user->taken, seq, dirs, 0, max);
+	return list_unsettled(user->events, seq, dirs, count, max);
+}
+
 void queue_events_done(struct queue *queue, struct queue_user *user)
 {
 	const struct queue_event *event;
@@ -269,6 +320,7 @@ void queue_events_put_back(struct queue *queue, struct queue_user *user)
 		user->event_count++;
 		if (!event->echo)
 			user->fresh_count++;
+		user->failed_seq = event->event.seq;
 	}
 	DL_CONCAT(user->taken, user->events);
 	user->events = user->taken;

@@ -30,6 +30,7 @@
 struct queue_event {
 	struct queue_event *prev, *next;
 	struct mail_event event; /* home is ""; the strings are behind the struct */
+	bool in_index;		 /* though the job failed, for another mailbox's sake */
 	bool echo;		 /* of a worker that applies this peer's changes: nothing to do */
 };
 
@@ -64,6 +65,7 @@ struct queue_user {
 	struct queue_event *events;	   /* in order of seq */
 	struct queue_event *taken;	   /* those that a job has in hand */
 	unsigned event_count, fresh_count; /* of events; fresh: not echoes */
+	uint64_t failed_seq;		   /* up to here a job has tried, and failed */
 	int64_t distrust_until_ms;	   /* a worker died: its events are not taken for echoes */
 
 	bool want_scan; /* durable: every mailbox has to be compared with its files */
@@ -112,6 +114,13 @@ void queue_events_take(struct queue *queue, struct queue_user *user, size_t max)
 uint64_t queue_events_pending(const struct queue_user *user);
 /* Whether there is one up to that seq. */
 bool queue_events_pend_until(const struct queue_user *user, uint64_t seq);
+/* Directories of mailboxes with removals or flags that are not in the index though they should be:
+ * up to seq, or tried by a job that failed. Gives each once, at most max, and returns how many
+ * there are (max + 1: more than that). The names live as long as the events. */
+size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const char **dirs,
+			    size_t max);
+/* Those of this directory are in the mailbox's index, whatever becomes of the job. */
+void queue_events_in_index(struct queue_user *user, const char *dir);
 /* The job has taken them in. */
 void queue_events_done(struct queue *queue, struct queue_user *user);
 /* It has not: they are first in line again. */

@@ -172,6 +172,7 @@ static void on_box(struct job *job, struct worker_reader *reader)
 
 	if (worker_get_box(reader, &box) < 0)
 		return;
+	queue_events_in_index(job->user, box.dir);
 	if (box.dir[0] != '\0')
 		note_place(r, user, box.dir, &box.guid);
 	for (unsigned i = 0; i < r->queue.peer_count; i++) {
@@ -311,7 +312,7 @@ static void on_begin(struct job *job, struct worker_reader *reader)
 		user->slot = QUEUE_SLOT_OUT;
 		job->holds_slot = true;
 	}
-	replicator_send_states(r, job->task.worker, user->name, peer.id, busy);
+	replicator_send_states(r, job->task.worker, user, peer.id, 0, busy);
 }
 
 static void on_failure(struct job *job, const struct worker_done *done,

@@ -19,8 +19,9 @@
 #define STATES_A_USER 1000000
 
 /* Where a node id is kept between two lives: under no user, as the "mailbox" of this directory. */
-#define ID_USER	   "*peer"
-#define STATE_ROOM 64 /* bytes of a state in a message, and some */
+#define ID_USER	      "*peer"
+#define UNSETTLED_MAX 256
+#define STATE_ROOM    64 /* bytes of a state in a message, and some */
 
 /* In a node id's place there: it is a Dovecot. */
 static const struct guid dovecot_id = {.bytes = "no id: a Dovecot"};
@@ -398,8 +399,33 @@ static int send_state(void *ctx, const struct peer_mailbox_state *state)
 	return 0;
 }
 
-void replicator_send_states(struct replicator *r, struct worker *worker, const char *user,
-			    const char *peer_id, bool busy)
+/* Mailboxes whose removals and flags the index does not have, since taking them in fails: the
+ * peer's word about them would undo what happened here. */
+static void send_unsettled(struct replicator *r, struct worker *worker,
+			   const struct queue_user *user, uint64_t wait_seq)
+{
+	const char *dirs[UNSETTLED_MAX + 1];
+	size_t count = queue_unsettled_dirs(user, wait_seq, dirs, UNSETTLED_MAX);
+	bool all = count > UNSETTLED_MAX;
+
+	if (count == 0)
+		return;
+	worker_put_begin(&r->out, WORKER_UNSETTLED);
+	worker_put_u8(&r->out, all);
+	for (size_t i = 0; !all && i < count; i++) {
+		if (r->out.len + strlen(dirs[i]) + STATE_ROOM > WORKER_MESSAGE_MAX) {
+			worker_tell(worker, &r->out, -1);
+			worker_put_begin(&r->out, WORKER_UNSETTLED);
+			worker_put_u8(&r->out, false);
+		}
+		worker_put_str(&r->out, dirs[i]);
+	}
+	worker_tell(worker, &r->out, -1);
+}
+
+void replicator_send_states(struct replicator *r, struct worker *worker,
+			    const struct queue_user *user, const char *peer_id, uint64_t wait_seq,
+			    bool busy)
 {
 	struct state_sender sender = {.r = r, .worker = worker};
 	struct error err = {0};
@@ -407,10 +433,11 @@ void replicator_send_states(struct replicator *r, struct worker *worker, const c
 	if (!busy) {
 		worker_put_begin(&r->out, WORKER_STATES);
 		/* States that cannot be read are only missing: the sync compares more. */
-		if (peer_journal_each_state(r->journal, user, peer_id, send_state, &sender, &err) <
-		    0)
+		if (peer_journal_each_state(r->journal, user->name, peer_id, send_state, &sender,
+					    &err) < 0)
 			log_error("%s", err.text);
 		worker_tell(worker, &r->out, -1);
+		send_unsettled(r, worker, user, wait_seq);
 	}
 	worker_put_begin(&r->out, WORKER_BEGUN);
 	worker_put_u8(&r->out, busy);

@@ -230,9 +230,12 @@ void replicator_sessions_found(struct replicator *r, const char *name, struct qu
 void replicator_sessions_wake(struct replicator *r);
 void replicator_sessions_free(struct replicator *r);
 
-/* What jobs and sessions do alike. */
-void replicator_send_states(struct replicator *r, struct worker *worker, const char *user,
-			    const char *peer_id, bool busy);
+/* What jobs and sessions do alike. wait_seq: what the mount saw up to there should have been taken
+ * in.
+ */
+void replicator_send_states(struct replicator *r, struct worker *worker,
+			    const struct queue_user *user, const char *peer_id, uint64_t wait_seq,
+			    bool busy);
 void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			   struct worker_reader *reader);
 /* The reader is behind WORKER_PLACED. */

@@ -107,8 +107,8 @@ static void answer_begin(struct session *session, bool busy)
 		session->holds_slot = true;
 		queue_user_update(&r->queue, session->user);
 	}
-	replicator_send_states(r, session->task.worker, session->user->name, session->peer.id,
-			       busy);
+	replicator_send_states(r, session->task.worker, session->user, session->peer.id,
+			       session->wait_seq, busy);
 }
 
 /* Whose states are used, and who is known to have what was sent: a peer, never somebody at its

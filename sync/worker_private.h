@@ -34,6 +34,10 @@ struct worker_process {
 	unsigned user_count;
 	struct mail_user *user; /* the one worked for: that of users[0] */
 	struct box_cache boxes;
+	/* Directories of its mailboxes that this session leaves alone. */
+	char **unsettled;
+	size_t unsettled_count;
+	bool all_unsettled;
 
 	/* Outgoing: the connection of the last session, if it can be used again. */
 	struct stream *peer_stream;
@@ -72,6 +76,14 @@ char *worker_dir_of(const struct worker_process *w, const char *name);
  */
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
 		     struct worker_caught_up *result_r, struct error *err);
+
+/* ---- worker_unsettled.c: mailboxes of which dsyncd knows more than their index ---- */
+
+void worker_clear_unsettled(struct worker_process *w);
+/* Takes UNSETTLED. */
+void worker_add_unsettled(struct worker_process *w, struct worker_reader *reader);
+/* What the engine asks (struct sync_host). */
+bool worker_host_may_sync(void *ctx, const char *mailbox);
 
 /* ---- worker_expunges.c ---- */
 

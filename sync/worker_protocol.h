@@ -10,13 +10,16 @@
  * A job (an outgoing sync), as messages:
  *   dsyncd  JOB, EVENTS..., RUN
  *   worker  BOX..., BOX_GONE..., CAUGHT_UP      the events are in uidlist and index
- *   dsyncd  LIST_EXPUNGES...                    of mailboxes with expunges that are no tombstones
- * yet worker  EXPUNGES... dsyncd  GO                                  what is owed to the peer (or
- * nothing: DONE follows) worker  CONNECTED, BEGIN dsyncd  STATES..., BEGUN worker  SAVE...,
- * FORGET..., PROGRESS..., WANT_TOMBSTONES (answered by TOMBSTONES...), DONE A session of a peer:
- * SESSION (with the connection); BEGIN ... DONE as above. While the worker keeps the connection:
- * COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again. A helper (root) answers FIND by
- * FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
+ *   dsyncd  LIST_EXPUNGES...                    of mailboxes with some that are no tombstones yet
+ *   worker  EXPUNGES...
+ *   dsyncd  GO                                  what is owed to the peer (or nothing: DONE follows)
+ *   worker  CONNECTED, BEGIN
+ *   dsyncd  STATES..., UNSETTLED..., BEGUN
+ *   worker  SAVE..., FORGET..., PROGRESS..., WANT_TOMBSTONES, DONE
+ *   dsyncd  TOMBSTONES...                       after each WANT_TOMBSTONES
+ * A session of a peer: SESSION (with the connection); BEGIN ... DONE as above. While the worker
+ * keeps the connection: COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again.
+ * A helper (root) answers FIND by FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
  */
 #ifndef DSYNCFS_SYNC_WORKER_PROTOCOL_H
 #define DSYNCFS_SYNC_WORKER_PROTOCOL_H
@@ -52,6 +55,7 @@ enum worker_message_type {
 	WORKER_PROBE,
 	WORKER_LIST_EXPUNGES,
 	WORKER_TOMBSTONES,
+	WORKER_UNSETTLED, /* u8: all mailboxes; then directories of mailboxes */
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,

@@ -53,6 +53,7 @@ static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *
 	size_t size = 0;
 
 	*state_r = (struct sync_state){0};
+	worker_clear_unsettled(w);
 	if (w->awaited)
 		stream_set_deadline(w->awaited, 0);
 	worker_put_peer(&w->out, peer);
@@ -61,6 +62,10 @@ static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *
 		worker_next(w, &reader);
 		if (reader.type == WORKER_BEGUN)
 			break;
+		if (reader.type == WORKER_UNSETTLED) {
+			worker_add_unsettled(w, &reader);
+			continue;
+		}
 		if (reader.type != WORKER_STATES)
 			worker_broken("a message out of order");
 		while (reader.left) {
@@ -146,6 +151,7 @@ static struct sync_host host_of(struct worker_process *w)
 	return (struct sync_host){
 		.ctx = w,
 		.begin = host_begin,
+		.may_sync = worker_host_may_sync,
 		.save = host_save,
 		.forget = host_forget,
 		.expunged = worker_host_expunged,

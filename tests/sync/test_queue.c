@@ -129,6 +129,47 @@ static void test_events_are_consumed_only_when_taken_in(void **state)
 	queue_free(&queue);
 }
 
+/* Removals and flags that could not be taken in: their mailboxes are left out of syncs, and no
+ * others. */
+static void test_what_is_left_out_of_a_sync(void **state)
+{
+	struct mail_event events[] = {
+		event(10, MAIL_EVENT_REMOVED, "Maildir", "a"),
+		event(11, MAIL_EVENT_DELIVERED, "Maildir/.A", "b"),
+		event(12, MAIL_EVENT_RENAMED, "Maildir/.B", "c"),
+		event(13, MAIL_EVENT_REMOVED, "Maildir", "d"),
+		event(14, MAIL_EVENT_REMOVED, "Maildir/.C", "e"),
+		event(15, MAIL_EVENT_REMOVED, "Maildir/.D", "f"),
+	};
+	struct queue queue;
+	struct queue_user *a;
+	const char *dirs[3];
+
+	queue_init(&queue, 1);
+	a = queue_user_get(&queue, "a", "d/a");
+	events[4].origin = 7; /* the peer's own */
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(queue_event_add(&queue, a, &events[i], i == 4, 0), 0);
+	/* A session that begins knows that they are on their way. */
+	assert_int_equal(queue_unsettled_dirs(a, 0, dirs, 3), 0);
+	assert_int_equal(queue_unsettled_dirs(a, 11, dirs, 3), 1);
+	assert_string_equal(dirs[0], "Maildir");
+	/* The job failed, though one mailbox was done. */
+	queue_events_take(&queue, a, 10);
+	queue_events_in_index(a, "Maildir/.B");
+	queue_events_put_back(&queue, a);
+	assert_int_equal(queue_event_add(&queue, a, &events[5], false, 0), 0);
+	assert_int_equal(queue_unsettled_dirs(a, 0, dirs, 3), 1);
+	assert_string_equal(dirs[0], "Maildir");
+	assert_int_equal(queue_unsettled_dirs(a, 15, dirs, 3), 2);
+	assert_string_equal(dirs[1], "Maildir/.D");
+	assert_int_equal(queue_unsettled_dirs(a, 15, dirs, 1), 2);
+	queue_events_take(&queue, a, 10);
+	queue_events_done(&queue, a);
+	assert_int_equal(queue_unsettled_dirs(a, 15, dirs, 3), 0);
+	queue_free(&queue);
+}
+
 /* A session of the peer waits for what the mount saw before it began, and for nothing else. */
 static void test_what_a_session_waits_for(void **state)
 {
@@ -373,6 +414,7 @@ int main(void)
 		cmocka_unit_test(test_backoff),
 		cmocka_unit_test(test_a_delivery_is_due_at_once),
 		cmocka_unit_test(test_events_are_consumed_only_when_taken_in),
+		cmocka_unit_test(test_what_is_left_out_of_a_sync),
 		cmocka_unit_test(test_what_a_session_waits_for),
 		cmocka_unit_test(test_echoes),
 		cmocka_unit_test(test_coalescing),
