@@ -33,11 +33,11 @@ static int purge(const struct mail_location *location, struct mail_purged *purge
 		return rc == -ENOENT ? 0 : rc;
 	rc = mdbox_purge(storage, &done, err);
 	mdbox_storage_close(&storage);
-	if (rc == 0)
-		*purged = (struct mail_purged){.files = done.files,
-					       .messages = done.messages,
-					       .corrected = done.corrected,
-					       .bytes = done.bytes};
+	/* Also what was done before, or in spite of, a failure. */
+	*purged = (struct mail_purged){.files = done.files,
+				       .messages = done.messages,
+				       .corrected = done.corrected,
+				       .bytes = done.bytes};
 	return rc;
 }
 

@@ -117,7 +117,8 @@ static int list_references(const struct mailbox_place *place, struct deletion *d
 	struct index_status status;
 	struct index_iter iter;
 	struct index *index;
-	int rc = fd < 0 ? fd : index_open(fd, &options, &index, err);
+	int rc = fd < 0 ? error_errno(err, fd, "%s", place->index)
+			: index_open(fd, &options, &index, err);
 
 	/* None, or a damaged one: a purge finds what is not referred to. */
 	if (rc == -ENOENT || rc == -EUCLEAN)
@@ -152,10 +153,15 @@ int mdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, str
 		rc = mdbox_map_begin(deletion->storage, &deletion->map_txn, err);
 	if (rc == 0)
 		rc = list_references(place, deletion, err);
-	if (rc == 0 && deletion->count)
-		rc = dbox_intent_write(deletion->storage->dirfd, deletion->storage->path,
-				       mdbox_storage_uid_validity(deletion->storage),
-				       deletion->map_uids, deletion->count, &deletion->intent, err);
+	if (rc == 0 && deletion->count) {
+		const struct dbox_intent intent = {
+			.uid_validity = mdbox_storage_uid_validity(deletion->storage),
+			.uids = deletion->map_uids,
+			.count = deletion->count};
+
+		rc = dbox_intent_write(deletion->storage->dirfd, deletion->storage->path, &intent,
+				       &deletion->intent, err);
+	}
 	if (rc < 0) {
 		deletion_free(deletion);
 		return rc;

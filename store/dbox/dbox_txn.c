@@ -213,7 +213,7 @@ static int current_state(struct dbox_txn *txn, uint32_t uid, struct dbox_op **op
 	struct index_record record;
 
 	*op_r = op;
-	if (op && op->kind == DBOX_OP_EXPUNGE)
+	if (op && (op->kind == DBOX_OP_EXPUNGE || op->uid != uid))
 		return error_set(err, -ENOENT, "%s: UID %u was just expunged", db->path, uid);
 	if (op)
 		return mail_state_make(db->path, uid, op->state.flags,
@@ -420,7 +420,7 @@ int dbox_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
 
 	if (index_find(txn->db->index, uid, &record) < 0)
 		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->db->path, uid);
-	if (last && last->kind == DBOX_OP_EXPUNGE)
+	if (last && (last->kind == DBOX_OP_EXPUNGE || last->uid != uid))
 		return 0;
 	op = add_op(txn, DBOX_OP_EXPUNGE, uid, err);
 	if (!op)
@@ -453,7 +453,10 @@ int dbox_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid, ui
 		op = add_op(txn, DBOX_OP_MOVE_UID, new_uid, err);
 		rc = op ? 0 : -ENOMEM;
 	}
-	if (op) {
+	/* The old UID is gone, for whatever follows in this transaction. */
+	if (op && uid_table_put(&txn->last_ops, uid, (uint32_t)(op - txn->ops) + 1) < 0)
+		rc = error_errno(err, -ENOMEM, "%s", txn->db->path);
+	if (rc == 0 && op) {
 		op->source_uid = uid;
 		mail_state_move(&state, &op->state);
 		rc = new_record(txn, op, &mail, err);

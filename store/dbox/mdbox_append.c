@@ -97,8 +97,7 @@ static struct target *add_target(struct mdbox_append *append, const struct targe
 
 /* ---- old files ---- */
 
-/* Where the last message that the map knows of a file ends. */
-static uint64_t mapped_end(const struct mdbox_storage *storage, uint32_t file_id)
+uint64_t mdbox_mapped_end(const struct mdbox_storage *storage, uint32_t file_id)
 {
 	struct index_record record;
 	struct index_iter iter;
@@ -137,7 +136,7 @@ static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry
 	    st.st_ino != path.st_ino || st.st_dev != path.st_dev || !S_ISREG(st.st_mode))
 		return -EAGAIN;
 	if ((uint64_t)st.st_size != end)
-		end = mapped_end(storage, entry->file_id);
+		end = mdbox_mapped_end(storage, entry->file_id);
 	if ((uint64_t)st.st_size < end) {
 		log_warning("%s: ends at %llu, the map has messages up to %" PRIu64
 			    "; nothing is added to it",
@@ -344,6 +343,22 @@ int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body
 	if (append->buf.failed)
 		return target_error(append, target, append->buf.failed, "buffer", err);
 	return append->buf.len >= WRITE_BYTES ? flush(append, err) : 0;
+}
+
+int mdbox_append_list_new(const struct mdbox_append *append, uint32_t **files_r, size_t *count_r,
+			  struct error *err)
+{
+	uint32_t *files = append->count ? calloc(append->count, sizeof *files) : NULL;
+
+	*files_r = files;
+	*count_r = 0;
+	if (append->count && !files)
+		return error_errno(err, -ENOMEM, "%s", append->storage->path);
+	for (size_t i = 0; i < append->count; i++) {
+		if (append->targets[i].is_new)
+			files[(*count_r)++] = append->targets[i].file_id;
+	}
+	return 0;
 }
 
 int mdbox_append_sync(struct mdbox_append *append, struct error *err)

@@ -5,7 +5,7 @@
  * Before that, counts that are too high are put right: what a writer left that died between its two
  * transactions when nobody came by to read its intent.
  */
-#include "store/dbox/mdbox_storage.h"
+#include "store/dbox/dbox_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/dbox/dbox_intent.h"
 #include "store/index/index_files.h"
 
 static int uid_cmp(const void *a, const void *b)
@@ -124,7 +125,6 @@ struct entries {
 	struct mdbox_entry *list;
 	size_t count, room;
 	bool has_dead;
-	uint64_t end;
 };
 
 static int entry_cmp(const void *a, const void *b)
@@ -159,13 +159,31 @@ static int list_entries(const struct mdbox_storage *storage, uint32_t file_id,
 			entries->room = room;
 		}
 		entries->has_dead = entries->has_dead || entry.ref == 0;
-		if ((uint64_t)entry.offset + entry.size > entries->end)
-			entries->end = (uint64_t)entry.offset + entry.size;
 		entries->list[entries->count++] = entry;
 	}
 	if (entries->count)
 		qsort(entries->list, entries->count, sizeof *entries->list, entry_cmp);
 	return 0;
+}
+
+/* What lies between two messages that the map knows may be mail that it has lost: a rebuild finds
+ * it. (Behind the last one it is what a writer left that died.) */
+static int check_whole(int fd, const char *what, const struct entries *entries, struct error *err)
+{
+	struct dbox_file_header header;
+	int rc = dbox_file_header_read(fd, what, &header, err);
+	uint64_t end = header.size;
+
+	for (size_t i = 0; rc == 0 && i < entries->count; i++) {
+		if (entries->list[i].offset != end)
+			rc = error_set(err, -EUCLEAN,
+				       "%s: damaged at offset %" PRIu64
+				       ": the map's next message is at %" PRIu32
+				       "; the storage has to be rebuilt",
+				       what, end, entries->list[i].offset);
+		end = (uint64_t)entries->list[i].offset + entries->list[i].size;
+	}
+	return rc;
 }
 
 /* Moves what is wanted, forgets what is not. */
@@ -199,6 +217,30 @@ static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 	return rc;
 }
 
+/* The files that are made, and the one that goes. */
+static int write_intent(const struct mdbox_storage *storage, const struct mdbox_append *append,
+			uint32_t file_id, char **intent_r, struct error *err)
+{
+	AUTO_FREE uint32_t *files = NULL;
+	uint32_t *all;
+	size_t count;
+	int rc = mdbox_append_list_new(append, &files, &count, err);
+
+	if (rc < 0)
+		return rc;
+	all = reallocarray(files, count + 1, sizeof *all);
+	if (!all)
+		return error_errno(err, -ENOMEM, "%s", storage->path);
+	files = all;
+	files[count++] = file_id;
+	return dbox_intent_write(
+		storage->dirfd, storage->path,
+		&(struct dbox_intent){.uid_validity = mdbox_storage_uid_validity(storage),
+				      .files = files,
+				      .file_count = count},
+		intent_r, err);
+}
+
 /* The file is locked. */
 static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd, const char *what,
 			struct mdbox_purged *purged, struct error *err)
@@ -208,21 +250,27 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 	struct entries entries = {0};
 	struct mdbox_purged done = {0};
 	bool committed = false;
-	char name[16];
+	char name[16], *intent = NULL;
 	int rc = mdbox_map_begin(storage, &txn, err);
 
 	if (rc == 0)
 		rc = list_entries(storage, file_id, &entries, err);
+	if (rc == 0 && entries.has_dead)
+		rc = check_whole(fd, what, &entries, err);
 	if (rc == 0 && entries.has_dead)
 		rc = mdbox_append_begin(storage, txn, &append, err);
 	if (rc == 0 && append) {
 		mdbox_append_avoid(append, file_id);
 		rc = move_entries(storage, fd, what, &entries, append, txn, &done, err);
 		if (rc == 0)
+			rc = write_intent(storage, append, file_id, &intent, err);
+		if (rc == 0)
 			rc = mdbox_append_sync(append, err);
+		DBOX_STEP("purge placed");
 		if (rc == 0)
 			rc = index_commit_part(txn, true, err);
 		committed = rc == 0;
+		DBOX_STEP("purge map");
 	}
 	if (committed) {
 		mdbox_file_name(file_id, name);
@@ -235,6 +283,7 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 		purged->bytes += done.bytes;
 	}
 	mdbox_append_end(&append, committed);
+	dbox_intent_remove(storage->dirfd, storage->path, &intent);
 	index_abort(&txn);
 	free(entries.list);
 	return rc;
@@ -299,7 +348,7 @@ int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, st
 	AUTO_FREE uint32_t *files = NULL;
 	struct error problem;
 	size_t count = 0;
-	int rc = mdbox_recover(storage, err);
+	int damaged = 0, rc = mdbox_recover(storage, err);
 
 	*purged_r = (struct mdbox_purged){0};
 	/* What is referred to is only known where every mailbox can be read. */
@@ -307,9 +356,17 @@ int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, st
 		log_warning("reference counts are not looked at: %s", problem.text);
 	if (rc == 0)
 		rc = list_files(storage, &files, &count, err);
-	for (size_t i = 0; rc == 0 && i < count; i++)
-		rc = purge_file(storage, files[i], purged_r, err);
+	for (size_t i = 0; rc == 0 && i < count; i++) {
+		rc = purge_file(storage, files[i], purged_r, damaged == 0 ? err : &problem);
+		/* The others have nothing to do with it. */
+		if (rc == -EUCLEAN) {
+			if (damaged < 0)
+				log_warning("%s", problem.text);
+			damaged = rc;
+			rc = 0;
+		}
+	}
 	if (rc == 0 && index_housekeep(storage->map, 0, &problem) < 0)
 		log_warning("%s", problem.text);
-	return rc;
+	return rc < 0 ? rc : damaged;
 }

@@ -86,6 +86,8 @@ int mdbox_map_set_rebuild_count(struct index_txn *txn, uint32_t count, struct er
  * written, and the map stays locked. */
 int mdbox_map_drop(struct mdbox_storage *storage, struct index_txn *txn, uint32_t *map_uids,
 		   size_t count, struct error *err);
+/* Where the last message that the map knows of a file ends; 0: it knows none. */
+uint64_t mdbox_mapped_end(const struct mdbox_storage *storage, uint32_t file_id);
 uint32_t mdbox_map_highest_file(const struct mdbox_storage *storage);
 uint32_t mdbox_map_rebuild_count(const struct mdbox_storage *storage);
 void mdbox_map_options(const struct mdbox_storage *storage, struct index_options *options_r);
@@ -104,6 +106,9 @@ void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest);
 int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body_offset,
 			 uint64_t body_size, const struct dbox_metadata *metadata,
 			 struct mdbox_entry *entry_r, struct error *err);
+/* The numbers of the files that mdbox_append_sync() will make; to be freed. */
+int mdbox_append_list_new(const struct mdbox_append *append, uint32_t **files_r, size_t *count_r,
+			  struct error *err);
 /* Everything is in its files and durable; new files have their names, and the map transaction the
  * highest of them. The files stay locked until mdbox_append_end(). */
 int mdbox_append_sync(struct mdbox_append *append, struct error *err);
@@ -129,10 +134,11 @@ int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_ui
  * Their order sees to it that a writer killed in between leaves counts that are too high, never
  * too low: then no body is purged that is still referred to, but one that nobody has would stay,
  * and come back as a message when Dovecot rebuilds the storage. So an intent (dbox_intent.h) in the
- * storage says which map UIDs are being changed, until they are.
+ * storage says which map UIDs are being changed, until they are. It names the files, too, that get
+ * their name before the map knows them, or lose it after the map has forgotten them.
  */
 /* Before a change, at most once a minute: corrects the counts of what dead writers left, and
- * removes their temporary files. */
+ * removes their files. */
 int mdbox_recover(struct mdbox_storage *storage, struct error *err);
 
 /* ---- mdbox_purge.c ---- */

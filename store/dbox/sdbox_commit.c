@@ -211,11 +211,11 @@ int sdbox_recover(struct dbox *db, struct error *err)
 	if (db->recovered_s && dbox_now_s() - db->recovered_s < DBOX_LEFTOVERS_SECS)
 		return 0;
 	rc = dbox_leftovers_find(db->dirfd, db->path, db->box.status.uid_validity, &left, err);
-	for (size_t i = 0; rc == 0 && i < left.count; i++) {
+	for (size_t i = 0; rc == 0 && i < left.uids.count; i++) {
 		struct index_record record;
 
-		if (index_find(db->index, left.uids[i], &record) == -ENOENT)
-			remove_file(db, left.uids[i]);
+		if (index_find(db->index, left.uids.list[i], &record) == -ENOENT)
+			remove_file(db, left.uids.list[i]);
 	}
 	if (rc == 0)
 		dbox_leftovers_done(db->dirfd, &left);
@@ -229,7 +229,8 @@ int sdbox_recover(struct dbox *db, struct error *err)
 static int write_intent(const struct dbox_txn *txn, char **intent_r, struct error *err)
 {
 	AUTO_FREE uint32_t *uids = calloc(2 * txn->op_count + 1, sizeof *uids);
-	size_t count = 0;
+	struct dbox_intent intent = {.uid_validity = txn->db->box.status.uid_validity,
+				     .uids = uids};
 
 	*intent_r = NULL;
 	if (!uids)
@@ -238,14 +239,13 @@ static int write_intent(const struct dbox_txn *txn, char **intent_r, struct erro
 		const struct dbox_op *op = &txn->ops[i];
 
 		if (op->kind != DBOX_OP_STATE && op->kind != DBOX_OP_RESTORE)
-			uids[count++] = op->uid;
+			uids[intent.count++] = op->uid;
 		if (op->kind == DBOX_OP_MOVE_UID)
-			uids[count++] = op->source_uid;
+			uids[intent.count++] = op->source_uid;
 	}
-	return count ? dbox_intent_write(txn->db->dirfd, txn->db->path,
-					 txn->db->box.status.uid_validity, uids, count, intent_r,
-					 err)
-		     : 0;
+	return intent.count
+		       ? dbox_intent_write(txn->db->dirfd, txn->db->path, &intent, intent_r, err)
+		       : 0;
 }
 
 static int commit(struct dbox_txn *txn, struct error *err)
