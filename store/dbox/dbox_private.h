@@ -92,9 +92,12 @@ int dbox_write_header(struct index *index, bool multi, uint32_t map_uid_validity
 
 /* What can be read of a damaged index; NULL: nothing. */
 int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error *err);
-/* An empty index with the old one's GUID and UIDVALIDITY, where those are known. */
-int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+/* An empty index with the old one's GUID and UIDVALIDITY, where those are known. It is beside the
+ * damaged one until dbox_replace_end(), which closes it: who is killed in between has changed
+ * nothing. done false: it is removed. */
+int dbox_replace_begin(struct dbox *db, const struct mailbox_place *place, const struct index *old,
 		       uint32_t map_uid_validity, struct error *err);
+int dbox_replace_end(struct dbox *db, bool done, struct error *err);
 
 /* ---- dbox_list.c ---- */
 

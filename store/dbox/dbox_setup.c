@@ -4,7 +4,10 @@
  */
 #include "store/dbox/dbox_private.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/base/process.h"
 #include "store/index/index_files.h"
 #include "store/mail_location.h"
 
@@ -265,13 +269,43 @@ int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error
 	return rc == -ENOENT || rc == -EUCLEAN ? 0 : rc;
 }
 
-int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+#define REPLACEMENT INDEX_NAME_MAIL ".rebuild-"
+
+static void replacement_name(char name_r[64])
+{
+	snprintf(name_r, 64, REPLACEMENT "%ld", (long)getpid());
+}
+
+/* Of rebuilds that were killed. */
+static void remove_old_replacements(const struct dbox *db)
+{
+	int fd = openat(db->index_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		file_close(&fd);
+		return;
+	}
+	while ((entry = readdir(dir)) != NULL) {
+		long pid;
+
+		if (strncmp(entry->d_name, REPLACEMENT, strlen(REPLACEMENT)) != 0)
+			continue;
+		pid = strtol(entry->d_name + strlen(REPLACEMENT), NULL, 10);
+		if (pid == getpid() || pid <= 0 || pid > INT_MAX || !process_is_alive((pid_t)pid))
+			unlinkat(db->index_fd, entry->d_name, 0);
+	}
+}
+
+int dbox_replace_begin(struct dbox *db, const struct mailbox_place *place, const struct index *old,
 		       uint32_t map_uid_validity, struct error *err)
 {
 	struct index_create create = {.replace = true, .next_uid = 1};
 	struct index_status status = {0};
 	struct index_options options;
 	struct guid guid = {0};
+	char name[64];
 	int rc = 0;
 
 	if (old) {
@@ -287,7 +321,10 @@ int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const
 	create.initial_modseq = (uint64_t)time(NULL);
 	if (status.highest_modseq >= create.initial_modseq)
 		create.initial_modseq = status.highest_modseq + 1;
+	remove_old_replacements(db);
+	replacement_name(name);
 	dbox_index_options(db, &options);
+	options.name = name;
 	index_close(&db->index);
 	if (rc == 0)
 		rc = index_create(db->index_fd, &options, &create, err);
@@ -296,4 +333,22 @@ int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const
 	return rc < 0 ? rc
 		      : dbox_write_header(db->index, db->multi, map_uid_validity, &guid,
 					  status.uid_validity, err);
+}
+
+int dbox_replace_end(struct dbox *db, bool done, struct error *err)
+{
+	struct index_options options;
+	char name[64];
+	int rc = 0;
+
+	replacement_name(name);
+	dbox_index_options(db, &options);
+	index_close(&db->index);
+	if (done) {
+		DBOX_STEP("rebuilt");
+		rc = index_adopt(db->index_fd, &options, name, err);
+	}
+	if (!done || rc < 0)
+		index_discard(db->index_fd, name);
+	return rc;
 }

@@ -329,6 +329,46 @@ static void test_damaged_index(void **state)
 	mailbox_close(&box);
 }
 
+/* The mailbox is what it was, so that the next one begins where this one did. */
+static void test_rebuild_killed(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct error err = {0};
+	char *before, *after;
+	int status;
+	pid_t pid;
+
+	fill(box, 6);
+	before = describe(box, false);
+	mailbox_close(&box);
+	must_shell("cd '%s'/?dbox/mailboxes/INBOX/dbox-Mails && printf XXXXXXXXXXXXXXXX | "
+		   "dd of=dovecot.index.log bs=1 seek=$(($(stat -c %%s dovecot.index.log) - 200)) "
+		   "conv=notrunc 2>/dev/null",
+		   fx->home);
+	pid = fork();
+	if (pid == 0) {
+		kill_after = "rebuilt";
+		dbox_test_step = end_here;
+		mailbox_rebuild(&fx->user, "INBOX", &err);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(WEXITSTATUS(status), 77);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	give_to_user(fx);
+	box = must_open(fx, "INBOX");
+	after = describe(box, false);
+	/* The last records were damaged. */
+	assert_int_equal(strncmp(before, after, 36), 0);
+	assert_int_equal(mailbox_status(box)->messages, 6);
+	must_shell("cd '%s'/?dbox/mailboxes/INBOX/dbox-Mails && ! ls | grep rebuild", fx->home);
+	free(before);
+	free(after);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 static void test_damaged_map(void **state)
 {
 	static const char *const commands[] = {
@@ -452,6 +492,8 @@ int main(void)
 		MDBOX(test_purge_killed_between_two_steps),
 		MDBOX(test_damaged_index),
 		SDBOX(test_damaged_index),
+		MDBOX(test_rebuild_killed),
+		SDBOX(test_rebuild_killed),
 		MDBOX(test_damaged_map),
 		MDBOX(test_purge_leaves_a_damaged_file),
 		MDBOX(test_damaged_messages),
