@@ -155,9 +155,10 @@ enum dbox_op_kind {
 struct dbox_op {
 	enum dbox_op_kind kind;
 	uint32_t uid, source_uid;
-	struct mail_state state;    /* all but EXPUNGE and RESTORE */
-	struct dbox_spool *spool;   /* APPEND, RESTORE */
-	char *guid, *pop3_uidl;	    /* APPEND, RESTORE; COPY: guid NULL means the source's */
+	struct mail_state state;  /* all but EXPUNGE and RESTORE */
+	struct dbox_spool *spool; /* APPEND, RESTORE */
+	char *guid, *pop3_uidl;	  /* APPEND, RESTORE; COPY: guid NULL means the source's */
+	uint32_t pop3_order;
 	int64_t saved;		    /* APPEND: 0 now */
 	bool placed;		    /* sdbox: its file has been made */
 	uint32_t map_uid;	    /* mdbox, of what it refers to */
@@ -187,7 +188,7 @@ static inline struct dbox_txn *dbox_txn_of(struct mailbox_txn *txn)
 
 int dbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
 int dbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		int64_t saved, const char *pop3_uidl, struct error *err);
+		int64_t saved, struct mail_pop3 pop3, struct error *err);
 int dbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
 	      struct error *err);
 int dbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
@@ -208,7 +209,7 @@ int sdbox_commit(struct dbox_txn *txn, struct error *err);
 /* The metadata of a new message; its strings are borrowed. */
 void dbox_op_metadata(const struct dbox_txn *txn, const struct dbox_op *op,
 		      struct dbox_metadata *metadata_r);
-/* The mailbox has a message with a POP3 UIDL. */
+/* The mailbox has a message with a POP3 UIDL, or a POP3 order. */
 int dbox_note_pop3(struct dbox_txn *txn, struct error *err);
 
 /* ---- sdbox ---- */

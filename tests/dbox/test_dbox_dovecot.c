@@ -58,6 +58,8 @@ static void test_appended_messages(void **state)
 {
 	struct fixture *fx = *state;
 	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct error err = {0};
 	char *text;
 
 	append_mail(box, &(struct new_mail){.uid = 5,
@@ -67,16 +69,27 @@ static void test_appended_messages(void **state)
 					    .keywords = {"$Label1", "NonJunk"},
 					    .modseq = 77,
 					    .saved = 1500000000,
-					    .pop3_uidl = "uidl5"});
+					    .pop3 = {"uidl5", 17}});
 	append_mail(box, &(struct new_mail){.guid = "2.M2P3.host", .body = BODY, .recent = true});
 	append_mail(box, &(struct new_mail){.uid = 20, .guid = "has/slash", .body = BODY});
 	append_mail(box, &(struct new_mail){.guid = "0123456789abcdef0123456789abcdef",
 					    .body = BODY,
 					    .flags = MAIL_DRAFT});
 	assert_agrees(fx, box);
-	text = doveadm(fx, "-f tab fetch 'uid date.saved pop3.uidl size.physical size.virtual' "
-			   "mailbox INBOX uid 5");
-	if (!strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t50\t55"))
+	text = doveadm(
+		fx, "-f tab fetch 'uid date.saved pop3.uidl pop3.order size.physical size.virtual' "
+		    "mailbox INBOX uid 5");
+	if (!strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t17\t50\t55"))
+		fail_msg("Dovecot sees %s", text);
+	free(text);
+	/* They stay with the message under another UID. */
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 5, 40, 0, &err), &err);
+	must(mailbox_copy(txn, 5, &(struct mail){.uid = 41, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	text = doveadm(fx, "-f tab fetch 'uid pop3.uidl pop3.order' mailbox INBOX uid 40:*");
+	if (!strstr(text, "40\tuidl5\t17\n41\tuidl5\t17"))
 		fail_msg("Dovecot sees %s", text);
 	free(text);
 	mailbox_close(&box);
