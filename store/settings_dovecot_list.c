@@ -217,7 +217,6 @@ const char *const settings_dovecot_list[] = {
 	"mbox_very_dirty_syncs",
 	"mbox_write_locks",
 	"mdbox_preallocate_space",
-	"mdbox_rotate_interval",
 	"metric/",
 	"metric/description",
 	"metric/exporter",

@@ -139,7 +139,8 @@ int dbox_need_storage(struct dbox *db, bool make, struct error *err)
 	const struct mdbox_paths paths = {.path = db->storage_paths[0],
 					  .index_path = db->storage_paths[1],
 					  .alt_path = db->storage_paths[2],
-					  .rotate_size = db->rotate_size};
+					  .rotate_size = db->rotate_size,
+					  .rotate_interval = db->rotate_interval};
 
 	return db->storage ? 0 : mdbox_storage_open(&paths, make, &db->storage, err);
 }

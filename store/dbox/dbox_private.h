@@ -39,7 +39,7 @@ struct dbox {
 	struct mdbox_storage *storage; /* see dbox_need_storage() */
 	char *storage_name;	       /* of the mailbox, for new messages' metadata */
 	enum compress_method save_compress;
-	uint32_t rotate_size;
+	uint32_t rotate_size, rotate_interval;
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */
 	uint64_t spool_end;

@@ -95,7 +95,8 @@ static int storage_of(const struct mailbox_place *place, bool make, bool damaged
 	char *paths[3] = {NULL, NULL, NULL};
 	int rc = storage_paths_get(place->location, paths);
 	const struct mdbox_paths where = {paths[0], paths[1], paths[2],
-					  place->location->rotate_size};
+					  place->location->rotate_size,
+					  place->location->rotate_interval};
 
 	*storage_r = NULL;
 	if (rc < 0)
@@ -133,6 +134,7 @@ int dbox_open_dirs(const struct mailbox_place *place, bool multi, struct dbox **
 	db->multi = multi;
 	db->save_compress = place->location->save_compress;
 	db->rotate_size = place->location->rotate_size;
+	db->rotate_interval = place->location->rotate_interval;
 	db->dirfd = db->index_fd = db->spool_fd = -1;
 	if (fill_paths(db, place) < 0)
 		rc = error_errno(err, -ENOMEM, "%s", place->mail);

@@ -114,6 +114,31 @@ uint64_t mdbox_mapped_end(const struct mdbox_storage *storage, uint32_t file_id)
 	return end;
 }
 
+/* Days, hours or minutes, whichever the interval has, are counted as Dovecot does: by the local
+ * clock, and the current one is the first. */
+static bool is_too_old(const struct mdbox_storage *storage, uint64_t created)
+{
+	time_t now = time(NULL);
+	struct tm local;
+	uint32_t unit, since;
+
+	if (!storage->rotate_interval || !localtime_r(&now, &local))
+		return false;
+	since = (uint32_t)local.tm_sec;
+	unit = 60;
+	if (storage->rotate_interval >= 3600) {
+		since += 60 * (uint32_t)local.tm_min;
+		unit = 3600;
+	}
+	if (storage->rotate_interval >= 86400) {
+		since += 3600 * (uint32_t)local.tm_hour;
+		unit = 86400;
+	}
+	if (storage->rotate_interval > unit)
+		since += storage->rotate_interval - unit;
+	return (int64_t)created < (int64_t)now - since;
+}
+
 /* -EAGAIN: not this one. entry: a message that is in it. */
 static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry, uint64_t size,
 		    struct target *target_r, struct error *err)
@@ -145,7 +170,8 @@ static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry
 	}
 	if (end + size > storage->rotate_size)
 		return -EAGAIN;
-	if (dbox_file_header_read(fd, what, &header, err) < 0)
+	if (dbox_file_header_read(fd, what, &header, err) < 0 ||
+	    is_too_old(storage, header.created))
 		return -EAGAIN;
 	if ((uint64_t)st.st_size > end) {
 		log_warning("%s: cutting off %" PRIu64 " bytes at offset %" PRIu64

@@ -23,7 +23,7 @@ struct mdbox_storage {
 	int dirfd, index_fd;		    /* index_fd is dirfd where the paths are the same */
 	int alt_fd;			    /* -1: none, or not there */
 	struct index *map;
-	uint32_t rotate_size;
+	uint32_t rotate_size, rotate_interval;
 	/* the file that was read last */
 	uint32_t file_id; /* 0: none */
 	int file_fd;
@@ -34,7 +34,8 @@ struct mdbox_storage {
 /* With make, what is missing is made: directories, the map. Else -ENOENT. */
 struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
-	uint32_t rotate_size; /* 0: the default */
+	uint32_t rotate_size;	  /* 0: the default */
+	uint32_t rotate_interval; /* seconds; 0: none */
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
 		       struct error *err);

@@ -321,6 +321,49 @@ static void test_rotation(void **state)
 	mailbox_close(&box);
 }
 
+/* Which files are added to is decided as Dovecot does. */
+static void test_rotation_by_age(void **state)
+{
+	static const unsigned intervals[] = {0, 300, 7200, 86400, 129600};
+	static const unsigned ages[] = {0, 350, 4000, 80000, 100000, 200000};
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	char path[400], save[100];
+
+	setenv("TZ", "UTC", 1);
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	for (size_t i = 0; i < sizeof intervals / sizeof intervals[0]; i++) {
+		for (size_t a = 0; a < sizeof ages / sizeof ages[0]; a++) {
+			char *ours, *theirs;
+
+			mailbox_close(&box);
+			must_shell("rm -rf '%s'/mdbox", fx->home);
+			fx->user.location.rotate_interval = intervals[i];
+			box = make_inbox(fx);
+			append_mail(box, &(struct new_mail){.body = BODY});
+			must_shell("cd '%s'/mdbox/storage && sed -i "
+				   "\"1s/C.*/C$(printf %%08x $(($(date +%%s) - %u)))/\" m.1 && "
+				   "cp -a ../../mdbox ../../before",
+				   fx->home, ages[a]);
+			append_mail(box, &(struct new_mail){.body = BODY});
+			ours = shell_output("cd '%s'/mdbox/storage && ls m.*", fx->home);
+			must_shell("cd '%s' && rm -rf mdbox && mv before mdbox", fx->home);
+			give_to_user(fx);
+			snprintf(save, sizeof save, "-o mdbox_rotate_interval=%us save -m INBOX",
+				 intervals[i]);
+			free(doveadm_with(fx, path, save));
+			theirs = shell_output("cd '%s'/mdbox/storage && ls m.*", fx->home);
+			if (strcmp(ours, theirs) != 0)
+				fail_msg("interval %u, age %u: %s not %s", intervals[i], ages[a],
+					 ours, theirs);
+			free(ours);
+			free(theirs);
+		}
+	}
+	mailbox_close(&box);
+}
+
 static void test_separate_index_directory(void **state)
 {
 	struct fixture *fx = *state;
@@ -414,6 +457,7 @@ int main(void)
 		UNIT(test_folders),
 		UNIT(test_a_torn_tail_is_cut_off),
 		UNIT(test_rotation),
+		{"test_rotation_by_age", test_rotation_by_age, setup_mdbox, fixture_teardown, NULL},
 		UNIT(test_separate_index_directory),
 		UNIT(test_compressed_messages),
 	};
