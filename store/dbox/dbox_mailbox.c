@@ -177,6 +177,11 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 	int rc;
 
 	*fd_r = sdbox_file_open(db, uid, name, sizeof name);
+	if (*fd_r == -ENOENT && db->alt_root && access(db->alt_root, F_OK) < 0)
+		return error_set(
+			err, -ENODEV,
+			"%s is missing, and so is the alternative storage (not mounted?): %s", name,
+			db->alt_root);
 	if (*fd_r < 0)
 		return error_errno(err, *fd_r, "%s", name);
 	rc = dbox_file_header_read(*fd_r, name, &header, err);

@@ -33,6 +33,7 @@ struct dbox {
 	bool multi;		 /* mdbox */
 	char *path, *index_path; /* of dbox-Mails; the second may be elsewhere (INDEX=) */
 	char *alt_path;		 /* sdbox: of dbox-Mails in the alternative storage, or NULL */
+	char *alt_root;		 /* which that is below */
 	int dirfd, index_fd;	 /* index_fd is dirfd where the paths are the same */
 	struct index *index;
 	char *storage_paths[3];	       /* mdbox: see storage_paths_get() in dbox_setup.c */

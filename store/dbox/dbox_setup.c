@@ -84,7 +84,8 @@ static int fill_paths(struct dbox *db, const struct mailbox_place *place)
 		if (!location->alt || strncmp(place->mail, location->root, root) != 0)
 			return 0;
 		db->alt_path = join(location->alt, place->mail + root + 1);
-		return db->alt_path ? 0 : -ENOMEM;
+		db->alt_root = join(location->alt, DBOX_MAILBOXES_DIR);
+		return db->alt_path && db->alt_root ? 0 : -ENOMEM;
 	}
 	return storage_paths_get(location, db->storage_paths);
 }
@@ -173,6 +174,7 @@ void dbox_free(struct dbox *db)
 	free(db->path);
 	free(db->index_path);
 	free(db->alt_path);
+	free(db->alt_root);
 	free(db->storage_name);
 	for (size_t i = 0; i < sizeof db->storage_paths / sizeof db->storage_paths[0]; i++)
 		free(db->storage_paths[i]);

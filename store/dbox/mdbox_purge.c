@@ -241,16 +241,16 @@ static int write_intent(const struct mdbox_storage *storage, const struct mdbox_
 		intent_r, err);
 }
 
-/* The file is locked. */
-static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd, const char *what,
-			struct mdbox_purged *purged, struct error *err)
+/* The file is locked. What others want of it stays in the storage that it is in. */
+static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, bool alt, int fd,
+			const char *what, struct mdbox_purged *purged, struct error *err)
 {
 	struct mdbox_append *append = NULL;
 	struct index_txn *txn = NULL;
 	struct entries entries = {0};
 	struct mdbox_purged done = {0};
 	bool committed = false;
-	char name[16], *intent = NULL;
+	char *intent = NULL;
 	int rc = mdbox_map_begin(storage, &txn, err);
 
 	if (rc == 0)
@@ -261,6 +261,8 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 		rc = mdbox_append_begin(storage, txn, &append, err);
 	if (rc == 0 && append) {
 		mdbox_append_avoid(append, file_id);
+		if (alt)
+			mdbox_append_in_alt(append);
 		rc = move_entries(storage, fd, what, &entries, append, txn, &done, err);
 		if (rc == 0)
 			rc = write_intent(storage, append, file_id, &intent, err);
@@ -273,11 +275,10 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 		DBOX_STEP("purge map");
 	}
 	if (committed) {
-		mdbox_file_name(file_id, name);
-		if (unlinkat(storage->dirfd, name, 0) < 0)
-			log_warning("%s: unlink: %s", what, strerror(errno));
-		else
-			file_sync_dir(storage->dirfd, ".");
+		int removed = mdbox_file_remove(storage, file_id);
+
+		if (removed < 0)
+			log_warning("%s: unlink: %s", what, strerror(-removed));
 		purged->files++;
 		purged->messages += done.messages;
 		purged->bytes += done.bytes;
@@ -292,21 +293,22 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 static int purge_file(struct mdbox_storage *storage, uint32_t file_id, struct mdbox_purged *purged,
 		      struct error *err)
 {
+	AUTO_CLOSE int fd = -1;
 	char name[16], what[4300];
 	struct stat st, path;
-	AUTO_CLOSE int fd = -1;
+	bool alt;
 
 	mdbox_file_name(file_id, name);
-	snprintf(what, sizeof what, "%s/%s", storage->path, name);
-	fd = openat(storage->dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	fd = mdbox_file_open(storage, file_id, O_RDWR, what, sizeof what);
 	if (fd < 0)
-		/* In the alternative storage, where room costs less than moving it back. */
-		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+		/* Or in an alternative storage that is not there now. */
+		return fd == -ENOENT ? 0 : error_errno(err, fd, "%s", what);
+	alt = fstatat(storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0;
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 ||
-	    fstatat(storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fstatat(alt ? storage->alt_fd : storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    st.st_ino != path.st_ino || st.st_dev != path.st_dev)
 		return 0;
-	return purge_locked(storage, file_id, fd, what, purged, err);
+	return purge_locked(storage, file_id, alt, fd, what, purged, err);
 }
 
 /* ---- all of them ---- */
@@ -343,6 +345,17 @@ static int list_files(const struct mdbox_storage *storage, uint32_t **ids_r, siz
 	return 0;
 }
 
+/* What purges that were killed were making in the alternative storage. */
+static void remove_temporary(const struct mdbox_storage *storage)
+{
+	struct dbox_leftovers left;
+	struct error err;
+
+	if (dbox_leftovers_find(storage->alt_fd, storage->alt_path, 0, &left, &err) < 0)
+		log_warning("%s", err.text);
+	dbox_leftovers_free(&left);
+}
+
 int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, struct error *err)
 {
 	AUTO_FREE uint32_t *files = NULL;
@@ -354,6 +367,8 @@ int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, st
 	/* What is referred to is only known where every mailbox can be read. */
 	if (rc == 0 && correct_counts(storage, purged_r, &problem) < 0)
 		log_warning("reference counts are not looked at: %s", problem.text);
+	if (rc == 0 && storage->alt_fd >= 0)
+		remove_temporary(storage);
 	if (rc == 0)
 		rc = list_files(storage, &files, &count, err);
 	for (size_t i = 0; rc == 0 && i < count; i++) {

@@ -2,9 +2,9 @@
 #include "store/dbox/mdbox_storage.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/dbox/dbox_intent.h"
@@ -41,17 +41,18 @@ static int correct_refs(struct mdbox_storage *storage, struct index_txn *txn,
 static void remove_files(struct mdbox_storage *storage, const struct dbox_numbers *files)
 {
 	for (size_t i = 0; i < files->count; i++) {
-		char name[16];
+		int rc;
 
 		if (mdbox_mapped_end(storage, files->list[i]) > 0)
 			continue;
-		mdbox_file_name(files->list[i], name);
-		if (unlinkat(storage->dirfd, name, 0) == 0)
-			log_notice("%s/%s: removed, a dead writer left it, and the map does not "
-				   "know it",
-				   storage->path, name);
-		else if (errno != ENOENT)
-			log_warning("%s/%s: unlink: %s", storage->path, name, strerror(errno));
+		rc = mdbox_file_remove(storage, files->list[i]);
+		if (rc == 0)
+			log_notice("%s/m.%" PRIu32 ": removed, a dead writer left it, and the map "
+				   "does not know it",
+				   storage->path, files->list[i]);
+		else if (rc != -ENOENT)
+			log_warning("%s/m.%" PRIu32 ": unlink: %s", storage->path, files->list[i],
+				    strerror(-rc));
 	}
 }
 

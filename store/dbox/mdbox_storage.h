@@ -4,7 +4,7 @@
  * 4.3).
  *
  * Used by one thread. Reading takes no lock. -EUCLEAN: map or files are damaged, the text says
- * where.
+ * where. -ENODEV: a file is missing, and so is the alternative storage, where it may be.
  */
 #ifndef DSYNCFS_MDBOX_STORAGE_H
 #define DSYNCFS_MDBOX_STORAGE_H
@@ -68,9 +68,11 @@ void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_rec
  * again before it believes that something is damaged: a purge may have moved the message. */
 int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		       struct dbox_message *message_r, int *fd_r, struct error *err);
+/* Removes m.N wherever it is, durably. */
+int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id);
 /* "path/m.N"; in the alternative storage where it is only there. A descriptor or a negative errno.
  */
-int mdbox_file_open(const struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
+int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
 		    size_t name_size);
 void mdbox_file_name(uint32_t file_id, char name_r[16]);
 
@@ -101,6 +103,8 @@ int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
 		       struct mdbox_append **append_r, struct error *err);
 /* A file whose messages must not be added to (one that is being purged); before the first add. */
 void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id);
+/* In the alternative storage, which is there; before the first add. */
+void mdbox_append_in_alt(struct mdbox_append *append);
 /* Only new files, with numbers above this one; before the first add. */
 void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest);
 /* body_fd: size bytes of body from body_offset on. entry_r: where it will be, without a map_uid. */

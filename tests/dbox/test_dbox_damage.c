@@ -131,6 +131,44 @@ static void test_purge(void **state)
 	mailbox_close(&box);
 }
 
+/* What is in the alternative storage stays there, as with `doveadm purge`. */
+static void test_purge_of_the_alternative_storage(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+
+	dovecot_set_location(fx, "mdbox:~/mdbox:ALT=~/alt", '/');
+	must_shell("mkdir '%s/alt'", fx->home);
+	box = make_box(fx, "INBOX");
+	fill(box, 6);
+	free(doveadm(fx, "altmove mailbox INBOX uid 1:4"));
+	free(doveadm(fx, "purge"));
+	must_shell("cd '%s' && [ \"$(ls alt/storage mdbox/storage | grep ^m | tr '\\n' ' ')\" = "
+		   "'m.2 mdbox/storage: m.3 ' ]",
+		   fx->home);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 2, &err), &err);
+	must(mailbox_expunge(txn, 5, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	purge(fx, 2, 0);
+	must_shell("cd '%s' && [ \"$(ls alt/storage mdbox/storage | grep ^m | tr '\\n' ' ')\" = "
+		   "'m.4 mdbox/storage: m.5 ' ]",
+		   fx->home);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	for (uint32_t uid = 1; uid <= 4; uid++) {
+		if (uid != 2)
+			must(mailbox_expunge(txn, uid, &err), &err);
+	}
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	purge(fx, 3, 0);
+	must_shell("cd '%s' && ! ls alt/storage | grep .", fx->home);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 /* ---- kill at every step ---- */
 
 static const char *kill_after;
@@ -486,6 +524,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		MDBOX(test_purge),
+		MDBOX(test_purge_of_the_alternative_storage),
 		MDBOX(test_killed_between_two_steps),
 		SDBOX(test_killed_between_two_steps),
 		MDBOX(test_killed_before_the_map_knows_a_new_file),
