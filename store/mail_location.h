@@ -26,6 +26,7 @@ struct mail_location {
 	enum compress_method save_compress;
 	uint32_t rotate_size;
 	uint32_t rotate_interval; /* seconds; 0: files of any age are added to */
+	char *attachments;	  /* dbox: mail_attachment_dir; NULL: not set */
 	bool utf8;		  /* directory names are UTF-8 instead of modified UTF-7 */
 };
 

@@ -67,6 +67,7 @@ struct settings {
 	const char *mail_gid;
 	const char *mail_attribute_dict; /* "file:PATH"; other dictionaries are not read */
 	const char *sieve, *sieve_dir;
+	const char *mail_attachment_dir; /* with variables; "": none */
 	/* How new messages of dbox are stored. */
 	const char *zlib_save;		/* "gz", "bz2", "zstd", "lz4"; "": not compressed */
 	unsigned mdbox_rotate_size;	/* bytes */

@@ -164,7 +164,6 @@ const char *const settings_dovecot_list[] = {
 	"mail_access_groups",
 	"mail_always_cache_fields",
 	"mail_attachment_detection_options",
-	"mail_attachment_dir",
 	"mail_attachment_fs",
 	"mail_attachment_hash",
 	"mail_attachment_min_size",

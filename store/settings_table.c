@@ -21,6 +21,8 @@ const struct setting_def settings_table[] = {
 	{"mail_attribute_dict", SETTING_TEXT, AT(mail_attribute_dict), "", 0, 0,
 	 "Where Dovecot keeps IMAP METADATA: file:PATH. Without it, or with another dictionary, "
 	 "it is not replicated"},
+	{"mail_attachment_dir", SETTING_TEXT, AT(mail_attachment_dir), "", 0, 0,
+	 "Where attachments of mdbox and sdbox are that are not stored with their message"},
 	{"sieve", SETTING_TEXT, AT(sieve), "", 0, 0,
 	 "Pigeonhole's scripts: file:DIR;active=LINK, or the active one alone. Default: "
 	 "file:~/sieve;active=~/.dovecot.sieve"},

@@ -140,7 +140,8 @@ int dbox_need_storage(struct dbox *db, bool make, struct error *err)
 					  .index_path = db->storage_paths[1],
 					  .alt_path = db->storage_paths[2],
 					  .rotate_size = db->rotate_size,
-					  .rotate_interval = db->rotate_interval};
+					  .rotate_interval = db->rotate_interval,
+					  .attachments = db->attachments};
 
 	return db->storage ? 0 : mdbox_storage_open(&paths, make, &db->storage, err);
 }
@@ -192,6 +193,15 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 	if (rc < 0)
 		file_close(fd_r);
 	return rc;
+}
+
+void dbox_attachments_suffix_of(const struct dbox *db, uint32_t uid,
+				char suffix_r[DBOX_ATTACHMENT_SUFFIX_SIZE])
+{
+	if (db->multi)
+		*suffix_r = '\0';
+	else
+		dbox_attachment_suffix(&db->box.status.guid, uid, suffix_r);
 }
 
 uint32_t dbox_record_map_uid(const struct dbox *db, const struct index_record *record)

@@ -19,6 +19,7 @@
 #include "store/base/buf.h"
 #include "store/base/uid_table.h"
 #include "store/body/compress.h"
+#include "store/dbox/dbox_attachment.h"
 #include "store/dbox/dbox_file.h"
 #include "store/dbox/dbox_names.h"
 #include "store/dbox/mdbox_storage.h"
@@ -41,6 +42,7 @@ struct dbox {
 	char *storage_name;	       /* of the mailbox, for new messages' metadata */
 	enum compress_method save_compress;
 	uint32_t rotate_size, rotate_interval;
+	char *attachments; /* the directory; NULL: none */
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */
 	uint64_t spool_end;
@@ -68,6 +70,10 @@ uint32_t dbox_record_map_uid(const struct dbox *db, const struct index_record *r
 /* The GUID as the index knows it (mdbox). False: it does not. */
 bool dbox_record_guid(const struct dbox *db, const struct index_record *record,
 		      struct guid *guid_r);
+
+/* What the names of a message's attachments end in. */
+void dbox_attachments_suffix_of(const struct dbox *db, uint32_t uid,
+				char suffix_r[DBOX_ATTACHMENT_SUFFIX_SIZE]);
 
 /* ---- dbox_setup.c ---- */
 

@@ -76,7 +76,9 @@ static int fill_paths(struct dbox *db, const struct mailbox_place *place)
 	db->path = strdup(place->mail);
 	db->index_path = strdup(place->index);
 	db->storage_name = strdup(place->storage_name);
-	if (!db->path || !db->index_path || !db->storage_name)
+	db->attachments = location->attachments ? strdup(location->attachments) : NULL;
+	if (!db->path || !db->index_path || !db->storage_name ||
+	    (location->attachments && !db->attachments))
 		return -ENOMEM;
 	if (!db->multi) {
 		size_t root = strlen(location->root);
@@ -95,9 +97,12 @@ static int storage_of(const struct mailbox_place *place, bool make, bool damaged
 {
 	char *paths[3] = {NULL, NULL, NULL};
 	int rc = storage_paths_get(place->location, paths);
-	const struct mdbox_paths where = {paths[0], paths[1], paths[2],
+	const struct mdbox_paths where = {paths[0],
+					  paths[1],
+					  paths[2],
 					  place->location->rotate_size,
-					  place->location->rotate_interval};
+					  place->location->rotate_interval,
+					  place->location->attachments};
 
 	*storage_r = NULL;
 	if (rc < 0)
@@ -176,6 +181,7 @@ void dbox_free(struct dbox *db)
 	free(db->alt_path);
 	free(db->alt_root);
 	free(db->storage_name);
+	free(db->attachments);
 	for (size_t i = 0; i < sizeof db->storage_paths / sizeof db->storage_paths[0]; i++)
 		free(db->storage_paths[i]);
 	free(db);

@@ -142,8 +142,14 @@ static int do_copy(struct commit *commit, struct dbox_op *op, struct error *err)
 
 		if (op->guid)
 			metadata.guid = op->guid;
-		rc = store_body(commit, op, fd, message.body_offset, message.body_size, &metadata,
-				err);
+		/* Its attachments would be removed with either. */
+		rc = metadata.external
+			     ? error_set(err, -EOPNOTSUPP,
+					 "%s: UID %u has attachments in a directory of their own "
+					 "and cannot get another GUID",
+					 db->path, op->source_uid)
+			     : store_body(commit, op, fd, message.body_offset, message.body_size,
+					  &metadata, err);
 	} else {
 		commit->added[commit->added_count++] = op->map_uid;
 		commit->touched[commit->touched_count++] = op->map_uid;

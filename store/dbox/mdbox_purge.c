@@ -186,10 +186,54 @@ static int check_whole(int fd, const char *what, const struct entries *entries, 
 	return rc;
 }
 
+/* Of messages that go. */
+struct orphans {
+	struct dbox_attachments *list;
+	size_t count;
+};
+
+static int note_attachments(const struct mdbox_storage *storage, int fd, const char *what,
+			    const struct mdbox_entry *entry, struct orphans *orphans)
+{
+	struct dbox_message message;
+	struct dbox_attachments *grown;
+	struct error ignored;
+	int rc = 0;
+
+	if (!storage->attachments ||
+	    dbox_message_read(fd, what, entry->offset, entry->size, &message, &ignored) < 0)
+		return 0;
+	if (message.metadata.external) {
+		grown = reallocarray(orphans->list, orphans->count + 1, sizeof *grown);
+		rc = grown ? 0 : -ENOMEM;
+		if (grown) {
+			orphans->list = grown;
+			rc = dbox_attachments_parse(message.metadata.other,
+						    &grown[orphans->count++]);
+		}
+	}
+	dbox_message_free(&message);
+	if (rc < 0 && rc != -ENOMEM)
+		log_warning("%s: offset %" PRIu32 ": where its attachments are cannot be read",
+			    what, entry->offset);
+	return rc == -ENOMEM ? rc : 0;
+}
+
+static void free_orphans(const struct mdbox_storage *storage, struct orphans *orphans, bool remove)
+{
+	for (size_t i = 0; i < orphans->count; i++) {
+		if (remove)
+			dbox_attachments_remove(storage->attachments, &orphans->list[i], "");
+		dbox_attachments_free(&orphans->list[i]);
+	}
+	free(orphans->list);
+}
+
 /* Moves what is wanted, forgets what is not. */
 static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 			const struct entries *entries, struct mdbox_append *append,
-			struct index_txn *txn, struct mdbox_purged *purged, struct error *err)
+			struct index_txn *txn, struct mdbox_purged *purged, struct orphans *orphans,
+			struct error *err)
 {
 	int rc = 0;
 
@@ -199,6 +243,8 @@ static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 		struct mdbox_entry moved;
 
 		if (entry->ref == 0) {
+			if (note_attachments(storage, fd, what, entry, orphans) < 0)
+				return error_errno(err, -ENOMEM, "%s", what);
 			rc = index_expunge(txn, entry->map_uid, NULL, err);
 			purged->messages++;
 			purged->bytes += entry->size;
@@ -249,6 +295,7 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, bool al
 	struct index_txn *txn = NULL;
 	struct entries entries = {0};
 	struct mdbox_purged done = {0};
+	struct orphans orphans = {0};
 	bool committed = false;
 	char *intent = NULL;
 	int rc = mdbox_map_begin(storage, &txn, err);
@@ -263,7 +310,7 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, bool al
 		mdbox_append_avoid(append, file_id);
 		if (alt)
 			mdbox_append_in_alt(append);
-		rc = move_entries(storage, fd, what, &entries, append, txn, &done, err);
+		rc = move_entries(storage, fd, what, &entries, append, txn, &done, &orphans, err);
 		if (rc == 0)
 			rc = write_intent(storage, append, file_id, &intent, err);
 		if (rc == 0)
@@ -283,6 +330,7 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, bool al
 		purged->messages += done.messages;
 		purged->bytes += done.bytes;
 	}
+	free_orphans(storage, &orphans, committed);
 	mdbox_append_end(&append, committed);
 	dbox_intent_remove(storage->dirfd, storage->path, &intent);
 	index_abort(&txn);

@@ -129,7 +129,9 @@ static int storage_new(const struct mdbox_paths *paths, bool make, struct mdbox_
 	storage->path = strdup(paths->path);
 	storage->index_path = strdup(paths->index_path);
 	storage->alt_path = paths->alt_path ? strdup(paths->alt_path) : NULL;
-	if (!storage->path || !storage->index_path || (paths->alt_path && !storage->alt_path))
+	storage->attachments = paths->attachments ? strdup(paths->attachments) : NULL;
+	if (!storage->path || !storage->index_path || (paths->alt_path && !storage->alt_path) ||
+	    (paths->attachments && !storage->attachments))
 		rc = error_errno(err, -ENOMEM, "%s", paths->path);
 	if (rc == 0)
 		rc = open_dirs(storage, make, err);
@@ -207,6 +209,7 @@ void mdbox_storage_close(struct mdbox_storage **storage_ptr)
 	free(storage->path);
 	free(storage->index_path);
 	free(storage->alt_path);
+	free(storage->attachments);
 	free(storage);
 }
 

@@ -20,6 +20,7 @@
 
 struct mdbox_storage {
 	char *path, *index_path, *alt_path; /* alt_path NULL: no ALT= */
+	char *attachments;		    /* dbox_attachment.h; NULL: none */
 	int dirfd, index_fd;		    /* index_fd is dirfd where the paths are the same */
 	int alt_fd;			    /* -1: none, or not there */
 	struct index *map;
@@ -36,6 +37,7 @@ struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
 	uint32_t rotate_size;	  /* 0: the default */
 	uint32_t rotate_interval; /* seconds; 0: none */
+	const char *attachments;
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
 		       struct error *err);

@@ -104,10 +104,49 @@ static int place_spool(struct dbox_txn *txn, struct dbox_op *op, struct error *e
 			  op->spool->size, &metadata, err);
 }
 
+/* None where there are none, or none can be read. */
+static void attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r)
+{
+	const struct index_record record = {.uid = uid};
+	struct dbox_message message;
+	struct error ignored;
+	bool owned;
+	int fd;
+
+	*attachments_r = (struct dbox_attachments){0};
+	if (!db->attachments || dbox_message_of(db, &record, &message, &fd, &owned, &ignored) < 0)
+		return;
+	close(fd);
+	if (message.metadata.external &&
+	    dbox_attachments_parse(message.metadata.other, attachments_r) < 0)
+		log_warning("%s/u.%u: where its attachments are cannot be read", db->path, uid);
+	dbox_message_free(&message);
+}
+
+static int link_attachments(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
+{
+	char from[DBOX_ATTACHMENT_SUFFIX_SIZE], to[DBOX_ATTACHMENT_SUFFIX_SIZE];
+	struct dbox_attachments attachments;
+	int rc = 0;
+
+	attachments_of(db, source_uid, &attachments);
+	if (attachments.count) {
+		dbox_attachments_suffix_of(db, source_uid, from);
+		dbox_attachments_suffix_of(db, uid, to);
+		rc = dbox_attachments_link(db->attachments, &attachments, from, to, err);
+	}
+	dbox_attachments_free(&attachments);
+	return rc;
+}
+
 /* Another name for the file of source_uid; in the alternative storage where that is. */
 static int link_file(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
 {
 	char from[4400], to[4400], name[16];
+	int rc = link_attachments(db, source_uid, uid, err);
+
+	if (rc < 0)
+		return rc;
 
 	for (int i = 0; i < 2; i++) {
 		const char *dir = i == 0 ? db->path : db->alt_path;
@@ -148,8 +187,11 @@ static int place_copy(struct dbox_txn *txn, struct dbox_op *op, struct error *er
 		struct dbox_metadata metadata = message.metadata;
 
 		metadata.guid = op->guid;
-		rc = place_file(db, op->uid, fd, message.body_offset, message.body_size, &metadata,
-				err);
+		if (metadata.external)
+			rc = link_attachments(db, op->source_uid, op->uid, err);
+		if (rc == 0)
+			rc = place_file(db, op->uid, fd, message.body_offset, message.body_size,
+					&metadata, err);
 	}
 	close(fd);
 	dbox_message_free(&message);
@@ -181,8 +223,13 @@ static int place_op(struct dbox_txn *txn, struct dbox_op *op, struct error *err)
 
 static void remove_file(struct dbox *db, uint32_t uid)
 {
-	char name[16], alt[4400];
+	char name[16], alt[4400], suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
+	struct dbox_attachments attachments;
 
+	attachments_of(db, uid, &attachments);
+	dbox_attachments_suffix_of(db, uid, suffix);
+	dbox_attachments_remove(db->attachments, &attachments, suffix);
+	dbox_attachments_free(&attachments);
 	sdbox_file_name(uid, name);
 	if (unlinkat(db->dirfd, name, 0) == 0)
 		return;

@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/mail_purge.h"
 #include "store/mailbox_list.h"
+#include "tests/dovecot_config.h"
 
 #define BODY "From: a@example.org\nSubject: x\n\nline one\nline two\n"
 
@@ -439,6 +441,89 @@ static void test_compressed_messages(void **state)
 	mailbox_close(&box);
 }
 
+/* A message of 3 attachments, two of them in base64: lines of 76 and 60 characters. */
+static void write_mail_with_attachments(const char *path)
+{
+	must_shell("{ printf 'Subject: a\\nContent-Type: multipart/mixed; boundary=x\\n\\n"
+		   "--x\\n\\nhello\\n'; "
+		   "for columns in 76 60; do "
+		   "printf -- '--x\\nContent-Type: application/octet-stream\\n"
+		   "Content-Transfer-Encoding: base64\\nContent-Disposition: attachment\\n\\n'; "
+		   "head -c 5000 /dev/urandom | base64 -w $columns; done; "
+		   "printf -- '--x\\nContent-Type: image/png\\n"
+		   "Content-Disposition: attachment\\n\\n'; seq 1000; printf -- '--x--\\n'; } "
+		   "> '%s'",
+		   path);
+}
+
+static void assert_attachments(struct fixture *fx, unsigned files)
+{
+	char *text = shell_output("find '%s/attachments' -type f ! -path '*/hashes/*' | wc -l",
+				  fx->home);
+
+	assert_int_equal(atoi(text), files);
+	free(text);
+}
+
+/* They are read, have their message's UID with sdbox, and go with it. */
+static void test_attachments_elsewhere(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct mail_purged purged;
+	struct error err = {0};
+	char path[400], *text, *expected, *dir;
+
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	mailbox_close(&box);
+	assert_true(asprintf(&dir, "%s/attachments", fx->home) > 0);
+	fx->user.location.attachments = dir;
+	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n' >> '%s'/dovecot.conf", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_path" : "mail_attachment_dir", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_min_size" : "mail_attachment_min_size",
+		   fx->root);
+	give_to_user(fx);
+	box = must_open(fx, "INBOX");
+	for (int i = 0; i < 2; i++) {
+		write_mail_with_attachments(path);
+		free(doveadm_with(fx, path, "save -m INBOX"));
+	}
+	assert_attachments(fx, 6);
+	assert_agrees(fx, box);
+	expected = shell_output("cat '%s'", path);
+	text = body_of(box, 2, NULL);
+	assert_string_equal(text, expected);
+	free(text);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 2, 8, 0, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 9, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	for (uint32_t uid = 8; uid <= 9; uid++) {
+		text = body_of(box, uid, NULL);
+		assert_string_equal(text, expected);
+		free(text);
+	}
+	free(expected);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 1, &err), &err);
+	must(mailbox_expunge(txn, 8, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	give_to_user(fx);
+	assert_attachments(fx, 3);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 9, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	text = shell_output("ls -A '%s'", dir);
+	assert_string_equal(text, "");
+	free(text);
+	mailbox_close(&box);
+}
+
 #define UNIT(name)                                                                                 \
 	{#name " (mdbox)", name, setup_mdbox, fixture_teardown, NULL},                             \
 	{                                                                                          \
@@ -460,6 +545,7 @@ int main(void)
 		{"test_rotation_by_age", test_rotation_by_age, setup_mdbox, fixture_teardown, NULL},
 		UNIT(test_separate_index_directory),
 		UNIT(test_compressed_messages),
+		UNIT(test_attachments_elsewhere),
 	};
 
 	if (!dovecot_is_there()) {
