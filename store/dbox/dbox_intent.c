@@ -76,6 +76,9 @@ int dbox_intent_write(int dirfd, const char *path, const struct dbox_intent *int
 	}
 	fd = owned_file_create(dirfd, *intent_r, O_WRONLY | O_TRUNC);
 	rc = fd < 0 ? fd : file_write_all(fd, text.data, text.len);
+	/* Files are made rarely enough. */
+	if (rc == 0 && intent->file_count && fdatasync(fd) < 0)
+		rc = -errno;
 	if (rc == 0)
 		return 0;
 	error_errno(err, rc, "%s/%s", path, *intent_r);

@@ -4,7 +4,7 @@
  *
  * An intent is a file ".temp.dsyncfs.<pid>.<number>.<host>" in the directory that is changed, with
  * a UIDVALIDITY and numbers (map UIDs of mdbox, UIDs of sdbox; "m." and the number of an mdbox
- * file), one a line. It is not synced: a kill does not lose it.
+ * file), one a line. It is synced only where it names files: a kill does not lose it.
  */
 #ifndef DSYNCFS_DBOX_INTENT_H
 #define DSYNCFS_DBOX_INTENT_H

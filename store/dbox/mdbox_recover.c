@@ -40,6 +40,9 @@ static int correct_refs(struct mdbox_storage *storage, struct index_txn *txn,
  * take what is in them for mail. */
 static void remove_files(struct mdbox_storage *storage, const struct dbox_numbers *files)
 {
+	/* One that was made in a damaged one's place and never filled knows nothing of any. */
+	if (mdbox_map_highest_file(storage) == 0)
+		return;
 	for (size_t i = 0; i < files->count; i++) {
 		int rc;
 
