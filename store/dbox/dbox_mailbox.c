@@ -336,6 +336,11 @@ const struct mailbox_format mailbox_format_mdbox = {
 	.rebuild = mdbox_rebuild,
 };
 const struct mailbox_format mailbox_format_sdbox = {
-	DBOX_FUNCTIONS,	    .peek = sdbox_peek,	      .create = sdbox_create,
-	.open = sdbox_open, .rebuild = sdbox_rebuild,
+	DBOX_FUNCTIONS,
+	.peek = sdbox_peek,
+	.create = sdbox_create,
+	.delete_begin = sdbox_delete_begin,
+	.delete_end = sdbox_delete_end,
+	.open = sdbox_open,
+	.rebuild = sdbox_rebuild,
 };

@@ -118,6 +118,8 @@ int sdbox_create(const struct mailbox_place *place, int control_fd, int index_fd
 		 const struct guid *guid, uint32_t uid_validity, struct error *err);
 int mdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, struct error *err);
 int mdbox_delete_end(void *deletion, bool deleted, struct error *err);
+int sdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, struct error *err);
+int sdbox_delete_end(void *deletion, bool deleted, struct error *err);
 
 /* ---- dbox_spool.c ---- */
 
@@ -221,6 +223,8 @@ int dbox_note_pop3(struct dbox_txn *txn, struct error *err);
 
 /* ---- sdbox ---- */
 
+/* None where there are none, or none can be read. */
+void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r);
 /* Before the first change, under the index's lock: removes files that dead writers left. */
 int sdbox_recover(struct dbox *db, struct error *err);
 

@@ -104,8 +104,7 @@ static int place_spool(struct dbox_txn *txn, struct dbox_op *op, struct error *e
 			  op->spool->size, &metadata, err);
 }
 
-/* None where there are none, or none can be read. */
-static void attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r)
+void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r)
 {
 	const struct index_record record = {.uid = uid};
 	struct dbox_message message;
@@ -129,7 +128,7 @@ static int link_attachments(struct dbox *db, uint32_t source_uid, uint32_t uid, 
 	struct dbox_attachments attachments;
 	int rc = 0;
 
-	attachments_of(db, source_uid, &attachments);
+	sdbox_attachments_of(db, source_uid, &attachments);
 	if (attachments.count) {
 		dbox_attachments_suffix_of(db, source_uid, from);
 		dbox_attachments_suffix_of(db, uid, to);
@@ -226,7 +225,7 @@ static void remove_file(struct dbox *db, uint32_t uid)
 	char name[16], alt[4400], suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
 	struct dbox_attachments attachments;
 
-	attachments_of(db, uid, &attachments);
+	sdbox_attachments_of(db, uid, &attachments);
 	dbox_attachments_suffix_of(db, uid, suffix);
 	dbox_attachments_remove(db->attachments, &attachments, suffix);
 	dbox_attachments_free(&attachments);

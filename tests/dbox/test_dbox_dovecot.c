@@ -469,7 +469,8 @@ static void assert_attachments(struct fixture *fx, unsigned files)
 static void test_attachments_elsewhere(void **state)
 {
 	struct fixture *fx = *state;
-	struct mailbox *box = make_inbox(fx);
+	struct mailbox *box = make_inbox(fx), *work;
+	struct guid guid;
 	struct mailbox_txn *txn;
 	struct mail_purged purged;
 	struct error err = {0};
@@ -517,6 +518,13 @@ static void test_attachments_elsewhere(void **state)
 	must(mailbox_begin(box, &txn, &err), &err);
 	must(mailbox_expunge(txn, 9, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mailbox_list_create(&fx->user, "Work", NULL, 0, &err), &err);
+	give_to_user(fx);
+	free(doveadm_with(fx, path, "save -m Work"));
+	work = must_open(fx, "Work");
+	guid = mailbox_status(work)->guid;
+	mailbox_close(&work);
+	must(mailbox_list_delete(&fx->user, "Work", &guid, &err), &err);
 	must(mail_purge(&fx->user, &purged, &err), &err);
 	text = shell_output("ls -A '%s'", dir);
 	assert_string_equal(text, "");
