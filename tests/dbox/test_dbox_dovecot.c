@@ -480,9 +480,10 @@ static void test_attachments_elsewhere(void **state)
 	mailbox_close(&box);
 	assert_true(asprintf(&dir, "%s/attachments", fx->home) > 0);
 	fx->user.location.attachments = dir;
-	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n' >> '%s'/dovecot.conf", dir,
+	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n%s' >> '%s'/dovecot.conf", dir,
 		   dovecot_is_24() ? "mail_ext_attachment_path" : "mail_attachment_dir", dir,
 		   dovecot_is_24() ? "mail_ext_attachment_min_size" : "mail_attachment_min_size",
+		   dovecot_is_24() ? "mail_ext_attachment {\\n  fs posix {\\n  }\\n}\\n" : "",
 		   fx->root);
 	give_to_user(fx);
 	box = must_open(fx, "INBOX");
