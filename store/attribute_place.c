@@ -1,4 +1,4 @@
-/* Where a user's attributes are. See attribute_place.h. */
+/* Where a user's attributes are, and attachments. See attribute_place.h. */
 #include "store/attribute_place.h"
 
 #include <errno.h>
@@ -74,5 +74,7 @@ int attribute_place_find(const struct settings *set, struct mail_user *user, str
 
 	if (strncmp(set->mail_attribute_dict, "file:", 5) == 0)
 		rc = expand_str(user, set->mail_attribute_dict + 5, &user->attribute_file, err);
+	if (rc == 0 && set->mail_attachment_dir[0])
+		rc = expand_str(user, set->mail_attachment_dir, &user->location.attachments, err);
 	return rc < 0 ? rc : find_sieve(set, user, err);
 }

@@ -1,4 +1,5 @@
-/* Where a user's attributes are, by the settings mail_attribute_dict, sieve and sieve_dir. */
+/* Where a user's attributes are, by the settings mail_attribute_dict, sieve and sieve_dir; and the
+ * attachments of dbox, by mail_attachment_dir. */
 #ifndef DSYNCFS_ATTRIBUTE_PLACE_H
 #define DSYNCFS_ATTRIBUTE_PLACE_H
 

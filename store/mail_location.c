@@ -18,6 +18,7 @@ void mail_location_free(struct mail_location *location)
 	free(location->control);
 	free(location->inbox);
 	free(location->alt);
+	free(location->attachments);
 	memset(location, 0, sizeof *location);
 }
 

@@ -25,7 +25,9 @@ struct mail_location {
 	 * the format's default. */
 	enum compress_method save_compress;
 	uint32_t rotate_size;
-	bool utf8; /* directory names are UTF-8 instead of modified UTF-7 */
+	uint32_t rotate_interval; /* seconds; 0: files of any age are added to */
+	char *attachments;	  /* dbox: mail_attachment_dir; NULL: not set */
+	bool utf8;		  /* directory names are UTF-8 instead of modified UTF-7 */
 };
 
 /* text with variables already expanded; '~/' means home. */

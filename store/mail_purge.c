@@ -27,17 +27,19 @@ static int purge(const struct mail_location *location, struct mail_purged *purge
 		alt = NULL;
 	if (!path || !index || (location->alt && !alt))
 		return error_errno(err, -ENOMEM, "%s", location->root);
-	rc = mdbox_storage_open(&(struct mdbox_paths){path, index, alt, location->rotate_size},
+	rc = mdbox_storage_open(&(struct mdbox_paths){path, index, alt, location->rotate_size,
+						      location->rotate_interval,
+						      location->attachments},
 				false, &storage, err);
 	if (rc < 0)
 		return rc == -ENOENT ? 0 : rc;
 	rc = mdbox_purge(storage, &done, err);
 	mdbox_storage_close(&storage);
-	if (rc == 0)
-		*purged = (struct mail_purged){.files = done.files,
-					       .messages = done.messages,
-					       .corrected = done.corrected,
-					       .bytes = done.bytes};
+	/* Also what was done before, or in spite of, a failure. */
+	*purged = (struct mail_purged){.files = done.files,
+				       .messages = done.messages,
+				       .corrected = done.corrected,
+				       .bytes = done.bytes};
 	return rc;
 }
 

@@ -148,6 +148,7 @@ void mail_user_set_storing(const struct settings *set, struct mail_location *loc
 	if (compress_method_find(set->zlib_save, &location->save_compress) < 0)
 		location->save_compress = COMPRESS_NONE;
 	location->rotate_size = set->mdbox_rotate_size;
+	location->rotate_interval = set->mdbox_rotate_interval;
 }
 
 static int set_location(const struct settings *set, struct mail_user *user, struct error *err)

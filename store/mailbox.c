@@ -276,10 +276,9 @@ int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error 
 }
 
 int mailbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		   int64_t saved, const char *pop3_uidl, struct error *err)
+		   int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
-	return told(txn->box, txn->box->format->append(txn, spool, mail, saved, pop3_uidl, err),
-		    err);
+	return told(txn->box, txn->box->format->append(txn, spool, mail, saved, pop3, err), err);
 }
 
 int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,

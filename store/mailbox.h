@@ -121,10 +121,15 @@ void mailbox_spool_discard(struct mail_spool **spool);
  */
 struct mailbox_txn;
 int mailbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
+/* What a message has of POP3. */
+struct mail_pop3 {
+	const char *uidl; /* "" or NULL: none */
+	uint32_t order;	  /* 0: none */
+};
 /* uid >= uid_next of the status and of every earlier append; takes the spool over. saved 0: now.
  * When a message with this uid and guid is known but its file is missing, the file is put back. */
 int mailbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		   int64_t saved, const char *pop3_uidl, struct error *err);
+		   int64_t saved, struct mail_pop3 pop3, struct error *err);
 /* Another instance of the message source_uid under a new uid, without its body travelling. */
 int mailbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
 		 struct error *err);

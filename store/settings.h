@@ -67,9 +67,11 @@ struct settings {
 	const char *mail_gid;
 	const char *mail_attribute_dict; /* "file:PATH"; other dictionaries are not read */
 	const char *sieve, *sieve_dir;
+	const char *mail_attachment_dir; /* with variables; "": none */
 	/* How new messages of dbox are stored. */
-	const char *zlib_save;	    /* "gz", "bz2", "zstd", "lz4"; "": not compressed */
-	unsigned mdbox_rotate_size; /* bytes */
+	const char *zlib_save;		/* "gz", "bz2", "zstd", "lz4"; "": not compressed */
+	unsigned mdbox_rotate_size;	/* bytes */
+	unsigned mdbox_rotate_interval; /* seconds; 0: none */
 	char separator; /* of visible mailbox names; 0: the layout's own ('.' Maildir++, '/' fs) */
 	const char *prefix; /* of the inbox namespace, "" as a rule */
 

@@ -21,6 +21,8 @@ const struct setting_def settings_table[] = {
 	{"mail_attribute_dict", SETTING_TEXT, AT(mail_attribute_dict), "", 0, 0,
 	 "Where Dovecot keeps IMAP METADATA: file:PATH. Without it, or with another dictionary, "
 	 "it is not replicated"},
+	{"mail_attachment_dir", SETTING_TEXT, AT(mail_attachment_dir), "", 0, 0,
+	 "Where attachments of mdbox and sdbox are that are not stored with their message"},
 	{"sieve", SETTING_TEXT, AT(sieve), "", 0, 0,
 	 "Pigeonhole's scripts: file:DIR;active=LINK, or the active one alone. Default: "
 	 "file:~/sieve;active=~/.dovecot.sieve"},
@@ -30,6 +32,8 @@ const struct setting_def settings_table[] = {
 	 "How new messages of mdbox and sdbox are compressed: gz, bz2, zstd or lz4"},
 	{"mdbox_rotate_size", SETTING_SIZE, AT(mdbox_rotate_size), "10M", 4096, 2000000000,
 	 "How large the files of mdbox become"},
+	{"mdbox_rotate_interval", SETTING_TIME, AT(mdbox_rotate_interval), "0", 0, 0,
+	 "How old a file of mdbox may be that is added to. 0: any"},
 	{"listen", SETTING_WORDS, AT(listen), "*, ::", 0, 0,
 	 "Addresses to take dsync sessions on. * is every IPv4, :: every IPv6 address"},
 	{"doveadm_port", SETTING_PORT, AT(doveadm_peer_port), "0", 0, 65535,

@@ -146,6 +146,7 @@ struct import_request {
 	struct mail_spool *spool;
 	int64_t saved;
 	char *pop3_uidl;
+	uint32_t pop3_order;
 	bool received, missing;
 };
 
@@ -154,6 +155,8 @@ struct import_restore {
 	uint32_t uid;
 	const char *guid; /* the own list's */
 	struct mail_spool *spool;
+	char *pop3_uidl;
+	uint32_t pop3_order;
 	int64_t saved;
 	bool received;
 };

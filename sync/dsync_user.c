@@ -161,6 +161,14 @@ int dsync_user_at(const struct mail_user *user, const char *location, struct mai
 	}
 	(*user_r)->location.save_compress = user->location.save_compress;
 	(*user_r)->location.rotate_size = user->location.rotate_size;
+	(*user_r)->location.rotate_interval = user->location.rotate_interval;
+	if (user->location.attachments) {
+		(*user_r)->location.attachments = strdup(user->location.attachments);
+		if (!(*user_r)->location.attachments) {
+			mail_user_free(user_r);
+			return error_errno(err, -ENOMEM, "user %s", user->name);
+		}
+	}
 	return 0;
 }
 

@@ -320,6 +320,7 @@ int import_begin_mail(struct box *box, const struct item_mail *mail, struct erro
 	struct import_request *request = &import->requests[index];
 	request->received = true;
 	request->saved = mail->saved_date;
+	request->pop3_order = mail->pop3_order;
 	if (!mail->stream) {
 		mark_missing(box, index);
 		return 0;

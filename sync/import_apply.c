@@ -146,7 +146,7 @@ static int append_mail(struct box *box, struct mailbox_txn *txn, const struct me
 	if (request->missing)
 		return 0;
 	return mailbox_append(txn, &request->spool, &mail, request->saved,
-			      request->pop3_uidl != NULL ? request->pop3_uidl : "", err);
+			      (struct mail_pop3){request->pop3_uidl, request->pop3_order}, err);
 }
 
 static int copy_mail(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,

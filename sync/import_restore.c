@@ -128,6 +128,9 @@ void import_restore_begin(struct box *box, struct import_restore *restore,
 
 	restore->received = true;
 	restore->saved = mail->saved_date;
+	restore->pop3_order = mail->pop3_order;
+	if (mail->pop3_uidl != NULL && *mail->pop3_uidl != '\0')
+		restore->pop3_uidl = strdup(mail->pop3_uidl);
 	if (!mail->stream) {
 		box_again(box, "a message without a file did not come");
 		return;
@@ -150,7 +153,10 @@ static int put_back(struct box *box, struct mailbox_txn *txn, struct import_rest
 		return 0;
 	}
 	mail.guid = restore->guid;
-	return ret < 0 ? ret : mailbox_append(txn, &restore->spool, &mail, restore->saved, "", err);
+	return ret < 0 ? ret
+		       : mailbox_append(txn, &restore->spool, &mail, restore->saved,
+					(struct mail_pop3){restore->pop3_uidl, restore->pop3_order},
+					err);
 }
 
 void import_restore_apply(struct box *box)
@@ -185,8 +191,10 @@ void import_restore_apply(struct box *box)
 
 void import_restore_free(struct import *import)
 {
-	for (size_t i = 0; i < import->restore_count; i++)
+	for (size_t i = 0; i < import->restore_count; i++) {
 		mailbox_spool_discard(&import->restores[i].spool);
+		free(import->restores[i].pop3_uidl);
+	}
 	free(import->restores);
 	import->restores = NULL;
 	import->restoring = NULL;

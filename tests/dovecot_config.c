@@ -37,9 +37,8 @@ static void add_location_24(struct buf *text, const char *location)
 	static const struct {
 		const char *option, *setting;
 	} names[] = {
-		{"INDEX=", "mail_index_path = "},
-		{"CONTROL=", "mail_control_path = "},
-		{"LAYOUT=", "mailbox_list_layout = "},
+		{"INDEX=", "mail_index_path = "},     {"CONTROL=", "mail_control_path = "},
+		{"ALT=", "mail_alt_path = "},	      {"LAYOUT=", "mailbox_list_layout = "},
 		{"UTF-8", "mailbox_list_utf8 = yes"},
 	};
 	char *copy = strdup(location), *save = NULL;

@@ -20,6 +20,7 @@ struct dbox_body {
 	uint32_t uid;
 	struct dbox_message message;
 	struct decompress *in;
+	struct dbox_attached *attached; /* NULL: it has no attachments elsewhere */
 };
 
 static int64_t saved_date(struct dbox *db, const struct index_record *record, int fd)
@@ -35,6 +36,29 @@ static int64_t saved_date(struct dbox *db, const struct index_record *record, in
 	if (index_cache_get_save_date(db->index, record, &saved) == 0)
 		return saved;
 	return fstat(fd, &st) == 0 ? st.st_ctim.tv_sec : 0;
+}
+
+static int open_attached(struct dbox *db, struct dbox_body *body, struct error *err)
+{
+	char suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
+	struct dbox_attachments attachments;
+	int rc = dbox_attachments_parse(body->message.metadata.other, &attachments);
+
+	dbox_attachments_suffix_of(db, body->uid, suffix);
+	if (rc < 0)
+		rc = error_errno(err, rc == -EUCLEAN ? -EBADMSG : rc,
+				 "%s: UID %u: where its attachments are cannot be read", db->path,
+				 body->uid);
+	else if (!db->attachments)
+		rc = error_set(err, -EOPNOTSUPP,
+			       "%s: UID %u has attachments in a directory of their own, and "
+			       "mail_attachment_dir is not set",
+			       db->path, body->uid);
+	else
+		rc = dbox_attached_open(db->attachments, suffix, &attachments, body->in,
+					&body->attached, err);
+	dbox_attachments_free(&attachments);
+	return rc;
 }
 
 int dbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
@@ -63,11 +87,6 @@ int dbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 		if (body->fd < 0)
 			rc = error_errno(err, -errno, "%s", db->path);
 	}
-	if (rc == 0 && body->message.metadata.external)
-		rc = error_set(err, -EOPNOTSUPP,
-			       "%s: UID %u has attachments in a directory of their own, which is "
-			       "not supported",
-			       db->path, uid);
 	if (rc == 0) {
 		const struct dbox_metadata *metadata = &body->message.metadata;
 
@@ -76,6 +95,8 @@ int dbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 				     metadata->physical_size == 0, &body->in);
 		if (rc < 0)
 			error_errno(err, rc, "%s: UID %u", db->path, uid);
+		if (rc == 0 && metadata->external)
+			rc = open_attached(db, body, err);
 		info_r->received = metadata->received;
 		info_r->saved = saved_date(db, &record, body->fd);
 		info_r->pop3_uidl = metadata->pop3_uidl;
@@ -92,8 +113,15 @@ int dbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 ssize_t dbox_body_read(struct mail_body *base, void *data, size_t size, struct error *err)
 {
 	struct dbox_body *body = (struct dbox_body *)base;
-	ssize_t n = decompress_read(body->in, data, size);
+	ssize_t n;
 
+	if (body->attached) {
+		n = dbox_attached_read(body->attached, data, size, err);
+		if (n < 0)
+			error_prefix(err, "%s: UID %u", dbox_of(base->box)->path, body->uid);
+		return n;
+	}
+	n = decompress_read(body->in, data, size);
 	return n < 0 ? error_errno(err, (int)n, "%s: UID %u", dbox_of(base->box)->path, body->uid)
 		     : n;
 }
@@ -102,6 +130,7 @@ void dbox_body_close(struct mail_body *base)
 {
 	struct dbox_body *body = (struct dbox_body *)base;
 
+	dbox_attached_close(&body->attached);
 	decompress_close(&body->in);
 	file_close(&body->fd);
 	dbox_message_free(&body->message);

@@ -17,7 +17,8 @@
 #include "store/base/process.h"
 
 #define INTENT_PREFIX ".temp.dsyncfs."
-#define INTENT_MAX    (16UL << 20)
+#define INTENT_FILE   "m."
+#define INTENT_MAX    (64UL << 20)
 
 static void host_name(char host_r[65])
 {
@@ -50,8 +51,8 @@ void dbox_temporary_name(char *name_r, size_t size)
 		 __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED), now.tv_nsec / 1000, host);
 }
 
-int dbox_intent_write(int dirfd, const char *path, uint32_t uid_validity, const uint32_t *uids,
-		      size_t count, char **intent_r, struct error *err)
+int dbox_intent_write(int dirfd, const char *path, const struct dbox_intent *intent,
+		      char **intent_r, struct error *err)
 {
 	static unsigned counter;
 	AUTO_BUF struct buf text = BUF_INIT(INTENT_MAX);
@@ -61,9 +62,11 @@ int dbox_intent_write(int dirfd, const char *path, uint32_t uid_validity, const 
 
 	*intent_r = NULL;
 	host_name(host);
-	buf_printf(&text, "%" PRIu32 "\n", uid_validity);
-	for (size_t i = 0; i < count; i++)
-		buf_printf(&text, "%" PRIu32 "\n", uids[i]);
+	buf_printf(&text, "%" PRIu32 "\n", intent->uid_validity);
+	for (size_t i = 0; i < intent->count; i++)
+		buf_printf(&text, "%" PRIu32 "\n", intent->uids[i]);
+	for (size_t i = 0; i < intent->file_count; i++)
+		buf_printf(&text, INTENT_FILE "%" PRIu32 "\n", intent->files[i]);
 	if (text.failed)
 		return error_errno(err, text.failed, "%s", path);
 	if (asprintf(intent_r, INTENT_PREFIX "%ld.%u.%s", (long)getpid(),
@@ -73,6 +76,9 @@ int dbox_intent_write(int dirfd, const char *path, uint32_t uid_validity, const 
 	}
 	fd = owned_file_create(dirfd, *intent_r, O_WRONLY | O_TRUNC);
 	rc = fd < 0 ? fd : file_write_all(fd, text.data, text.len);
+	/* Files are made rarely enough. */
+	if (rc == 0 && intent->file_count && fdatasync(fd) < 0)
+		rc = -errno;
 	if (rc == 0)
 		return 0;
 	error_errno(err, rc, "%s/%s", path, *intent_r);
@@ -135,18 +141,20 @@ static int uid_cmp(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static int add_uid(struct dbox_leftovers *left, uint32_t uid)
+static int add_number(struct dbox_numbers *numbers, unsigned long value)
 {
-	if (left->count == left->room) {
-		size_t room = left->room ? left->room * 2 : 64;
-		uint32_t *grown = reallocarray(left->uids, room, sizeof *grown);
+	if (value == 0 || value >= UINT32_MAX)
+		return 0;
+	if (numbers->count == numbers->room) {
+		size_t room = numbers->room ? numbers->room * 2 : 64;
+		uint32_t *grown = reallocarray(numbers->list, room, sizeof *grown);
 
 		if (!grown)
 			return -ENOMEM;
-		left->uids = grown;
-		left->room = room;
+		numbers->list = grown;
+		numbers->room = room;
 	}
-	left->uids[left->count++] = uid;
+	numbers->list[numbers->count++] = (uint32_t)value;
 	return 0;
 }
 
@@ -158,33 +166,36 @@ static int read_intent(int dirfd, const char *name, uint32_t uid_validity,
 	int rc = file_read_at(dirfd, name, &text);
 	bool first = true;
 
-	if (rc < 0 || !text.data)
+	if (rc == 0)
+		rc = buf_append_byte(&text, '\0');
+	if (rc < 0)
 		return rc == -ENOENT ? 0 : rc;
 	for (line = strtok_r(text.data, "\n", &save); rc == 0 && line;
 	     line = strtok_r(NULL, "\n", &save)) {
-		unsigned long value = strtoul(line, NULL, 10);
+		bool file = strncmp(line, INTENT_FILE, strlen(INTENT_FILE)) == 0;
+		unsigned long value = strtoul(file ? line + strlen(INTENT_FILE) : line, NULL, 10);
 
 		/* Of one that was begun afresh since: nothing to correct. */
-		if (first && value != uid_validity)
+		if (first && (file || value != uid_validity))
 			return 0;
-		if (!first && value > 0 && value < UINT32_MAX)
-			rc = add_uid(left, (uint32_t)value);
+		if (!first)
+			rc = add_number(file ? &left->files : &left->uids, value);
 		first = false;
 	}
 	return rc;
 }
 
-static void sort_uids(struct dbox_leftovers *left)
+static void sort_numbers(struct dbox_numbers *numbers)
 {
 	size_t kept = 0;
 
-	if (left->count)
-		qsort(left->uids, left->count, sizeof *left->uids, uid_cmp);
-	for (size_t i = 0; i < left->count; i++) {
-		if (kept == 0 || left->uids[kept - 1] != left->uids[i])
-			left->uids[kept++] = left->uids[i];
+	if (numbers->count)
+		qsort(numbers->list, numbers->count, sizeof *numbers->list, uid_cmp);
+	for (size_t i = 0; i < numbers->count; i++) {
+		if (kept == 0 || numbers->list[kept - 1] != numbers->list[i])
+			numbers->list[kept++] = numbers->list[i];
 	}
-	left->count = kept;
+	numbers->count = kept;
 }
 
 int dbox_leftovers_find(int dirfd, const char *path, uint32_t uid_validity,
@@ -212,7 +223,8 @@ int dbox_leftovers_find(int dirfd, const char *path, uint32_t uid_validity,
 	}
 	if (rc == 0)
 		rc = leftovers_r->intents.failed;
-	sort_uids(leftovers_r);
+	sort_numbers(&leftovers_r->uids);
+	sort_numbers(&leftovers_r->files);
 	return rc < 0 ? error_errno(err, rc, "%s", path) : 0;
 }
 
@@ -224,6 +236,7 @@ void dbox_leftovers_done(int dirfd, struct dbox_leftovers *leftovers)
 
 void dbox_leftovers_free(struct dbox_leftovers *leftovers)
 {
-	free(leftovers->uids);
+	free(leftovers->uids.list);
+	free(leftovers->files.list);
 	buf_free(&leftovers->intents);
 }

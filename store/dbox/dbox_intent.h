@@ -3,8 +3,8 @@
  * killed in between can put it right.
  *
  * An intent is a file ".temp.dsyncfs.<pid>.<number>.<host>" in the directory that is changed, with
- * a UIDVALIDITY and numbers (map UIDs of mdbox, UIDs of sdbox), one a line. It is not synced: a
- * kill does not lose it.
+ * a UIDVALIDITY and numbers (map UIDs of mdbox, UIDs of sdbox; "m." and the number of an mdbox
+ * file), one a line. It is synced only where it names files: a kill does not lose it.
  */
 #ifndef DSYNCFS_DBOX_INTENT_H
 #define DSYNCFS_DBOX_INTENT_H
@@ -17,9 +17,17 @@
 /* A name that nobody has, in Dovecot's shape. */
 void dbox_temporary_name(char *name_r, size_t size);
 
+struct dbox_intent {
+	uint32_t uid_validity;
+	const uint32_t *uids;
+	size_t count;
+	/* mdbox: that are being made, or are about to be removed. */
+	const uint32_t *files;
+	size_t file_count;
+};
 /* path: the directory's, for messages. *intent_r is for dbox_intent_remove(). */
-int dbox_intent_write(int dirfd, const char *path, uint32_t uid_validity, const uint32_t *uids,
-		      size_t count, char **intent_r, struct error *err);
+int dbox_intent_write(int dirfd, const char *path, const struct dbox_intent *intent,
+		      char **intent_r, struct error *err);
 /* Frees the name, too. NULL is accepted. */
 void dbox_intent_remove(int dirfd, const char *path, char **intent);
 
@@ -29,10 +37,13 @@ void dbox_intent_remove(int dirfd, const char *path, char **intent);
 int64_t dbox_now_s(void);
 
 /* What dead writers left. */
-struct dbox_leftovers {
-	uint32_t *uids; /* ascending, each once; of this UIDVALIDITY */
+struct dbox_numbers {
+	uint32_t *list; /* ascending, each once */
 	size_t count, room;
-	struct buf intents; /* names, each with its NUL */
+};
+struct dbox_leftovers {
+	struct dbox_numbers uids, files; /* of this UIDVALIDITY */
+	struct buf intents;		 /* names, each with its NUL */
 };
 /* Removes their other temporary files at once. Free in any case. */
 int dbox_leftovers_find(int dirfd, const char *path, uint32_t uid_validity,

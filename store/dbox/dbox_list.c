@@ -10,6 +10,7 @@
 #include "store/base/owned_file.h"
 #include "store/dbox/dbox_intent.h"
 #include "store/index/index_files.h"
+#include "store/mail_location.h"
 
 static int peek(const struct mailbox_place *place, bool multi, struct mailbox_status *status_r,
 		struct error *err)
@@ -117,7 +118,8 @@ static int list_references(const struct mailbox_place *place, struct deletion *d
 	struct index_status status;
 	struct index_iter iter;
 	struct index *index;
-	int rc = fd < 0 ? fd : index_open(fd, &options, &index, err);
+	int rc = fd < 0 ? error_errno(err, fd, "%s", place->index)
+			: index_open(fd, &options, &index, err);
 
 	/* None, or a damaged one: a purge finds what is not referred to. */
 	if (rc == -ENOENT || rc == -EUCLEAN)
@@ -152,10 +154,15 @@ int mdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, str
 		rc = mdbox_map_begin(deletion->storage, &deletion->map_txn, err);
 	if (rc == 0)
 		rc = list_references(place, deletion, err);
-	if (rc == 0 && deletion->count)
-		rc = dbox_intent_write(deletion->storage->dirfd, deletion->storage->path,
-				       mdbox_storage_uid_validity(deletion->storage),
-				       deletion->map_uids, deletion->count, &deletion->intent, err);
+	if (rc == 0 && deletion->count) {
+		const struct dbox_intent intent = {
+			.uid_validity = mdbox_storage_uid_validity(deletion->storage),
+			.uids = deletion->map_uids,
+			.count = deletion->count};
+
+		rc = dbox_intent_write(deletion->storage->dirfd, deletion->storage->path, &intent,
+				       &deletion->intent, err);
+	}
 	if (rc < 0) {
 		deletion_free(deletion);
 		return rc;
@@ -174,4 +181,93 @@ int mdbox_delete_end(void *ptr, bool deleted, struct error *err)
 				    deletion->count, err);
 	deletion_free(deletion);
 	return rc;
+}
+
+/* ---- a mailbox of sdbox goes: its messages' attachments after it ---- */
+
+struct attachment_deletion {
+	char *dir;
+	struct guid guid;
+	struct message_attachments {
+		uint32_t uid;
+		struct dbox_attachments attachments;
+	} * list;
+	size_t count;
+};
+
+static int list_attachments(struct dbox *db, struct attachment_deletion *deletion,
+			    struct error *err)
+{
+	struct index_record record;
+	struct index_iter iter;
+
+	index_iter_init(db->index, 1, &iter);
+	while (index_iter_next(&iter, &record)) {
+		struct message_attachments *grown, found = {.uid = record.uid};
+
+		sdbox_attachments_of(db, record.uid, &found.attachments);
+		if (!found.attachments.count)
+			continue;
+		grown = reallocarray(deletion->list, deletion->count + 1, sizeof *grown);
+		if (!grown) {
+			dbox_attachments_free(&found.attachments);
+			return error_errno(err, -ENOMEM, "%s", db->path);
+		}
+		deletion->list = grown;
+		grown[deletion->count++] = found;
+	}
+	return 0;
+}
+
+int sdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, struct error *err)
+{
+	const struct index_options options = {.label = place->index, .read_only = true};
+	struct attachment_deletion *deletion = NULL;
+	struct error ignored;
+	struct dbox *db;
+	int rc = 0;
+
+	*deletion_r = NULL;
+	if (!place->location->attachments || dbox_open_dirs(place, false, &db, &ignored) < 0)
+		return 0;
+	/* What cannot be read has none that could be known. */
+	if (index_open(db->index_fd, &options, &db->index, &ignored) == 0) {
+		deletion = calloc(1, sizeof *deletion);
+		if (deletion)
+			deletion->dir = strdup(db->attachments);
+		if (!deletion || !deletion->dir) {
+			free(deletion);
+			deletion = NULL;
+			rc = error_errno(err, -ENOMEM, "%s", place->index);
+		}
+	}
+	if (deletion) {
+		dbox_index_guid(db->index, false, &deletion->guid);
+		rc = list_attachments(db, deletion, err);
+	}
+	dbox_free(db);
+	if (rc < 0 && deletion)
+		sdbox_delete_end(deletion, false, NULL);
+	else
+		*deletion_r = deletion;
+	return rc;
+}
+
+int sdbox_delete_end(void *ptr, bool deleted, struct error *err)
+{
+	struct attachment_deletion *deletion = ptr;
+
+	for (size_t i = 0; i < deletion->count; i++) {
+		char suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
+
+		dbox_attachment_suffix(&deletion->guid, deletion->list[i].uid, suffix);
+		if (deleted)
+			dbox_attachments_remove(deletion->dir, &deletion->list[i].attachments,
+						suffix);
+		dbox_attachments_free(&deletion->list[i].attachments);
+	}
+	free(deletion->list);
+	free(deletion->dir);
+	free(deletion);
+	return 0;
 }

@@ -139,7 +139,9 @@ int dbox_need_storage(struct dbox *db, bool make, struct error *err)
 	const struct mdbox_paths paths = {.path = db->storage_paths[0],
 					  .index_path = db->storage_paths[1],
 					  .alt_path = db->storage_paths[2],
-					  .rotate_size = db->rotate_size};
+					  .rotate_size = db->rotate_size,
+					  .rotate_interval = db->rotate_interval,
+					  .attachments = db->attachments};
 
 	return db->storage ? 0 : mdbox_storage_open(&paths, make, &db->storage, err);
 }
@@ -176,6 +178,11 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 	int rc;
 
 	*fd_r = sdbox_file_open(db, uid, name, sizeof name);
+	if (*fd_r == -ENOENT && db->alt_root && access(db->alt_root, F_OK) < 0)
+		return error_set(
+			err, -ENODEV,
+			"%s is missing, and so is the alternative storage (not mounted?): %s", name,
+			db->alt_root);
 	if (*fd_r < 0)
 		return error_errno(err, *fd_r, "%s", name);
 	rc = dbox_file_header_read(*fd_r, name, &header, err);
@@ -186,6 +193,15 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 	if (rc < 0)
 		file_close(fd_r);
 	return rc;
+}
+
+void dbox_attachments_suffix_of(const struct dbox *db, uint32_t uid,
+				char suffix_r[DBOX_ATTACHMENT_SUFFIX_SIZE])
+{
+	if (db->multi)
+		*suffix_r = '\0';
+	else
+		dbox_attachment_suffix(&db->box.status.guid, uid, suffix_r);
 }
 
 uint32_t dbox_record_map_uid(const struct dbox *db, const struct index_record *record)
@@ -320,6 +336,11 @@ const struct mailbox_format mailbox_format_mdbox = {
 	.rebuild = mdbox_rebuild,
 };
 const struct mailbox_format mailbox_format_sdbox = {
-	DBOX_FUNCTIONS,	    .peek = sdbox_peek,	      .create = sdbox_create,
-	.open = sdbox_open, .rebuild = sdbox_rebuild,
+	DBOX_FUNCTIONS,
+	.peek = sdbox_peek,
+	.create = sdbox_create,
+	.delete_begin = sdbox_delete_begin,
+	.delete_end = sdbox_delete_end,
+	.open = sdbox_open,
+	.rebuild = sdbox_rebuild,
 };

@@ -19,6 +19,7 @@
 #include "store/base/buf.h"
 #include "store/base/uid_table.h"
 #include "store/body/compress.h"
+#include "store/dbox/dbox_attachment.h"
 #include "store/dbox/dbox_file.h"
 #include "store/dbox/dbox_names.h"
 #include "store/dbox/mdbox_storage.h"
@@ -33,13 +34,15 @@ struct dbox {
 	bool multi;		 /* mdbox */
 	char *path, *index_path; /* of dbox-Mails; the second may be elsewhere (INDEX=) */
 	char *alt_path;		 /* sdbox: of dbox-Mails in the alternative storage, or NULL */
+	char *alt_root;		 /* which that is below */
 	int dirfd, index_fd;	 /* index_fd is dirfd where the paths are the same */
 	struct index *index;
 	char *storage_paths[3];	       /* mdbox: see storage_paths_get() in dbox_setup.c */
 	struct mdbox_storage *storage; /* see dbox_need_storage() */
 	char *storage_name;	       /* of the mailbox, for new messages' metadata */
 	enum compress_method save_compress;
-	uint32_t rotate_size;
+	uint32_t rotate_size, rotate_interval;
+	char *attachments; /* the directory; NULL: none */
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */
 	uint64_t spool_end;
@@ -68,6 +71,10 @@ uint32_t dbox_record_map_uid(const struct dbox *db, const struct index_record *r
 bool dbox_record_guid(const struct dbox *db, const struct index_record *record,
 		      struct guid *guid_r);
 
+/* What the names of a message's attachments end in. */
+void dbox_attachments_suffix_of(const struct dbox *db, uint32_t uid,
+				char suffix_r[DBOX_ATTACHMENT_SUFFIX_SIZE]);
+
 /* ---- dbox_setup.c ---- */
 
 int dbox_open_dirs(const struct mailbox_place *place, bool multi, struct dbox **db_r,
@@ -92,9 +99,12 @@ int dbox_write_header(struct index *index, bool multi, uint32_t map_uid_validity
 
 /* What can be read of a damaged index; NULL: nothing. */
 int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error *err);
-/* An empty index with the old one's GUID and UIDVALIDITY, where those are known. */
-int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+/* An empty index with the old one's GUID and UIDVALIDITY, where those are known. It is beside the
+ * damaged one until dbox_replace_end(), which closes it: who is killed in between has changed
+ * nothing. done false: it is removed. */
+int dbox_replace_begin(struct dbox *db, const struct mailbox_place *place, const struct index *old,
 		       uint32_t map_uid_validity, struct error *err);
+int dbox_replace_end(struct dbox *db, bool done, struct error *err);
 
 /* ---- dbox_list.c ---- */
 
@@ -108,6 +118,8 @@ int sdbox_create(const struct mailbox_place *place, int control_fd, int index_fd
 		 const struct guid *guid, uint32_t uid_validity, struct error *err);
 int mdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, struct error *err);
 int mdbox_delete_end(void *deletion, bool deleted, struct error *err);
+int sdbox_delete_begin(const struct mailbox_place *place, void **deletion_r, struct error *err);
+int sdbox_delete_end(void *deletion, bool deleted, struct error *err);
 
 /* ---- dbox_spool.c ---- */
 
@@ -152,9 +164,10 @@ enum dbox_op_kind {
 struct dbox_op {
 	enum dbox_op_kind kind;
 	uint32_t uid, source_uid;
-	struct mail_state state;    /* all but EXPUNGE and RESTORE */
-	struct dbox_spool *spool;   /* APPEND, RESTORE */
-	char *guid, *pop3_uidl;	    /* APPEND, RESTORE; COPY: guid NULL means the source's */
+	struct mail_state state;  /* all but EXPUNGE and RESTORE */
+	struct dbox_spool *spool; /* APPEND, RESTORE */
+	char *guid, *pop3_uidl;	  /* APPEND, RESTORE; COPY: guid NULL means the source's */
+	uint32_t pop3_order;
 	int64_t saved;		    /* APPEND: 0 now */
 	bool placed;		    /* sdbox: its file has been made */
 	uint32_t map_uid;	    /* mdbox, of what it refers to */
@@ -184,7 +197,7 @@ static inline struct dbox_txn *dbox_txn_of(struct mailbox_txn *txn)
 
 int dbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
 int dbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		int64_t saved, const char *pop3_uidl, struct error *err);
+		int64_t saved, struct mail_pop3 pop3, struct error *err);
 int dbox_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
 	      struct error *err);
 int dbox_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,
@@ -206,11 +219,13 @@ int sdbox_commit(struct dbox_txn *txn, struct error *err);
 /* The metadata of a new message; its strings are borrowed. */
 void dbox_op_metadata(const struct dbox_txn *txn, const struct dbox_op *op,
 		      struct dbox_metadata *metadata_r);
-/* The mailbox has a message with a POP3 UIDL. */
+/* The mailbox has a message with a POP3 UIDL, or a POP3 order. */
 int dbox_note_pop3(struct dbox_txn *txn, struct error *err);
 
 /* ---- sdbox ---- */
 
+/* None where there are none, or none can be read. */
+void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r);
 /* Before the first change, under the index's lock: removes files that dead writers left. */
 int sdbox_recover(struct dbox *db, struct error *err);
 

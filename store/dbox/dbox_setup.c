@@ -4,7 +4,10 @@
  */
 #include "store/dbox/dbox_private.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/owned_file.h"
+#include "store/base/process.h"
 #include "store/index/index_files.h"
 #include "store/mail_location.h"
 
@@ -72,7 +76,9 @@ static int fill_paths(struct dbox *db, const struct mailbox_place *place)
 	db->path = strdup(place->mail);
 	db->index_path = strdup(place->index);
 	db->storage_name = strdup(place->storage_name);
-	if (!db->path || !db->index_path || !db->storage_name)
+	db->attachments = location->attachments ? strdup(location->attachments) : NULL;
+	if (!db->path || !db->index_path || !db->storage_name ||
+	    (location->attachments && !db->attachments))
 		return -ENOMEM;
 	if (!db->multi) {
 		size_t root = strlen(location->root);
@@ -80,7 +86,8 @@ static int fill_paths(struct dbox *db, const struct mailbox_place *place)
 		if (!location->alt || strncmp(place->mail, location->root, root) != 0)
 			return 0;
 		db->alt_path = join(location->alt, place->mail + root + 1);
-		return db->alt_path ? 0 : -ENOMEM;
+		db->alt_root = join(location->alt, DBOX_MAILBOXES_DIR);
+		return db->alt_path && db->alt_root ? 0 : -ENOMEM;
 	}
 	return storage_paths_get(location, db->storage_paths);
 }
@@ -90,8 +97,12 @@ static int storage_of(const struct mailbox_place *place, bool make, bool damaged
 {
 	char *paths[3] = {NULL, NULL, NULL};
 	int rc = storage_paths_get(place->location, paths);
-	const struct mdbox_paths where = {paths[0], paths[1], paths[2],
-					  place->location->rotate_size};
+	const struct mdbox_paths where = {paths[0],
+					  paths[1],
+					  paths[2],
+					  place->location->rotate_size,
+					  place->location->rotate_interval,
+					  place->location->attachments};
 
 	*storage_r = NULL;
 	if (rc < 0)
@@ -129,6 +140,7 @@ int dbox_open_dirs(const struct mailbox_place *place, bool multi, struct dbox **
 	db->multi = multi;
 	db->save_compress = place->location->save_compress;
 	db->rotate_size = place->location->rotate_size;
+	db->rotate_interval = place->location->rotate_interval;
 	db->dirfd = db->index_fd = db->spool_fd = -1;
 	if (fill_paths(db, place) < 0)
 		rc = error_errno(err, -ENOMEM, "%s", place->mail);
@@ -167,7 +179,9 @@ void dbox_free(struct dbox *db)
 	free(db->path);
 	free(db->index_path);
 	free(db->alt_path);
+	free(db->alt_root);
 	free(db->storage_name);
+	free(db->attachments);
 	for (size_t i = 0; i < sizeof db->storage_paths / sizeof db->storage_paths[0]; i++)
 		free(db->storage_paths[i]);
 	free(db);
@@ -265,13 +279,43 @@ int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error
 	return rc == -ENOENT || rc == -EUCLEAN ? 0 : rc;
 }
 
-int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const struct index *old,
+#define REPLACEMENT INDEX_NAME_MAIL ".rebuild-"
+
+static void replacement_name(char name_r[64])
+{
+	snprintf(name_r, 64, REPLACEMENT "%ld", (long)getpid());
+}
+
+/* Of rebuilds that were killed. */
+static void remove_old_replacements(const struct dbox *db)
+{
+	int fd = openat(db->index_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *entry;
+
+	if (!dir) {
+		file_close(&fd);
+		return;
+	}
+	while ((entry = readdir(dir)) != NULL) {
+		long pid;
+
+		if (strncmp(entry->d_name, REPLACEMENT, strlen(REPLACEMENT)) != 0)
+			continue;
+		pid = strtol(entry->d_name + strlen(REPLACEMENT), NULL, 10);
+		if (pid == getpid() || pid <= 0 || pid > INT_MAX || !process_is_alive((pid_t)pid))
+			unlinkat(db->index_fd, entry->d_name, 0);
+	}
+}
+
+int dbox_replace_begin(struct dbox *db, const struct mailbox_place *place, const struct index *old,
 		       uint32_t map_uid_validity, struct error *err)
 {
 	struct index_create create = {.replace = true, .next_uid = 1};
 	struct index_status status = {0};
 	struct index_options options;
 	struct guid guid = {0};
+	char name[64];
 	int rc = 0;
 
 	if (old) {
@@ -287,7 +331,10 @@ int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const
 	create.initial_modseq = (uint64_t)time(NULL);
 	if (status.highest_modseq >= create.initial_modseq)
 		create.initial_modseq = status.highest_modseq + 1;
+	remove_old_replacements(db);
+	replacement_name(name);
 	dbox_index_options(db, &options);
+	options.name = name;
 	index_close(&db->index);
 	if (rc == 0)
 		rc = index_create(db->index_fd, &options, &create, err);
@@ -296,4 +343,22 @@ int dbox_replace_index(struct dbox *db, const struct mailbox_place *place, const
 	return rc < 0 ? rc
 		      : dbox_write_header(db->index, db->multi, map_uid_validity, &guid,
 					  status.uid_validity, err);
+}
+
+int dbox_replace_end(struct dbox *db, bool done, struct error *err)
+{
+	struct index_options options;
+	char name[64];
+	int rc = 0;
+
+	replacement_name(name);
+	dbox_index_options(db, &options);
+	index_close(&db->index);
+	if (done) {
+		DBOX_STEP("rebuilt");
+		rc = index_adopt(db->index_fd, &options, name, err);
+	}
+	if (!done || rc < 0)
+		index_discard(db->index_fd, name);
+	return rc;
 }

@@ -213,7 +213,7 @@ static int current_state(struct dbox_txn *txn, uint32_t uid, struct dbox_op **op
 	struct index_record record;
 
 	*op_r = op;
-	if (op && op->kind == DBOX_OP_EXPUNGE)
+	if (op && (op->kind == DBOX_OP_EXPUNGE || op->uid != uid))
 		return error_set(err, -ENOENT, "%s: UID %u was just expunged", db->path, uid);
 	if (op)
 		return mail_state_make(db->path, uid, op->state.flags,
@@ -243,7 +243,7 @@ static int copy_text(char **copy_r, const char *text, size_t max)
 }
 
 static int fill_new(struct dbox_txn *txn, struct dbox_op *op, const struct mail *mail,
-		    int64_t saved, const char *pop3_uidl, struct error *err)
+		    int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	struct guid guid;
 	char hex[GUID_HEX_SIZE];
@@ -256,13 +256,14 @@ static int fill_new(struct dbox_txn *txn, struct dbox_op *op, const struct mail 
 		rc = op->guid ? 0 : -ENOMEM;
 	}
 	if (rc == 0)
-		rc = copy_text(&op->pop3_uidl, pop3_uidl, POP3_UIDL_MAX);
+		rc = copy_text(&op->pop3_uidl, pop3.uidl, POP3_UIDL_MAX);
+	op->pop3_order = pop3.order;
 	return rc < 0 ? error_errno(err, rc, "%s", txn->db->path) : 0;
 }
 
 /* The one case where a UID may be below the next one: the message is known, its body is lost. */
 static int append_restore(struct dbox_txn *txn, struct dbox_spool *spool, const struct mail *mail,
-			  int64_t saved, const char *pop3_uidl, struct error *err)
+			  int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	struct dbox *db = txn->db;
 	struct dbox_message message = {0};
@@ -294,11 +295,11 @@ static int append_restore(struct dbox_txn *txn, struct dbox_spool *spool, const 
 	if (!op)
 		return -ENOMEM;
 	op->spool = spool;
-	return poison(txn, fill_new(txn, op, mail, saved, pop3_uidl, err));
+	return poison(txn, fill_new(txn, op, mail, saved, pop3, err));
 }
 
 int dbox_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, const struct mail *mail,
-		int64_t saved, const char *pop3_uidl, struct error *err)
+		int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	struct dbox_txn *txn = dbox_txn_of(base);
 	struct dbox_spool *spool = (struct dbox_spool *)*spool_ptr;
@@ -310,7 +311,7 @@ int dbox_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, const s
 	if (mail->uid < txn->next_uid) {
 		size_t ops = txn->op_count;
 
-		rc = append_restore(txn, spool, mail, saved, pop3_uidl, err);
+		rc = append_restore(txn, spool, mail, saved, pop3, err);
 		if (rc < 0 && txn->op_count == ops)
 			dbox_spool_discard(&spool->spool);
 		return rc;
@@ -323,7 +324,7 @@ int dbox_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, const s
 	op->spool = spool;
 	rc = take_uid(txn, mail->uid, err);
 	if (rc == 0)
-		rc = fill_new(txn, op, mail, saved, pop3_uidl, err);
+		rc = fill_new(txn, op, mail, saved, pop3, err);
 	if (rc == 0)
 		rc = mail_state_make(txn->db->path, mail->uid, mail->flags, mail->keywords,
 				     &op->state, err);
@@ -420,7 +421,7 @@ int dbox_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
 
 	if (index_find(txn->db->index, uid, &record) < 0)
 		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->db->path, uid);
-	if (last && last->kind == DBOX_OP_EXPUNGE)
+	if (last && (last->kind == DBOX_OP_EXPUNGE || last->uid != uid))
 		return 0;
 	op = add_op(txn, DBOX_OP_EXPUNGE, uid, err);
 	if (!op)
@@ -461,7 +462,10 @@ int dbox_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid, ui
 		op = add_op(txn, DBOX_OP_MOVE_UID, new_uid, err);
 		rc = op ? 0 : -ENOMEM;
 	}
-	if (op) {
+	/* The old UID is gone, for whatever follows in this transaction. */
+	if (op && uid_table_put(&txn->last_ops, uid, (uint32_t)(op - txn->ops) + 1) < 0)
+		rc = error_errno(err, -ENOMEM, "%s", txn->db->path);
+	if (rc == 0 && op) {
 		op->source_uid = uid;
 		mail_state_move(&state, &op->state);
 		rc = new_record(txn, op, &mail, err);
@@ -520,6 +524,7 @@ void dbox_op_metadata(const struct dbox_txn *txn, const struct dbox_op *op,
 		.guid = op->guid,
 		.mailbox = txn->db->multi ? txn->db->storage_name : NULL,
 		.pop3_uidl = op->pop3_uidl,
+		.pop3_order = op->pop3_order,
 		.received = op->spool->received,
 		.virtual_size = op->spool->virtual_size,
 		.physical_size = op->spool->plain_size,
@@ -531,27 +536,37 @@ int dbox_note_pop3(struct dbox_txn *txn, struct error *err)
 	static const struct index_ext_def pop3_def = {.name = DBOX_EXT_POP3, .hdr_size = 4};
 	const struct index_ext_def *def = dbox_hdr_def(txn->db->multi);
 	struct index_ext ext;
-	uint8_t flags = 0, highest[4];
-	uint32_t uid = 0;
+	uint8_t flags = 0, add = 0, value[4];
+	uint32_t known = 0, highest;
 	int rc = 0;
 
-	for (size_t i = 0; i < txn->op_count; i++) {
-		if (txn->ops[i].pop3_uidl && txn->ops[i].uid > uid)
-			uid = txn->ops[i].uid;
-	}
-	if (!uid)
-		return 0;
 	if (index_ext_find(txn->db->index, def->name, &ext) == 0 && ext.hdr_size > DBOX_HDR_FLAGS)
 		flags = ((const uint8_t *)ext.hdr)[DBOX_HDR_FLAGS];
-	if (!(flags & DBOX_HDR_HAS_POP3_UIDL)) {
-		flags |= DBOX_HDR_HAS_POP3_UIDL;
+	if (index_ext_find(txn->db->index, pop3_def.name, &ext) == 0 && ext.hdr_size >= 4)
+		known = index_get32(ext.hdr);
+	highest = known;
+	for (size_t i = 0; i < txn->op_count; i++) {
+		const struct dbox_op *op = &txn->ops[i];
+		/* What has one may come to be beyond those that do. */
+		bool takes_along = (op->kind == DBOX_OP_COPY || op->kind == DBOX_OP_MOVE_UID) &&
+				   op->source_uid <= known;
+
+		if (op->pop3_uidl)
+			add |= DBOX_HDR_HAS_POP3_UIDL;
+		if (op->pop3_order)
+			add |= DBOX_HDR_HAS_POP3_ORDER;
+		/* Dovecot does not look for an order behind it, either. (And lowers it when it
+		 * finds no UIDL there: an order alone does not last.) */
+		if ((op->pop3_uidl || op->pop3_order || takes_along) && op->uid > highest)
+			highest = op->uid;
+	}
+	if (add & ~flags) {
+		flags |= add;
 		rc = index_update_ext_hdr(txn->index_txn, def, DBOX_HDR_FLAGS, &flags, 1, err);
 	}
-	if (rc == 0 && (index_ext_find(txn->db->index, pop3_def.name, &ext) < 0 ||
-			ext.hdr_size < 4 || index_get32(ext.hdr) < uid)) {
-		index_put32(highest, uid);
-		rc = index_update_ext_hdr(txn->index_txn, &pop3_def, 0, highest, sizeof highest,
-					  err);
+	if (rc == 0 && highest > known) {
+		index_put32(value, highest);
+		rc = index_update_ext_hdr(txn->index_txn, &pop3_def, 0, value, sizeof value, err);
 	}
 	return rc;
 }

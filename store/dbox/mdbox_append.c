@@ -39,6 +39,8 @@ struct target {
 
 struct mdbox_append {
 	struct mdbox_storage *storage;
+	int dirfd; /* where the files are */
+	const char *path;
 	struct index_txn *map_txn;
 	struct target *targets;
 	size_t count, room;
@@ -56,6 +58,8 @@ int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
 	if (!append)
 		return error_errno(err, -ENOMEM, "%s", storage->path);
 	append->storage = storage;
+	append->dirfd = storage->dirfd;
+	append->path = storage->path;
 	append->map_txn = map_txn;
 	append->highest = mdbox_map_highest_file(storage);
 	buf_init(&append->buf, WRITE_BYTES + DBOX_METADATA_MAX);
@@ -67,6 +71,12 @@ void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id)
 	append->avoid = file_id;
 }
 
+void mdbox_append_in_alt(struct mdbox_append *append)
+{
+	append->dirfd = append->storage->alt_fd;
+	append->path = append->storage->alt_path;
+}
+
 void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest)
 {
 	append->looked = true;
@@ -76,8 +86,7 @@ void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest)
 static int target_error(const struct mdbox_append *append, const struct target *target, int code,
 			const char *what, struct error *err)
 {
-	return error_errno(err, code, "%s/m.%" PRIu32 ": %s", append->storage->path,
-			   target->file_id, what);
+	return error_errno(err, code, "%s/m.%" PRIu32 ": %s", append->path, target->file_id, what);
 }
 
 static struct target *add_target(struct mdbox_append *append, const struct target *target)
@@ -97,8 +106,7 @@ static struct target *add_target(struct mdbox_append *append, const struct targe
 
 /* ---- old files ---- */
 
-/* Where the last message that the map knows of a file ends. */
-static uint64_t mapped_end(const struct mdbox_storage *storage, uint32_t file_id)
+uint64_t mdbox_mapped_end(const struct mdbox_storage *storage, uint32_t file_id)
 {
 	struct index_record record;
 	struct index_iter iter;
@@ -115,6 +123,31 @@ static uint64_t mapped_end(const struct mdbox_storage *storage, uint32_t file_id
 	return end;
 }
 
+/* Days, hours or minutes, whichever the interval has, are counted as Dovecot does: by the local
+ * clock, and the current one is the first. */
+static bool is_too_old(const struct mdbox_storage *storage, uint64_t created)
+{
+	time_t now = time(NULL);
+	struct tm local;
+	uint32_t unit, since;
+
+	if (!storage->rotate_interval || !localtime_r(&now, &local))
+		return false;
+	since = (uint32_t)local.tm_sec;
+	unit = 60;
+	if (storage->rotate_interval >= 3600) {
+		since += 60 * (uint32_t)local.tm_min;
+		unit = 3600;
+	}
+	if (storage->rotate_interval >= 86400) {
+		since += 3600 * (uint32_t)local.tm_hour;
+		unit = 86400;
+	}
+	if (storage->rotate_interval > unit)
+		since += storage->rotate_interval - unit;
+	return (int64_t)created < (int64_t)now - since;
+}
+
 /* -EAGAIN: not this one. entry: a message that is in it. */
 static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry, uint64_t size,
 		    struct target *target_r, struct error *err)
@@ -127,17 +160,17 @@ static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry
 	AUTO_CLOSE int fd = -1;
 
 	mdbox_file_name(entry->file_id, file);
-	snprintf(what, sizeof what, "%s/%s", storage->path, file);
-	fd = openat(storage->dirfd, file, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	snprintf(what, sizeof what, "%s/%s", append->path, file);
+	fd = openat(append->dirfd, file, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
-		return -EAGAIN; /* in the alternative storage, which is not added to */
+		return -EAGAIN; /* in the other storage */
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
 		return -EAGAIN;
-	if (fstat(fd, &st) < 0 || fstatat(storage->dirfd, file, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
+	if (fstat(fd, &st) < 0 || fstatat(append->dirfd, file, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    st.st_ino != path.st_ino || st.st_dev != path.st_dev || !S_ISREG(st.st_mode))
 		return -EAGAIN;
 	if ((uint64_t)st.st_size != end)
-		end = mapped_end(storage, entry->file_id);
+		end = mdbox_mapped_end(storage, entry->file_id);
 	if ((uint64_t)st.st_size < end) {
 		log_warning("%s: ends at %llu, the map has messages up to %" PRIu64
 			    "; nothing is added to it",
@@ -146,7 +179,8 @@ static int try_file(struct mdbox_append *append, const struct mdbox_entry *entry
 	}
 	if (end + size > storage->rotate_size)
 		return -EAGAIN;
-	if (dbox_file_header_read(fd, what, &header, err) < 0)
+	if (dbox_file_header_read(fd, what, &header, err) < 0 ||
+	    is_too_old(storage, header.created))
 		return -EAGAIN;
 	if ((uint64_t)st.st_size > end) {
 		log_warning("%s: cutting off %" PRIu64 " bytes at offset %" PRIu64
@@ -205,14 +239,13 @@ static int find_old_file(struct mdbox_append *append, uint64_t size, struct targ
 static int make_file(struct mdbox_append *append, struct target *target_r, struct error *err)
 {
 	AUTO_BUF struct buf header = BUF_INIT(256);
-	struct mdbox_storage *storage = append->storage;
 	struct target *target = target_r;
 
 	*target = (struct target){.is_new = true};
 	dbox_temporary_name(target->temporary, sizeof target->temporary);
-	target->fd = owned_file_create(storage->dirfd, target->temporary, O_RDWR | O_EXCL);
+	target->fd = owned_file_create(append->dirfd, target->temporary, O_RDWR | O_EXCL);
 	if (target->fd < 0)
-		return error_errno(err, target->fd, "%s/%s: create", storage->path,
+		return error_errno(err, target->fd, "%s/%s: create", append->path,
 				   target->temporary);
 	/* Nobody knows it, so this does not wait. */
 	flock(target->fd, LOCK_EX | LOCK_NB);
@@ -239,7 +272,7 @@ static int check_name(struct mdbox_append *append, struct target *target, struct
 			    name);
 		target->file_id = ++append->highest;
 	}
-	return error_set(err, -EEXIST, "%s: no free name for a new file", append->storage->path);
+	return error_set(err, -EEXIST, "%s: no free name for a new file", append->path);
 }
 
 static int flush(struct mdbox_append *append, struct error *err)
@@ -270,9 +303,9 @@ static int next_target(struct mdbox_append *append, uint64_t size, struct error 
 			rc = check_name(append, &target, err);
 	}
 	if (rc == 0 && !add_target(append, &target))
-		rc = error_errno(err, -ENOMEM, "%s", append->storage->path);
+		rc = error_errno(err, -ENOMEM, "%s", append->path);
 	if (rc < 0 && target.is_new && target.fd >= 0)
-		unlinkat(append->storage->dirfd, target.temporary, 0);
+		unlinkat(append->dirfd, target.temporary, 0);
 	if (rc < 0)
 		file_close(&target.fd);
 	return rc;
@@ -319,11 +352,11 @@ int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body
 	int rc = dbox_metadata_build(&tail, metadata);
 
 	if (rc < 0)
-		return error_errno(err, rc, "%s: metadata of a message", append->storage->path);
+		return error_errno(err, rc, "%s: metadata of a message", append->path);
 	size = DBOX_MESSAGE_HEADER_SIZE + body_size + tail.len;
 	if (size > UINT32_MAX / 2)
-		return error_set(err, -EFBIG, "%s: a message of %" PRIu64 " bytes",
-				 append->storage->path, body_size);
+		return error_set(err, -EFBIG, "%s: a message of %" PRIu64 " bytes", append->path,
+				 body_size);
 	if (!target || target->end + size > append->storage->rotate_size) {
 		rc = next_target(append, size, err);
 		if (rc < 0)
@@ -346,9 +379,24 @@ int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body
 	return append->buf.len >= WRITE_BYTES ? flush(append, err) : 0;
 }
 
+int mdbox_append_list_new(const struct mdbox_append *append, uint32_t **files_r, size_t *count_r,
+			  struct error *err)
+{
+	uint32_t *files = append->count ? calloc(append->count, sizeof *files) : NULL;
+
+	*files_r = files;
+	*count_r = 0;
+	if (append->count && !files)
+		return error_errno(err, -ENOMEM, "%s", append->path);
+	for (size_t i = 0; i < append->count; i++) {
+		if (append->targets[i].is_new)
+			files[(*count_r)++] = append->targets[i].file_id;
+	}
+	return 0;
+}
+
 int mdbox_append_sync(struct mdbox_append *append, struct error *err)
 {
-	struct mdbox_storage *storage = append->storage;
 	bool renamed = false;
 	int rc = append->count ? flush(append, err) : 0;
 
@@ -361,15 +409,15 @@ int mdbox_append_sync(struct mdbox_append *append, struct error *err)
 		if (!target->is_new)
 			continue;
 		mdbox_file_name(target->file_id, name);
-		if (renameat2(storage->dirfd, target->temporary, storage->dirfd, name,
+		if (renameat2(append->dirfd, target->temporary, append->dirfd, name,
 			      RENAME_NOREPLACE) < 0)
 			return target_error(append, target, -errno, "rename", err);
 		target->named = renamed = true;
 	}
 	if (rc == 0 && renamed) {
-		rc = file_sync_dir(storage->dirfd, ".");
+		rc = file_sync_dir(append->dirfd, ".");
 		if (rc < 0)
-			return error_errno(err, rc, "%s: fsync", storage->path);
+			return error_errno(err, rc, "%s: fsync", append->path);
 		rc = mdbox_map_set_highest_file(append->map_txn, append->highest, err);
 	}
 	return rc;
@@ -384,10 +432,10 @@ static void undo(struct mdbox_append *append, struct target *target)
 	if (!target->is_new)
 		rc = ftruncate(target->fd, (off_t)target->old_size);
 	else
-		rc = unlinkat(append->storage->dirfd, target->named ? name : target->temporary, 0);
+		rc = unlinkat(append->dirfd, target->named ? name : target->temporary, 0);
 	if (rc < 0)
-		log_warning("%s/%s: what was added could not be taken back: %s",
-			    append->storage->path, name, strerror(errno));
+		log_warning("%s/%s: what was added could not be taken back: %s", append->path, name,
+			    strerror(errno));
 }
 
 void mdbox_append_end(struct mdbox_append **append_ptr, bool committed)

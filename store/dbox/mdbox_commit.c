@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/dbox/dbox_intent.h"
 
@@ -141,8 +142,14 @@ static int do_copy(struct commit *commit, struct dbox_op *op, struct error *err)
 
 		if (op->guid)
 			metadata.guid = op->guid;
-		rc = store_body(commit, op, fd, message.body_offset, message.body_size, &metadata,
-				err);
+		/* Its attachments would be removed with either. */
+		rc = metadata.external
+			     ? error_set(err, -EOPNOTSUPP,
+					 "%s: UID %u has attachments in a directory of their own "
+					 "and cannot get another GUID",
+					 db->path, op->source_uid)
+			     : store_body(commit, op, fd, message.body_offset, message.body_size,
+					  &metadata, err);
 	} else {
 		commit->added[commit->added_count++] = op->map_uid;
 		commit->touched[commit->touched_count++] = op->map_uid;
@@ -264,6 +271,23 @@ static int commit_indexes(struct commit *commit, bool *map_done, struct error *e
 	return rc;
 }
 
+/* What the two below are about to change. */
+static int write_intent(const struct commit *commit, char **intent_r, struct error *err)
+{
+	AUTO_FREE uint32_t *files = NULL;
+	struct dbox_intent intent = {.uid_validity = mdbox_storage_uid_validity(commit->storage),
+				     .uids = commit->touched,
+				     .count = commit->touched_count};
+	int rc = commit->append
+			 ? mdbox_append_list_new(commit->append, &files, &intent.file_count, err)
+			 : 0;
+
+	intent.files = files;
+	return rc < 0 ? rc
+		      : dbox_intent_write(commit->storage->dirfd, commit->storage->path, &intent,
+					  intent_r, err);
+}
+
 int mdbox_commit(struct dbox_txn *txn, struct error *err)
 {
 	struct commit commit;
@@ -275,18 +299,16 @@ int mdbox_commit(struct dbox_txn *txn, struct error *err)
 		rc = do_op(&commit, &txn->ops[i], err);
 	if (rc == 0)
 		rc = dbox_note_pop3(txn, err);
+	if (rc == 0 && commit.touched_count)
+		rc = write_intent(&commit, &intent, err);
 	if (rc == 0 && commit.append)
 		rc = mdbox_append_sync(commit.append, err);
 	if (rc == 0 && commit.append)
 		DBOX_STEP("placed");
-	if (rc == 0 && commit.touched_count)
-		rc = dbox_intent_write(commit.storage->dirfd, commit.storage->path,
-				       mdbox_storage_uid_validity(commit.storage), commit.touched,
-				       commit.touched_count, &intent, err);
 	if (rc == 0)
 		rc = commit_indexes(&commit, &map_done, err);
-	dbox_intent_remove(commit.storage->dirfd, commit.storage->path, &intent);
 	mdbox_append_end(&commit.append, map_done);
+	dbox_intent_remove(commit.storage->dirfd, commit.storage->path, &intent);
 	deinit(&commit);
 	return rc;
 }

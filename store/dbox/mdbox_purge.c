@@ -5,7 +5,7 @@
  * Before that, counts that are too high are put right: what a writer left that died between its two
  * transactions when nobody came by to read its intent.
  */
-#include "store/dbox/mdbox_storage.h"
+#include "store/dbox/dbox_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/dbox/dbox_intent.h"
 #include "store/index/index_files.h"
 
 static int uid_cmp(const void *a, const void *b)
@@ -124,7 +125,6 @@ struct entries {
 	struct mdbox_entry *list;
 	size_t count, room;
 	bool has_dead;
-	uint64_t end;
 };
 
 static int entry_cmp(const void *a, const void *b)
@@ -159,8 +159,6 @@ static int list_entries(const struct mdbox_storage *storage, uint32_t file_id,
 			entries->room = room;
 		}
 		entries->has_dead = entries->has_dead || entry.ref == 0;
-		if ((uint64_t)entry.offset + entry.size > entries->end)
-			entries->end = (uint64_t)entry.offset + entry.size;
 		entries->list[entries->count++] = entry;
 	}
 	if (entries->count)
@@ -168,10 +166,74 @@ static int list_entries(const struct mdbox_storage *storage, uint32_t file_id,
 	return 0;
 }
 
+/* What lies between two messages that the map knows may be mail that it has lost: a rebuild finds
+ * it. (Behind the last one it is what a writer left that died.) */
+static int check_whole(int fd, const char *what, const struct entries *entries, struct error *err)
+{
+	struct dbox_file_header header;
+	int rc = dbox_file_header_read(fd, what, &header, err);
+	uint64_t end = header.size;
+
+	for (size_t i = 0; rc == 0 && i < entries->count; i++) {
+		if (entries->list[i].offset != end)
+			rc = error_set(err, -EUCLEAN,
+				       "%s: damaged at offset %" PRIu64
+				       ": the map's next message is at %" PRIu32
+				       "; the storage has to be rebuilt",
+				       what, end, entries->list[i].offset);
+		end = (uint64_t)entries->list[i].offset + entries->list[i].size;
+	}
+	return rc;
+}
+
+/* Of messages that go. */
+struct orphans {
+	struct dbox_attachments *list;
+	size_t count;
+};
+
+static int note_attachments(const struct mdbox_storage *storage, int fd, const char *what,
+			    const struct mdbox_entry *entry, struct orphans *orphans)
+{
+	struct dbox_message message;
+	struct dbox_attachments *grown;
+	struct error ignored;
+	int rc = 0;
+
+	if (!storage->attachments ||
+	    dbox_message_read(fd, what, entry->offset, entry->size, &message, &ignored) < 0)
+		return 0;
+	if (message.metadata.external) {
+		grown = reallocarray(orphans->list, orphans->count + 1, sizeof *grown);
+		rc = grown ? 0 : -ENOMEM;
+		if (grown) {
+			orphans->list = grown;
+			rc = dbox_attachments_parse(message.metadata.other,
+						    &grown[orphans->count++]);
+		}
+	}
+	dbox_message_free(&message);
+	if (rc < 0 && rc != -ENOMEM)
+		log_warning("%s: offset %" PRIu32 ": where its attachments are cannot be read",
+			    what, entry->offset);
+	return rc == -ENOMEM ? rc : 0;
+}
+
+static void free_orphans(const struct mdbox_storage *storage, struct orphans *orphans, bool remove)
+{
+	for (size_t i = 0; i < orphans->count; i++) {
+		if (remove)
+			dbox_attachments_remove(storage->attachments, &orphans->list[i], "");
+		dbox_attachments_free(&orphans->list[i]);
+	}
+	free(orphans->list);
+}
+
 /* Moves what is wanted, forgets what is not. */
 static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 			const struct entries *entries, struct mdbox_append *append,
-			struct index_txn *txn, struct mdbox_purged *purged, struct error *err)
+			struct index_txn *txn, struct mdbox_purged *purged, struct orphans *orphans,
+			struct error *err)
 {
 	int rc = 0;
 
@@ -181,6 +243,8 @@ static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 		struct mdbox_entry moved;
 
 		if (entry->ref == 0) {
+			if (note_attachments(storage, fd, what, entry, orphans) < 0)
+				return error_errno(err, -ENOMEM, "%s", what);
 			rc = index_expunge(txn, entry->map_uid, NULL, err);
 			purged->messages++;
 			purged->bytes += entry->size;
@@ -199,42 +263,76 @@ static int move_entries(struct mdbox_storage *storage, int fd, const char *what,
 	return rc;
 }
 
-/* The file is locked. */
-static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd, const char *what,
-			struct mdbox_purged *purged, struct error *err)
+/* The files that are made, and the one that goes. */
+static int write_intent(const struct mdbox_storage *storage, const struct mdbox_append *append,
+			uint32_t file_id, char **intent_r, struct error *err)
+{
+	AUTO_FREE uint32_t *files = NULL;
+	uint32_t *all;
+	size_t count;
+	int rc = mdbox_append_list_new(append, &files, &count, err);
+
+	if (rc < 0)
+		return rc;
+	all = reallocarray(files, count + 1, sizeof *all);
+	if (!all)
+		return error_errno(err, -ENOMEM, "%s", storage->path);
+	files = all;
+	files[count++] = file_id;
+	return dbox_intent_write(
+		storage->dirfd, storage->path,
+		&(struct dbox_intent){.uid_validity = mdbox_storage_uid_validity(storage),
+				      .files = files,
+				      .file_count = count},
+		intent_r, err);
+}
+
+/* The file is locked. What others want of it stays in the storage that it is in. */
+static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, bool alt, int fd,
+			const char *what, struct mdbox_purged *purged, struct error *err)
 {
 	struct mdbox_append *append = NULL;
 	struct index_txn *txn = NULL;
 	struct entries entries = {0};
 	struct mdbox_purged done = {0};
+	struct orphans orphans = {0};
 	bool committed = false;
-	char name[16];
+	char *intent = NULL;
 	int rc = mdbox_map_begin(storage, &txn, err);
 
 	if (rc == 0)
 		rc = list_entries(storage, file_id, &entries, err);
 	if (rc == 0 && entries.has_dead)
+		rc = check_whole(fd, what, &entries, err);
+	if (rc == 0 && entries.has_dead)
 		rc = mdbox_append_begin(storage, txn, &append, err);
 	if (rc == 0 && append) {
 		mdbox_append_avoid(append, file_id);
-		rc = move_entries(storage, fd, what, &entries, append, txn, &done, err);
+		if (alt)
+			mdbox_append_in_alt(append);
+		rc = move_entries(storage, fd, what, &entries, append, txn, &done, &orphans, err);
+		if (rc == 0)
+			rc = write_intent(storage, append, file_id, &intent, err);
 		if (rc == 0)
 			rc = mdbox_append_sync(append, err);
+		DBOX_STEP("purge placed");
 		if (rc == 0)
 			rc = index_commit_part(txn, true, err);
 		committed = rc == 0;
+		DBOX_STEP("purge map");
 	}
 	if (committed) {
-		mdbox_file_name(file_id, name);
-		if (unlinkat(storage->dirfd, name, 0) < 0)
-			log_warning("%s: unlink: %s", what, strerror(errno));
-		else
-			file_sync_dir(storage->dirfd, ".");
+		int removed = mdbox_file_remove(storage, file_id);
+
+		if (removed < 0)
+			log_warning("%s: unlink: %s", what, strerror(-removed));
 		purged->files++;
 		purged->messages += done.messages;
 		purged->bytes += done.bytes;
 	}
+	free_orphans(storage, &orphans, committed);
 	mdbox_append_end(&append, committed);
+	dbox_intent_remove(storage->dirfd, storage->path, &intent);
 	index_abort(&txn);
 	free(entries.list);
 	return rc;
@@ -243,21 +341,22 @@ static int purge_locked(struct mdbox_storage *storage, uint32_t file_id, int fd,
 static int purge_file(struct mdbox_storage *storage, uint32_t file_id, struct mdbox_purged *purged,
 		      struct error *err)
 {
+	AUTO_CLOSE int fd = -1;
 	char name[16], what[4300];
 	struct stat st, path;
-	AUTO_CLOSE int fd = -1;
+	bool alt;
 
 	mdbox_file_name(file_id, name);
-	snprintf(what, sizeof what, "%s/%s", storage->path, name);
-	fd = openat(storage->dirfd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	fd = mdbox_file_open(storage, file_id, O_RDWR, what, sizeof what);
 	if (fd < 0)
-		/* In the alternative storage, where room costs less than moving it back. */
-		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+		/* Or in an alternative storage that is not there now. */
+		return fd == -ENOENT ? 0 : error_errno(err, fd, "%s", what);
+	alt = fstatat(storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0;
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 ||
-	    fstatat(storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    fstatat(alt ? storage->alt_fd : storage->dirfd, name, &path, AT_SYMLINK_NOFOLLOW) < 0 ||
 	    st.st_ino != path.st_ino || st.st_dev != path.st_dev)
 		return 0;
-	return purge_locked(storage, file_id, fd, what, purged, err);
+	return purge_locked(storage, file_id, alt, fd, what, purged, err);
 }
 
 /* ---- all of them ---- */
@@ -294,22 +393,43 @@ static int list_files(const struct mdbox_storage *storage, uint32_t **ids_r, siz
 	return 0;
 }
 
+/* What purges that were killed were making in the alternative storage. */
+static void remove_temporary(const struct mdbox_storage *storage)
+{
+	struct dbox_leftovers left;
+	struct error err;
+
+	if (dbox_leftovers_find(storage->alt_fd, storage->alt_path, 0, &left, &err) < 0)
+		log_warning("%s", err.text);
+	dbox_leftovers_free(&left);
+}
+
 int mdbox_purge(struct mdbox_storage *storage, struct mdbox_purged *purged_r, struct error *err)
 {
 	AUTO_FREE uint32_t *files = NULL;
 	struct error problem;
 	size_t count = 0;
-	int rc = mdbox_recover(storage, err);
+	int damaged = 0, rc = mdbox_recover(storage, err);
 
 	*purged_r = (struct mdbox_purged){0};
 	/* What is referred to is only known where every mailbox can be read. */
 	if (rc == 0 && correct_counts(storage, purged_r, &problem) < 0)
 		log_warning("reference counts are not looked at: %s", problem.text);
+	if (rc == 0 && storage->alt_fd >= 0)
+		remove_temporary(storage);
 	if (rc == 0)
 		rc = list_files(storage, &files, &count, err);
-	for (size_t i = 0; rc == 0 && i < count; i++)
-		rc = purge_file(storage, files[i], purged_r, err);
+	for (size_t i = 0; rc == 0 && i < count; i++) {
+		rc = purge_file(storage, files[i], purged_r, damaged == 0 ? err : &problem);
+		/* The others have nothing to do with it. */
+		if (rc == -EUCLEAN) {
+			if (damaged < 0)
+				log_warning("%s", problem.text);
+			damaged = rc;
+			rc = 0;
+		}
+	}
 	if (rc == 0 && index_housekeep(storage->map, 0, &problem) < 0)
 		log_warning("%s", problem.text);
-	return rc;
+	return rc < 0 ? rc : damaged;
 }

@@ -230,6 +230,7 @@ static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 	struct index_options options;
 	struct index *old = NULL;
 	char *name = name_of(rebuild, path);
+	bool replaced = false;
 	int rc;
 
 	box.name = name ? name : "";
@@ -248,13 +249,21 @@ static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 		log_warning("%s; the index is made anew from what can be read of it",
 			    err ? err->text : path);
 		rc = dbox_salvage_index(&db, &old, err);
-		if (rc == 0)
-			rc = dbox_replace_index(&db, rebuild->place, old,
+		if (rc == 0) {
+			replaced = true;
+			rc = dbox_replace_begin(&db, rebuild->place, old,
 						mdbox_storage_uid_validity(rebuild->storage), err);
+		}
 	}
 	box.index = db.index;
 	if (rc == 0)
 		rc = write_index(&box, old, err);
+	if (replaced) {
+		int ended = dbox_replace_end(&db, rc == 0, rc == 0 ? err : NULL);
+
+		if (rc == 0)
+			rc = ended;
+	}
 	index_close(&old);
 	index_close(&db.index);
 	free(name);

@@ -2,7 +2,9 @@
 #include "store/dbox/mdbox_storage.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/dbox/dbox_intent.h"
@@ -11,17 +13,18 @@
 static int correct_refs(struct mdbox_storage *storage, struct index_txn *txn,
 			const struct dbox_leftovers *left, struct error *err)
 {
-	AUTO_FREE uint32_t *refs = calloc(left->count ? left->count : 1, sizeof *refs);
+	const struct dbox_numbers *uids = &left->uids;
+	AUTO_FREE uint32_t *refs = calloc(uids->count ? uids->count : 1, sizeof *refs);
 	size_t corrected = 0;
 	int rc;
 
 	if (!refs)
 		return error_errno(err, -ENOMEM, "%s", storage->path);
-	rc = mdbox_count_refs(storage, left->uids, left->count, refs, err);
-	for (size_t i = 0; rc == 0 && i < left->count; i++) {
+	rc = mdbox_count_refs(storage, uids->list, uids->count, refs, err);
+	for (size_t i = 0; rc == 0 && i < uids->count; i++) {
 		struct mdbox_entry entry;
 
-		if (mdbox_map_find(storage, left->uids[i], &entry) < 0 || entry.ref == refs[i] ||
+		if (mdbox_map_find(storage, uids->list[i], &entry) < 0 || entry.ref == refs[i] ||
 		    refs[i] > MDBOX_REF_MAX)
 			continue;
 		rc = mdbox_map_set_ref(txn, entry.map_uid, (uint16_t)refs[i], err);
@@ -31,6 +34,29 @@ static int correct_refs(struct mdbox_storage *storage, struct index_txn *txn,
 		log_notice("%s: corrected %zu reference counts that a dead writer left",
 			   storage->path, corrected);
 	return rc;
+}
+
+/* New ones that the map never came to know, and old ones that it knows no more: a rebuild would
+ * take what is in them for mail. */
+static void remove_files(struct mdbox_storage *storage, const struct dbox_numbers *files)
+{
+	/* One that was made in a damaged one's place and never filled knows nothing of any. */
+	if (mdbox_map_highest_file(storage) == 0)
+		return;
+	for (size_t i = 0; i < files->count; i++) {
+		int rc;
+
+		if (mdbox_mapped_end(storage, files->list[i]) > 0)
+			continue;
+		rc = mdbox_file_remove(storage, files->list[i]);
+		if (rc == 0)
+			log_notice("%s/m.%" PRIu32 ": removed, a dead writer left it, and the map "
+				   "does not know it",
+				   storage->path, files->list[i]);
+		else if (rc != -ENOENT)
+			log_warning("%s/m.%" PRIu32 ": unlink: %s", storage->path, files->list[i],
+				    strerror(-rc));
+	}
 }
 
 int mdbox_recover(struct mdbox_storage *storage, struct error *err)
@@ -43,10 +69,12 @@ int mdbox_recover(struct mdbox_storage *storage, struct error *err)
 		return 0;
 	rc = dbox_leftovers_find(storage->dirfd, storage->path, mdbox_storage_uid_validity(storage),
 				 &left, err);
-	if (rc == 0 && left.count) {
+	if (rc == 0 && (left.uids.count || left.files.count)) {
 		rc = mdbox_map_begin(storage, &txn, err);
 		if (rc == 0)
 			rc = correct_refs(storage, txn, &left, err);
+		if (rc == 0)
+			remove_files(storage, &left.files);
 		if (rc == 0)
 			rc = index_commit(&txn, true, err);
 		else

@@ -125,10 +125,13 @@ static int storage_new(const struct mdbox_paths *paths, bool make, struct mdbox_
 		return error_errno(err, -ENOMEM, "%s", paths->path);
 	storage->dirfd = storage->index_fd = storage->alt_fd = storage->file_fd = -1;
 	storage->rotate_size = paths->rotate_size ? paths->rotate_size : ROTATE_SIZE_DEFAULT;
+	storage->rotate_interval = paths->rotate_interval;
 	storage->path = strdup(paths->path);
 	storage->index_path = strdup(paths->index_path);
 	storage->alt_path = paths->alt_path ? strdup(paths->alt_path) : NULL;
-	if (!storage->path || !storage->index_path || (paths->alt_path && !storage->alt_path))
+	storage->attachments = paths->attachments ? strdup(paths->attachments) : NULL;
+	if (!storage->path || !storage->index_path || (paths->alt_path && !storage->alt_path) ||
+	    (paths->attachments && !storage->attachments))
 		rc = error_errno(err, -ENOMEM, "%s", paths->path);
 	if (rc == 0)
 		rc = open_dirs(storage, make, err);
@@ -206,6 +209,7 @@ void mdbox_storage_close(struct mdbox_storage **storage_ptr)
 	free(storage->path);
 	free(storage->index_path);
 	free(storage->alt_path);
+	free(storage->attachments);
 	free(storage);
 }
 
@@ -284,7 +288,7 @@ void mdbox_file_name(uint32_t file_id, char name_r[16])
 	snprintf(name_r, 16, "m.%" PRIu32, file_id);
 }
 
-int mdbox_file_open(const struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
+int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
 		    size_t name_size)
 {
 	char file[16];
@@ -294,12 +298,33 @@ int mdbox_file_open(const struct mdbox_storage *storage, uint32_t file_id, int f
 	flags |= O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 	snprintf(name_r, name_size, "%s/%s", storage->path, file);
 	fd = openat(storage->dirfd, file, flags);
-	if (fd < 0 && errno == ENOENT && storage->alt_fd >= 0) {
+	if (fd >= 0 || errno != ENOENT || !storage->alt_path)
+		return fd < 0 ? -errno : fd;
+	/* It may have been made, or mounted, since. */
+	if (storage->alt_fd < 0)
+		storage->alt_fd = owned_dir_open(storage->alt_path, false);
+	errno = ENOENT;
+	if (storage->alt_fd >= 0) {
 		fd = openat(storage->alt_fd, file, flags);
 		if (fd >= 0)
 			snprintf(name_r, name_size, "%s/%s", storage->alt_path, file);
 	}
 	return fd < 0 ? -errno : fd;
+}
+
+int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id)
+{
+	const int dirs[] = {storage->dirfd, storage->alt_fd};
+	char name[16];
+	int rc = -ENOENT;
+
+	mdbox_file_name(file_id, name);
+	for (size_t i = 0; rc == -ENOENT && i < 2 && dirs[i] >= 0; i++) {
+		rc = unlinkat(dirs[i], name, 0) < 0 ? -errno : 0;
+		if (rc == 0)
+			rc = file_sync_dir(dirs[i], ".");
+	}
+	return rc;
 }
 
 static int use_file(struct mdbox_storage *storage, uint32_t file_id, struct error *err)
@@ -310,6 +335,11 @@ static int use_file(struct mdbox_storage *storage, uint32_t file_id, struct erro
 	storage->file_fd = mdbox_file_open(storage, file_id, O_RDONLY, storage->file_name,
 					   sizeof storage->file_name);
 	storage->file_id = file_id;
+	if (storage->file_fd == -ENOENT && storage->alt_path && storage->alt_fd < 0)
+		return error_set(
+			err, -ENODEV,
+			"%s is missing, and so is the alternative storage (not mounted?): %s",
+			storage->file_name, storage->alt_path);
 	if (storage->file_fd < 0)
 		return error_errno(err, storage->file_fd, "%s", storage->file_name);
 	return 0;
@@ -356,17 +386,17 @@ int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		bool known = mdbox_map_find(storage, map_uid, &before) == 0;
 
 		rc = read_entry(storage, map_uid, message_r, err);
-		if (rc != -EUCLEAN)
+		if (rc != -EUCLEAN && rc != -ENODEV)
 			break;
 		/* An open file that a purge has removed would go on to be read. */
 		file_close(&storage->file_fd);
-		rc = index_refresh(storage->map, &refresh_err);
-		if (rc < 0 && rc != -ESTALE) {
+		int refreshed = index_refresh(storage->map, &refresh_err);
+
+		if (refreshed < 0 && refreshed != -ESTALE) {
 			if (err)
 				*err = refresh_err;
-			return rc;
+			return refreshed;
 		}
-		rc = -EUCLEAN;
 		if (i > 0 && (mdbox_map_find(storage, map_uid, &after) == 0) == known &&
 		    same_place(&before, &after))
 			break;

@@ -4,7 +4,7 @@
  * 4.3).
  *
  * Used by one thread. Reading takes no lock. -EUCLEAN: map or files are damaged, the text says
- * where.
+ * where. -ENODEV: a file is missing, and so is the alternative storage, where it may be.
  */
 #ifndef DSYNCFS_MDBOX_STORAGE_H
 #define DSYNCFS_MDBOX_STORAGE_H
@@ -20,10 +20,11 @@
 
 struct mdbox_storage {
 	char *path, *index_path, *alt_path; /* alt_path NULL: no ALT= */
+	char *attachments;		    /* dbox_attachment.h; NULL: none */
 	int dirfd, index_fd;		    /* index_fd is dirfd where the paths are the same */
 	int alt_fd;			    /* -1: none, or not there */
 	struct index *map;
-	uint32_t rotate_size;
+	uint32_t rotate_size, rotate_interval;
 	/* the file that was read last */
 	uint32_t file_id; /* 0: none */
 	int file_fd;
@@ -34,7 +35,9 @@ struct mdbox_storage {
 /* With make, what is missing is made: directories, the map. Else -ENOENT. */
 struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
-	uint32_t rotate_size; /* 0: the default */
+	uint32_t rotate_size;	  /* 0: the default */
+	uint32_t rotate_interval; /* seconds; 0: none */
+	const char *attachments;
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,
 		       struct error *err);
@@ -67,9 +70,11 @@ void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_rec
  * again before it believes that something is damaged: a purge may have moved the message. */
 int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		       struct dbox_message *message_r, int *fd_r, struct error *err);
+/* Removes m.N wherever it is, durably. */
+int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id);
 /* "path/m.N"; in the alternative storage where it is only there. A descriptor or a negative errno.
  */
-int mdbox_file_open(const struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
+int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
 		    size_t name_size);
 void mdbox_file_name(uint32_t file_id, char name_r[16]);
 
@@ -86,6 +91,8 @@ int mdbox_map_set_rebuild_count(struct index_txn *txn, uint32_t count, struct er
  * written, and the map stays locked. */
 int mdbox_map_drop(struct mdbox_storage *storage, struct index_txn *txn, uint32_t *map_uids,
 		   size_t count, struct error *err);
+/* Where the last message that the map knows of a file ends; 0: it knows none. */
+uint64_t mdbox_mapped_end(const struct mdbox_storage *storage, uint32_t file_id);
 uint32_t mdbox_map_highest_file(const struct mdbox_storage *storage);
 uint32_t mdbox_map_rebuild_count(const struct mdbox_storage *storage);
 void mdbox_map_options(const struct mdbox_storage *storage, struct index_options *options_r);
@@ -98,12 +105,17 @@ int mdbox_append_begin(struct mdbox_storage *storage, struct index_txn *map_txn,
 		       struct mdbox_append **append_r, struct error *err);
 /* A file whose messages must not be added to (one that is being purged); before the first add. */
 void mdbox_append_avoid(struct mdbox_append *append, uint32_t file_id);
+/* In the alternative storage, which is there; before the first add. */
+void mdbox_append_in_alt(struct mdbox_append *append);
 /* Only new files, with numbers above this one; before the first add. */
 void mdbox_append_only_new(struct mdbox_append *append, uint32_t highest);
 /* body_fd: size bytes of body from body_offset on. entry_r: where it will be, without a map_uid. */
 int mdbox_append_message(struct mdbox_append *append, int body_fd, uint64_t body_offset,
 			 uint64_t body_size, const struct dbox_metadata *metadata,
 			 struct mdbox_entry *entry_r, struct error *err);
+/* The numbers of the files that mdbox_append_sync() will make; to be freed. */
+int mdbox_append_list_new(const struct mdbox_append *append, uint32_t **files_r, size_t *count_r,
+			  struct error *err);
 /* Everything is in its files and durable; new files have their names, and the map transaction the
  * highest of them. The files stay locked until mdbox_append_end(). */
 int mdbox_append_sync(struct mdbox_append *append, struct error *err);
@@ -129,10 +141,11 @@ int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_ui
  * Their order sees to it that a writer killed in between leaves counts that are too high, never
  * too low: then no body is purged that is still referred to, but one that nobody has would stay,
  * and come back as a message when Dovecot rebuilds the storage. So an intent (dbox_intent.h) in the
- * storage says which map UIDs are being changed, until they are.
+ * storage says which map UIDs are being changed, until they are. It names the files, too, that get
+ * their name before the map knows them, or lose it after the map has forgotten them.
  */
 /* Before a change, at most once a minute: corrects the counts of what dead writers left, and
- * removes their temporary files. */
+ * removes their files. */
 int mdbox_recover(struct mdbox_storage *storage, struct error *err);
 
 /* ---- mdbox_purge.c ---- */

@@ -104,10 +104,48 @@ static int place_spool(struct dbox_txn *txn, struct dbox_op *op, struct error *e
 			  op->spool->size, &metadata, err);
 }
 
+void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r)
+{
+	const struct index_record record = {.uid = uid};
+	struct dbox_message message;
+	struct error ignored;
+	bool owned;
+	int fd;
+
+	*attachments_r = (struct dbox_attachments){0};
+	if (!db->attachments || dbox_message_of(db, &record, &message, &fd, &owned, &ignored) < 0)
+		return;
+	close(fd);
+	if (message.metadata.external &&
+	    dbox_attachments_parse(message.metadata.other, attachments_r) < 0)
+		log_warning("%s/u.%u: where its attachments are cannot be read", db->path, uid);
+	dbox_message_free(&message);
+}
+
+static int link_attachments(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
+{
+	char from[DBOX_ATTACHMENT_SUFFIX_SIZE], to[DBOX_ATTACHMENT_SUFFIX_SIZE];
+	struct dbox_attachments attachments;
+	int rc = 0;
+
+	sdbox_attachments_of(db, source_uid, &attachments);
+	if (attachments.count) {
+		dbox_attachments_suffix_of(db, source_uid, from);
+		dbox_attachments_suffix_of(db, uid, to);
+		rc = dbox_attachments_link(db->attachments, &attachments, from, to, err);
+	}
+	dbox_attachments_free(&attachments);
+	return rc;
+}
+
 /* Another name for the file of source_uid; in the alternative storage where that is. */
 static int link_file(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
 {
 	char from[4400], to[4400], name[16];
+	int rc = link_attachments(db, source_uid, uid, err);
+
+	if (rc < 0)
+		return rc;
 
 	for (int i = 0; i < 2; i++) {
 		const char *dir = i == 0 ? db->path : db->alt_path;
@@ -148,8 +186,11 @@ static int place_copy(struct dbox_txn *txn, struct dbox_op *op, struct error *er
 		struct dbox_metadata metadata = message.metadata;
 
 		metadata.guid = op->guid;
-		rc = place_file(db, op->uid, fd, message.body_offset, message.body_size, &metadata,
-				err);
+		if (metadata.external)
+			rc = link_attachments(db, op->source_uid, op->uid, err);
+		if (rc == 0)
+			rc = place_file(db, op->uid, fd, message.body_offset, message.body_size,
+					&metadata, err);
 	}
 	close(fd);
 	dbox_message_free(&message);
@@ -181,8 +222,13 @@ static int place_op(struct dbox_txn *txn, struct dbox_op *op, struct error *err)
 
 static void remove_file(struct dbox *db, uint32_t uid)
 {
-	char name[16], alt[4400];
+	char name[16], alt[4400], suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
+	struct dbox_attachments attachments;
 
+	sdbox_attachments_of(db, uid, &attachments);
+	dbox_attachments_suffix_of(db, uid, suffix);
+	dbox_attachments_remove(db->attachments, &attachments, suffix);
+	dbox_attachments_free(&attachments);
 	sdbox_file_name(uid, name);
 	if (unlinkat(db->dirfd, name, 0) == 0)
 		return;
@@ -211,11 +257,11 @@ int sdbox_recover(struct dbox *db, struct error *err)
 	if (db->recovered_s && dbox_now_s() - db->recovered_s < DBOX_LEFTOVERS_SECS)
 		return 0;
 	rc = dbox_leftovers_find(db->dirfd, db->path, db->box.status.uid_validity, &left, err);
-	for (size_t i = 0; rc == 0 && i < left.count; i++) {
+	for (size_t i = 0; rc == 0 && i < left.uids.count; i++) {
 		struct index_record record;
 
-		if (index_find(db->index, left.uids[i], &record) == -ENOENT)
-			remove_file(db, left.uids[i]);
+		if (index_find(db->index, left.uids.list[i], &record) == -ENOENT)
+			remove_file(db, left.uids.list[i]);
 	}
 	if (rc == 0)
 		dbox_leftovers_done(db->dirfd, &left);
@@ -229,7 +275,8 @@ int sdbox_recover(struct dbox *db, struct error *err)
 static int write_intent(const struct dbox_txn *txn, char **intent_r, struct error *err)
 {
 	AUTO_FREE uint32_t *uids = calloc(2 * txn->op_count + 1, sizeof *uids);
-	size_t count = 0;
+	struct dbox_intent intent = {.uid_validity = txn->db->box.status.uid_validity,
+				     .uids = uids};
 
 	*intent_r = NULL;
 	if (!uids)
@@ -238,14 +285,13 @@ static int write_intent(const struct dbox_txn *txn, char **intent_r, struct erro
 		const struct dbox_op *op = &txn->ops[i];
 
 		if (op->kind != DBOX_OP_STATE && op->kind != DBOX_OP_RESTORE)
-			uids[count++] = op->uid;
+			uids[intent.count++] = op->uid;
 		if (op->kind == DBOX_OP_MOVE_UID)
-			uids[count++] = op->source_uid;
+			uids[intent.count++] = op->source_uid;
 	}
-	return count ? dbox_intent_write(txn->db->dirfd, txn->db->path,
-					 txn->db->box.status.uid_validity, uids, count, intent_r,
-					 err)
-		     : 0;
+	return intent.count
+		       ? dbox_intent_write(txn->db->dirfd, txn->db->path, &intent, intent_r, err)
+		       : 0;
 }
 
 static int commit(struct dbox_txn *txn, struct error *err)

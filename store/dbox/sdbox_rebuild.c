@@ -136,14 +136,18 @@ static int rebuild(struct dbox *db, const struct mailbox_place *place, struct er
 {
 	struct uids uids = {0};
 	struct index *old = NULL;
-	int rc = dbox_salvage_index(db, &old, err);
+	int rc = dbox_salvage_index(db, &old, err), ended;
 
 	if (rc == 0)
 		rc = list_messages(db, &uids, err);
-	if (rc == 0)
-		rc = dbox_replace_index(db, place, old, 0, err);
-	if (rc == 0)
-		rc = append_messages(db, old, &uids, err);
+	if (rc == 0) {
+		rc = dbox_replace_begin(db, place, old, 0, err);
+		if (rc == 0)
+			rc = append_messages(db, old, &uids, err);
+		ended = dbox_replace_end(db, rc == 0, rc == 0 ? err : NULL);
+		if (rc == 0)
+			rc = ended;
+	}
 	if (rc == 0)
 		log_warning("%s: the index was made anew from %zu messages", db->path, uids.count);
 	index_close(&old);

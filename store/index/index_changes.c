@@ -427,10 +427,14 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 		index_changes_free(changes_r);
 		return ret;
 	}
-	changes_r->complete = complete;
+	changes_r->complete = complete && !walk.cut;
 	if (!complete)
 		return error_set(err, -ERANGE, "%s: the log does not reach back to modseq %" PRIu64,
 				 index_text(index), since);
+	if (walk.cut)
+		return error_set(err, -ERANGE,
+				 "%s: the log says that more messages were expunged than can be",
+				 index_text(index));
 	return 0;
 }
 

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define RANGED_MAX 1000000
+
 struct event *index_walk_events(const struct walk *walk)
 {
 	return (struct event *)(void *)walk->events.data;
@@ -115,7 +117,8 @@ static int walk_append(struct walk *walk, const struct index_log_record *record)
 	return ret;
 }
 
-/* Ranges of an old EXPUNGE may name uids that never were; the log tells no more. */
+/* Ranges of an old EXPUNGE may name uids that never were; the log tells no more. A few bytes may so
+ * say four thousand million. */
 static int walk_expunge_range(struct walk *walk, const struct index_log_record *record,
 			      const struct index_log_range *range)
 {
@@ -125,6 +128,11 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	for (uint32_t uid = range->first; ret == 0 && uid <= range->last && uid < next_uid; uid++) {
 		struct event event = {.uid = uid, .expunged = true, .modseq = record->modseq};
 
+		if (walk->ranged++ == RANGED_MAX) {
+			walk->ranged = RANGED_MAX;
+			walk->cut = true;
+			break;
+		}
 		ret = walk_add(walk, &event);
 	}
 	return ret;

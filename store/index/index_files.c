@@ -197,6 +197,78 @@ static int create_locked(int dirfd, const struct index_options *options, const c
 	return ret;
 }
 
+/* The new log gets the identity of what it replaces. */
+static int take_identity(int dirfd, const char *log, const struct new_log *identity)
+{
+	AUTO_CLOSE int fd = openat(dirfd, log, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	uint8_t value[4];
+	int ret;
+
+	if (fd < 0)
+		return -errno;
+	index_put32(value, identity->indexid);
+	ret = file_pwrite_all(fd, value, sizeof(value), LOG_HDR_OFF_INDEXID);
+	index_put32(value, identity->file_seq);
+	if (ret == 0)
+		ret = file_pwrite_all(fd, value, sizeof(value), LOG_HDR_OFF_SEQ);
+	if (ret == 0 && fdatasync(fd) < 0)
+		ret = -errno;
+	return ret;
+}
+
+static int adopt_locked(int dirfd, const struct index_options *options, const char *name,
+			const char *from, struct error *err)
+{
+	const char *label = options->label != NULL ? options->label : "";
+	struct new_log identity = {.indexid = (uint32_t)time(NULL), .file_seq = 2};
+	struct index_log old = INDEX_LOG_INIT;
+	char file[NAME_MAX + 1], log[NAME_MAX + 1];
+	int ret = replaced_identity(dirfd, options, name, &identity, &old, err);
+
+	snprintf(file, sizeof(file), "%s.log", name);
+	snprintf(log, sizeof(log), "%s.log", from);
+	if (ret == 0) {
+		ret = take_identity(dirfd, log, &identity);
+		if (ret == 0 && renameat(dirfd, log, dirfd, file) < 0)
+			ret = -errno;
+		if (ret == 0) {
+			remove_replaced(dirfd, name);
+			ret = file_sync_dir(dirfd, ".");
+		}
+		if (ret < 0)
+			error_errno(err, ret, "%s/%s: being put in the place of %s", label, log,
+				    file);
+	}
+	index_log_close(&old);
+	return ret;
+}
+
+int index_adopt(int dirfd, const struct index_options *options, const char *from, struct error *err)
+{
+	const char *name = options->name != NULL ? options->name : INDEX_NAME_MAIL;
+	const char *label = options->label != NULL ? options->label : "";
+	char newlock[NAME_MAX + 1];
+	int fd, ret;
+
+	/* Nobody else makes a log meanwhile. */
+	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
+	ret = newlock_create(dirfd, newlock, &fd);
+	if (ret < 0)
+		return error_errno(err, ret, "%s/%s: create", label, newlock);
+	close(fd);
+	ret = adopt_locked(dirfd, options, name, from, err);
+	unlinkat(dirfd, newlock, 0);
+	return ret;
+}
+
+void index_discard(int dirfd, const char *name)
+{
+	char log[NAME_MAX + 1];
+
+	snprintf(log, sizeof(log), "%s.log", name);
+	unlinkat(dirfd, log, 0);
+}
+
 int index_create(int dirfd, const struct index_options *options, const struct index_create *create,
 		 struct error *err)
 {

@@ -22,6 +22,14 @@ struct index_create {
 int index_create(int dirfd, const struct index_options *options, const struct index_create *create,
 		 struct error *err);
 
+/* Puts the log of the index `from` (closed, in the same directory, without a snapshot) in the place
+ * of the index that options name, whatever that one's condition, as its successor that starts from
+ * the empty state. What is replaced is there, unchanged, until all of the new one is. */
+int index_adopt(int dirfd, const struct index_options *options, const char *from,
+		struct error *err);
+/* Removes the log of an index that was not adopted. */
+void index_discard(int dirfd, const char *name);
+
 /* To be called after a commit, without any lock of this index. Does nothing, and makes no system
  * call, while the log is short: a snapshot once 128 kB of log have gathered since the last, a
  * rotation at 1 MB. Waits at most timeout_ms for the lock and gives up quietly (0) when it is busy.

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/file.h"
 
 /* A call that failed after it had collected something: nothing of the transaction may be written.
  */
@@ -150,23 +151,34 @@ static int append_restore(struct maildir_txn *txn, struct maildir_spool *spool,
 	return 0;
 }
 
-static int pop3_field(struct maildir_op *op, const char *pop3_uidl, struct error *err)
+/* The uidlist can hold it; what it cannot, RFC 1939 does not allow. */
+static bool uidl_is_sound(const char *uidl)
 {
-	if (!pop3_uidl || !*pop3_uidl || strlen(pop3_uidl) > UIDLIST_FIELDS_MAX / 2)
-		return 0;
-	for (const char *p = pop3_uidl; *p; p++) {
+	size_t len = uidl ? strlen(uidl) : 0;
+
+	for (const char *p = uidl; p && *p; p++) {
 		if ((unsigned char)*p <= ' ' || *p == 0x7f)
-			return 0; /* the uidlist cannot hold it; RFC 1939 does not allow it */
+			return false;
 	}
-	if (asprintf(&op->fields, "P%s", pop3_uidl) < 0) {
-		op->fields = NULL;
-		return error_errno(err, -ENOMEM, "POP3 UIDL");
-	}
-	return 0;
+	return len > 0 && len <= UIDLIST_FIELDS_MAX / 2;
+}
+
+static int pop3_fields(struct maildir_op *op, struct mail_pop3 pop3, struct error *err)
+{
+	AUTO_BUF struct buf fields = BUF_INIT(UIDLIST_FIELDS_MAX);
+
+	if (uidl_is_sound(pop3.uidl))
+		buf_printf(&fields, "P%s", pop3.uidl);
+	if (pop3.order)
+		buf_printf(&fields, "%sO%u", fields.len ? " " : "", pop3.order);
+	if (!fields.len)
+		return 0;
+	op->fields = strndup(buf_str(&fields), fields.len);
+	return op->fields ? 0 : error_errno(err, -ENOMEM, "POP3 UIDL");
 }
 
 static int append_new(struct maildir_txn *txn, struct maildir_op *op, const struct mail *mail,
-		      int64_t saved, const char *pop3_uidl, struct error *err)
+		      int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	int rc = maildir_txn_take_uid(txn, mail->uid, err);
 
@@ -177,7 +189,7 @@ static int append_new(struct maildir_txn *txn, struct maildir_op *op, const stru
 	if (rc == 0)
 		rc = state_make(txn, mail->uid, mail->flags, mail->keywords, true, &op->state, err);
 	if (rc == 0)
-		rc = pop3_field(op, pop3_uidl, err);
+		rc = pop3_fields(op, pop3, err);
 	if (rc == 0)
 		rc = index_save_dates_add(&txn->dates, mail->uid, saved);
 	if (rc == 0)
@@ -186,7 +198,7 @@ static int append_new(struct maildir_txn *txn, struct maildir_op *op, const stru
 }
 
 int maildir_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, const struct mail *mail,
-		   int64_t saved, const char *pop3_uidl, struct error *err)
+		   int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	struct maildir_txn *txn = maildir_txn_of(base);
 	struct maildir_spool *spool = (struct maildir_spool *)*spool_ptr;
@@ -207,7 +219,7 @@ int maildir_append(struct mailbox_txn *base, struct mail_spool **spool_ptr, cons
 		return poison(txn, -ENOMEM);
 	}
 	op->spool = spool;
-	return poison(txn, append_new(txn, op, mail, saved, pop3_uidl, err));
+	return poison(txn, append_new(txn, op, mail, saved, pop3, err));
 }
 
 int maildir_copy(struct mailbox_txn *base, uint32_t source_uid, const struct mail *mail,

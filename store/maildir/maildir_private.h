@@ -280,7 +280,7 @@ bool maildir_lacks_modseqs(const struct maildir *md);
 
 int maildir_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *err);
 int maildir_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		   int64_t saved, const char *pop3_uidl, struct error *err);
+		   int64_t saved, struct mail_pop3 pop3, struct error *err);
 int maildir_copy(struct mailbox_txn *txn, uint32_t source_uid, const struct mail *mail,
 		 struct error *err);
 int maildir_set_flags(struct mailbox_txn *txn, uint32_t uid, uint8_t flags,

@@ -84,8 +84,8 @@ static void purge(struct fixture *fx, uint32_t messages, uint32_t corrected)
 
 static void assert_files(struct fixture *fx, const char *expected)
 {
-	char *text = shell_output("cd '%s/mdbox/storage' && ls -A | grep -v index | tr '\\n' ' '",
-				  fx->home);
+	char *text =
+		shell_output("cd '%s/mdbox/storage' && ls -A | grep ^m | tr '\\n' ' '", fx->home);
 
 	assert_string_equal(text, expected);
 	free(text);
@@ -127,6 +127,44 @@ static void test_purge(void **state)
 	assert_files(fx, "");
 	append_mail(box, &(struct new_mail){.body = BODY});
 	assert_files(fx, "m.3 ");
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+/* What is in the alternative storage stays there, as with `doveadm purge`. */
+static void test_purge_of_the_alternative_storage(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+
+	dovecot_set_location(fx, "mdbox:~/mdbox:ALT=~/alt", '/');
+	must_shell("mkdir '%s/alt'", fx->home);
+	box = make_box(fx, "INBOX");
+	fill(box, 6);
+	free(doveadm(fx, "altmove mailbox INBOX uid 1:4"));
+	free(doveadm(fx, "purge"));
+	must_shell("cd '%s' && [ \"$(ls alt/storage mdbox/storage | grep ^m | tr '\\n' ' ')\" = "
+		   "'m.2 mdbox/storage: m.3 ' ]",
+		   fx->home);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 2, &err), &err);
+	must(mailbox_expunge(txn, 5, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	purge(fx, 2, 0);
+	must_shell("cd '%s' && [ \"$(ls alt/storage mdbox/storage | grep ^m | tr '\\n' ' ')\" = "
+		   "'m.4 mdbox/storage: m.5 ' ]",
+		   fx->home);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	for (uint32_t uid = 1; uid <= 4; uid++) {
+		if (uid != 2)
+			must(mailbox_expunge(txn, uid, &err), &err);
+	}
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	purge(fx, 3, 0);
+	must_shell("cd '%s' && ! ls alt/storage | grep .", fx->home);
 	assert_agrees(fx, box);
 	mailbox_close(&box);
 }
@@ -211,6 +249,82 @@ static void test_killed_between_two_steps(void **state)
 	assert_int_equal(killed, is_mdbox(fx) ? 4 : 2);
 }
 
+/* Dovecot's own rebuild finds nothing that it did not know. */
+static void assert_rebuild_finds_nothing(struct fixture *fx, unsigned messages)
+{
+	char *text;
+
+	give_to_user(fx);
+	text = doveadm(fx, "force-resync '*'");
+	free(text);
+	text = doveadm(fx, "fetch uid ALL | grep -c uid");
+	assert_int_equal(atoi(text), messages);
+	free(text);
+}
+
+/* Each message in a file of its own. */
+static struct mailbox *make_box_of_many_files(struct fixture *fx, unsigned messages)
+{
+	struct mailbox *box;
+
+	fx->user.location.rotate_size = 1;
+	box = make_box(fx, "INBOX");
+	fill(box, messages);
+	return box;
+}
+
+static void test_killed_before_the_map_knows_a_new_file(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box_of_many_files(fx, 5);
+
+	assert_true(killed_at(fx, "placed"));
+	assert_files(fx, "m.1 m.2 m.3 m.4 m.5 m.6 ");
+	mailbox_close(&box);
+	purge(fx, 0, 0);
+	assert_files(fx, "m.1 m.2 m.3 m.4 m.5 ");
+	assert_rebuild_finds_nothing(fx, 5);
+}
+
+static void test_purge_killed_between_two_steps(void **state)
+{
+	static const char *const steps[] = {"purge placed", "purge map"};
+	struct fixture *fx = *state;
+
+	for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+		struct mailbox *box;
+		struct mailbox_txn *txn;
+		struct error err = {0};
+		pid_t pid;
+		int status;
+
+		fx->user.location.rotate_size = 0;
+		box = make_box(fx, "INBOX");
+		fill(box, 4);
+		must(mailbox_begin(box, &txn, &err), &err);
+		must(mailbox_expunge(txn, 2, &err), &err);
+		must(mailbox_commit(&txn, NULL, &err), &err);
+		mailbox_close(&box);
+		pid = fork();
+		if (pid == 0) {
+			struct mail_purged purged;
+
+			kill_after = steps[i];
+			dbox_test_step = end_here;
+			mail_purge(&fx->user, &purged, &err);
+			_exit(0);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(WEXITSTATUS(status), 77);
+		assert_files(fx, "m.1 m.2 ");
+		give_to_user(fx);
+		purge(fx, i == 0 ? 1 : 0, 0);
+		assert_files(fx, "m.2 ");
+		assert_rebuild_finds_nothing(fx, 3);
+		must_shell("rm -rf '%s/mdbox'", fx->home);
+	}
+}
+
 /* ---- damage ---- */
 
 static void damage(struct fixture *fx, struct mailbox **box, const char *command)
@@ -253,6 +367,46 @@ static void test_damaged_index(void **state)
 	mailbox_close(&box);
 }
 
+/* The mailbox is what it was, so that the next one begins where this one did. */
+static void test_rebuild_killed(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct error err = {0};
+	char *before, *after;
+	int status;
+	pid_t pid;
+
+	fill(box, 6);
+	before = describe(box, false);
+	mailbox_close(&box);
+	must_shell("cd '%s'/?dbox/mailboxes/INBOX/dbox-Mails && printf XXXXXXXXXXXXXXXX | "
+		   "dd of=dovecot.index.log bs=1 seek=$(($(stat -c %%s dovecot.index.log) - 200)) "
+		   "conv=notrunc 2>/dev/null",
+		   fx->home);
+	pid = fork();
+	if (pid == 0) {
+		kill_after = "rebuilt";
+		dbox_test_step = end_here;
+		mailbox_rebuild(&fx->user, "INBOX", &err);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(WEXITSTATUS(status), 77);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	give_to_user(fx);
+	box = must_open(fx, "INBOX");
+	after = describe(box, false);
+	/* The last records were damaged. */
+	assert_int_equal(strncmp(before, after, 36), 0);
+	assert_int_equal(mailbox_status(box)->messages, 6);
+	must_shell("cd '%s'/?dbox/mailboxes/INBOX/dbox-Mails && ! ls | grep rebuild", fx->home);
+	free(before);
+	free(after);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 static void test_damaged_map(void **state)
 {
 	static const char *const commands[] = {
@@ -284,6 +438,31 @@ static void test_damaged_map(void **state)
 		mailbox_close(&work);
 		must_shell("rm -rf '%s/mdbox'", fx->home);
 	}
+}
+
+/* What the map has lost is not removed with the rest of its file; other files are purged. */
+static void test_purge_leaves_a_damaged_file(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	struct mailbox_txn *txn;
+	struct mail_purged purged;
+	struct error err = {0};
+
+	fx->user.location.rotate_size = 270;
+	box = make_box(fx, "INBOX");
+	fill(box, 6);
+	assert_files(fx, "m.1 m.2 m.3 ");
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 1, &err), &err);
+	must(mailbox_expunge(txn, 3, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	mailbox_close(&box);
+	must_shell("cd '%s/mdbox/storage' && sed -i 's/^2 M1e/2 M1e X0/' m.1", fx->home);
+	assert_int_equal(mail_purge(&fx->user, &purged, &err), -EUCLEAN);
+	assert_non_null(strstr(err.text, "storage/m.1: damaged"));
+	assert_files(fx, "m.1 m.3 m.4 ");
+	assert_int_equal(purged.messages, 1);
 }
 
 static void test_damaged_messages(void **state)
@@ -345,11 +524,17 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		MDBOX(test_purge),
+		MDBOX(test_purge_of_the_alternative_storage),
 		MDBOX(test_killed_between_two_steps),
 		SDBOX(test_killed_between_two_steps),
+		MDBOX(test_killed_before_the_map_knows_a_new_file),
+		MDBOX(test_purge_killed_between_two_steps),
 		MDBOX(test_damaged_index),
 		SDBOX(test_damaged_index),
+		MDBOX(test_rebuild_killed),
+		SDBOX(test_rebuild_killed),
 		MDBOX(test_damaged_map),
+		MDBOX(test_purge_leaves_a_damaged_file),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_lost_body_is_put_back),
 		SDBOX(test_a_lost_body_is_put_back),

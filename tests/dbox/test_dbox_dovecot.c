@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/mail_purge.h"
 #include "store/mailbox_list.h"
+#include "tests/dovecot_config.h"
 
 #define BODY "From: a@example.org\nSubject: x\n\nline one\nline two\n"
 
@@ -58,6 +60,8 @@ static void test_appended_messages(void **state)
 {
 	struct fixture *fx = *state;
 	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct error err = {0};
 	char *text;
 
 	append_mail(box, &(struct new_mail){.uid = 5,
@@ -67,16 +71,27 @@ static void test_appended_messages(void **state)
 					    .keywords = {"$Label1", "NonJunk"},
 					    .modseq = 77,
 					    .saved = 1500000000,
-					    .pop3_uidl = "uidl5"});
+					    .pop3 = {"uidl5", 17}});
 	append_mail(box, &(struct new_mail){.guid = "2.M2P3.host", .body = BODY, .recent = true});
 	append_mail(box, &(struct new_mail){.uid = 20, .guid = "has/slash", .body = BODY});
 	append_mail(box, &(struct new_mail){.guid = "0123456789abcdef0123456789abcdef",
 					    .body = BODY,
 					    .flags = MAIL_DRAFT});
 	assert_agrees(fx, box);
-	text = doveadm(fx, "-f tab fetch 'uid date.saved pop3.uidl size.physical size.virtual' "
-			   "mailbox INBOX uid 5");
-	if (!strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t50\t55"))
+	text = doveadm(
+		fx, "-f tab fetch 'uid date.saved pop3.uidl pop3.order size.physical size.virtual' "
+		    "mailbox INBOX uid 5");
+	if (!strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t17\t50\t55"))
+		fail_msg("Dovecot sees %s", text);
+	free(text);
+	/* They stay with the message under another UID. */
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 5, 40, 0, &err), &err);
+	must(mailbox_copy(txn, 5, &(struct mail){.uid = 41, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_agrees(fx, box);
+	text = doveadm(fx, "-f tab fetch 'uid pop3.uidl pop3.order' mailbox INBOX uid 40:*");
+	if (!strstr(text, "40\tuidl5\t17\n41\tuidl5\t17"))
 		fail_msg("Dovecot sees %s", text);
 	free(text);
 	mailbox_close(&box);
@@ -308,6 +323,49 @@ static void test_rotation(void **state)
 	mailbox_close(&box);
 }
 
+/* Which files are added to is decided as Dovecot does. */
+static void test_rotation_by_age(void **state)
+{
+	static const unsigned intervals[] = {0, 300, 7200, 86400, 129600};
+	static const unsigned ages[] = {0, 350, 4000, 80000, 100000, 200000};
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	char path[400], save[100];
+
+	setenv("TZ", "UTC", 1);
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	for (size_t i = 0; i < sizeof intervals / sizeof intervals[0]; i++) {
+		for (size_t a = 0; a < sizeof ages / sizeof ages[0]; a++) {
+			char *ours, *theirs;
+
+			mailbox_close(&box);
+			must_shell("rm -rf '%s'/mdbox", fx->home);
+			fx->user.location.rotate_interval = intervals[i];
+			box = make_inbox(fx);
+			append_mail(box, &(struct new_mail){.body = BODY});
+			must_shell("cd '%s'/mdbox/storage && sed -i "
+				   "\"1s/C.*/C$(printf %%08x $(($(date +%%s) - %u)))/\" m.1 && "
+				   "cp -a ../../mdbox ../../before",
+				   fx->home, ages[a]);
+			append_mail(box, &(struct new_mail){.body = BODY});
+			ours = shell_output("cd '%s'/mdbox/storage && ls m.*", fx->home);
+			must_shell("cd '%s' && rm -rf mdbox && mv before mdbox", fx->home);
+			give_to_user(fx);
+			snprintf(save, sizeof save, "-o mdbox_rotate_interval=%us save -m INBOX",
+				 intervals[i]);
+			free(doveadm_with(fx, path, save));
+			theirs = shell_output("cd '%s'/mdbox/storage && ls m.*", fx->home);
+			if (strcmp(ours, theirs) != 0)
+				fail_msg("interval %u, age %u: %s not %s", intervals[i], ages[a],
+					 ours, theirs);
+			free(ours);
+			free(theirs);
+		}
+	}
+	mailbox_close(&box);
+}
+
 static void test_separate_index_directory(void **state)
 {
 	struct fixture *fx = *state;
@@ -383,6 +441,98 @@ static void test_compressed_messages(void **state)
 	mailbox_close(&box);
 }
 
+/* A message of 3 attachments, two of them in base64: lines of 76 and 60 characters. */
+static void write_mail_with_attachments(const char *path)
+{
+	must_shell("{ printf 'Subject: a\\nContent-Type: multipart/mixed; boundary=x\\n\\n"
+		   "--x\\n\\nhello\\n'; "
+		   "for columns in 76 60; do "
+		   "printf -- '--x\\nContent-Type: application/octet-stream\\n"
+		   "Content-Transfer-Encoding: base64\\nContent-Disposition: attachment\\n\\n'; "
+		   "head -c 5000 /dev/urandom | base64 -w $columns; done; "
+		   "printf -- '--x\\nContent-Type: image/png\\n"
+		   "Content-Disposition: attachment\\n\\n'; seq 1000; printf -- '--x--\\n'; } "
+		   "> '%s'",
+		   path);
+}
+
+static void assert_attachments(struct fixture *fx, unsigned files)
+{
+	char *text = shell_output("find '%s/attachments' -type f ! -path '*/hashes/*' | wc -l",
+				  fx->home);
+
+	assert_int_equal(atoi(text), files);
+	free(text);
+}
+
+/* They are read, have their message's UID with sdbox, and go with it. */
+static void test_attachments_elsewhere(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx), *work;
+	struct guid guid;
+	struct mailbox_txn *txn;
+	struct mail_purged purged;
+	struct error err = {0};
+	char path[400], *text, *expected, *dir;
+
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	mailbox_close(&box);
+	assert_true(asprintf(&dir, "%s/attachments", fx->home) > 0);
+	fx->user.location.attachments = dir;
+	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n%s' >> '%s'/dovecot.conf", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_path" : "mail_attachment_dir", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_min_size" : "mail_attachment_min_size",
+		   dovecot_is_24() ? "mail_ext_attachment {\\n  fs posix {\\n  }\\n}\\n" : "",
+		   fx->root);
+	give_to_user(fx);
+	box = must_open(fx, "INBOX");
+	for (int i = 0; i < 2; i++) {
+		write_mail_with_attachments(path);
+		free(doveadm_with(fx, path, "save -m INBOX"));
+	}
+	assert_attachments(fx, 6);
+	assert_agrees(fx, box);
+	expected = shell_output("cat '%s'", path);
+	text = body_of(box, 2, NULL);
+	assert_string_equal(text, expected);
+	free(text);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 2, 8, 0, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 9, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	for (uint32_t uid = 8; uid <= 9; uid++) {
+		text = body_of(box, uid, NULL);
+		assert_string_equal(text, expected);
+		free(text);
+	}
+	free(expected);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 1, &err), &err);
+	must(mailbox_expunge(txn, 8, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	give_to_user(fx);
+	assert_attachments(fx, 3);
+	assert_agrees(fx, box);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 9, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mailbox_list_create(&fx->user, "Work", NULL, 0, &err), &err);
+	give_to_user(fx);
+	free(doveadm_with(fx, path, "save -m Work"));
+	work = must_open(fx, "Work");
+	guid = mailbox_status(work)->guid;
+	mailbox_close(&work);
+	must(mailbox_list_delete(&fx->user, "Work", &guid, &err), &err);
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	text = shell_output("ls -A '%s'", dir);
+	assert_string_equal(text, "");
+	free(text);
+	mailbox_close(&box);
+}
+
 #define UNIT(name)                                                                                 \
 	{#name " (mdbox)", name, setup_mdbox, fixture_teardown, NULL},                             \
 	{                                                                                          \
@@ -401,8 +551,10 @@ int main(void)
 		UNIT(test_folders),
 		UNIT(test_a_torn_tail_is_cut_off),
 		UNIT(test_rotation),
+		{"test_rotation_by_age", test_rotation_by_age, setup_mdbox, fixture_teardown, NULL},
 		UNIT(test_separate_index_directory),
 		UNIT(test_compressed_messages),
+		UNIT(test_attachments_elsewhere),
 	};
 
 	if (!dovecot_is_there()) {

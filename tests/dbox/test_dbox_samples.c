@@ -4,6 +4,7 @@
  */
 #include "tests/maildir/sample_check.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include "store/mailbox_list.h"
@@ -85,6 +86,37 @@ static void test_alternative_storage(void **state)
 	mailbox_close(&box);
 }
 
+/* What lies there is not taken for lost while it is not mounted. */
+static void test_alternative_storage_is_away(void **state)
+{
+	static const char *const samples[][2] = {{"mdbox-2.3.19-basic", "mdbox:~/mdbox:ALT=~/alt"},
+						 {"sdbox-2.3.19", "sdbox:~/sdbox:ALT=~/alt"}};
+	struct fixture *fx = *state;
+
+	for (size_t i = 0; i < 2; i++) {
+		struct mailbox *box;
+		struct mail mail;
+		struct error err = {0};
+
+		fixture_unpack_sample(fx, samples[i][0]);
+		must_shell(
+			"cd '%s' && rm -rf alt && mkdir -p away/storage "
+			"away/mailboxes/INBOX/dbox-Mails && "
+			"if [ -d mdbox ]; then mv mdbox/storage/m.1 away/storage; else "
+			"mv sdbox/mailboxes/INBOX/dbox-Mails/u.1 away/mailboxes/INBOX/dbox-Mails; "
+			"fi",
+			fx->home);
+		fixture_set_location(fx, samples[i][1]);
+		box = must_open(fx, "INBOX");
+		assert_int_equal(mailbox_find(box, 1, &mail, &err), -ENODEV);
+		assert_non_null(strstr(err.text, "not mounted"));
+		must_shell("cd '%s' && mv away alt && rm -rf mdbox/storage/none", fx->home);
+		must(mailbox_find(box, 1, &mail, &err), &err);
+		mailbox_close(&box);
+		must_shell("rm -rf '%s/mdbox'", fx->home);
+	}
+}
+
 /* A message whose body is gone is left out and told about; the others are there. */
 static void test_missing_bodies(void **state)
 {
@@ -126,6 +158,7 @@ int main(void)
 		UNIT(test_reading_changes_nothing),
 		UNIT(test_list),
 		UNIT(test_alternative_storage),
+		UNIT(test_alternative_storage_is_away),
 		UNIT(test_missing_bodies),
 	};
 

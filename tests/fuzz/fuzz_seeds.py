@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""fuzz_seeds.py NAME DRIVER [DIRECTORY]: makes the fuzzer's seeds from the test samples and runs the driver over them.
+"""fuzz_seeds.py NAME DRIVER [OPTION...]: makes the fuzzer's seeds from the test samples and runs the driver over them.
 
 With a directory in place of the driver the seeds are written there and kept, for libFuzzer.
 """
@@ -107,7 +107,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="dsyncfs-seeds-") as directory:
         paths = write_seeds(name, directory)
         assert paths, "no seeds"
-        return subprocess.run([target, *paths], check=False).returncode
+        return subprocess.run([target, *sys.argv[3:], *paths], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -338,6 +338,27 @@ static void expunges_come_with_their_guid(void **state)
 	index_close(&index);
 }
 
+/* Sixteen bytes that say 200 million messages: neither time nor memory goes into them. */
+static void test_a_range_that_cannot_be(void **state)
+{
+	static const uint8_t record[] = {0x80, 0x80, 0x80, 0x84, 0x91, 0xcd, 0x00, 0x10,
+					 1,    0,    0,	   0,	 0xff, 0xc1, 0xeb, 0x0b};
+	struct fixture *fx = *state;
+	struct index_changes changes;
+	struct index *index;
+	struct error err = {0};
+
+	make_index(fx, 200000000, 1);
+	for (int i = 0; i < 1000; i++)
+		append_bytes(fx, "dovecot.index.log", record, sizeof(record));
+	index = open_index(fx);
+	assert_int_equal(index_changes(index, 1, NULL, &changes, &err), -ERANGE);
+	assert_non_null(strstr(err.text, "more messages were expunged than can be"));
+	assert_true(changes.count <= 1000000);
+	index_changes_free(&changes);
+	index_close(&index);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 /* The log tells of an expunge for whoever reads it, and the view stays as it is. */
@@ -400,6 +421,7 @@ int main(void)
 		TEST(changes_in_a_long_log),
 		TEST(expunges_come_with_their_guid),
 		TEST(burials_are_told),
+		TEST(test_a_range_that_cannot_be),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -235,7 +235,7 @@ void txn_append(struct mailbox_txn *txn, struct mail_spool *spool, const struct 
 
 	while (what.keywords.count < 4 && mail->keywords[what.keywords.count])
 		what.keywords.count++;
-	must(mailbox_append(txn, &spool, &what, mail->saved, mail->pop3_uidl, &err), &err);
+	must(mailbox_append(txn, &spool, &what, mail->saved, mail->pop3, &err), &err);
 }
 
 uint32_t append_mail(struct mailbox *box, const struct new_mail *mail)

@@ -67,7 +67,7 @@ struct new_mail {
 	bool recent;
 	uint64_t modseq;
 	int64_t received, saved;
-	const char *pop3_uidl;
+	struct mail_pop3 pop3;
 };
 uint32_t append_mail(struct mailbox *box, const struct new_mail *mail);
 /* Adds to an open transaction; spool_mail() before mailbox_begin(). */

@@ -28,16 +28,17 @@ static void test_appended_messages(void **state)
 					    .keywords = {"$Label1", "NonJunk"},
 					    .modseq = 77,
 					    .saved = 1500000000,
-					    .pop3_uidl = "uidl5"});
+					    .pop3 = {"uidl5", 17}});
 	append_mail(box, &(struct new_mail){.guid = "2.M2P3.host", .body = BODY, .recent = true});
 	append_mail(box, &(struct new_mail){.uid = 20, .guid = "has/slash", .body = BODY});
 	append_mail(box, &(struct new_mail){.guid = "0123456789abcdef0123456789abcdef",
 					    .body = BODY,
 					    .flags = MAIL_DRAFT});
 	assert_agrees(fx, box);
-	text = doveadm(fx, "-f tab fetch 'uid date.saved pop3.uidl size.physical size.virtual' "
-			   "mailbox INBOX uid 5");
-	assert_non_null(strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t50\t55"));
+	text = doveadm(
+		fx, "-f tab fetch 'uid date.saved pop3.uidl pop3.order size.physical size.virtual' "
+		    "mailbox INBOX uid 5");
+	assert_non_null(strstr(text, "5\t2017-07-14 02:40:00\tuidl5\t17\t50\t55"));
 	free(text);
 	mailbox_close(&box);
 }

@@ -90,7 +90,7 @@ static void test_append_stores_everything(void **state)
 					    .keywords = {"$Label1", "NonJunk"},
 					    .modseq = 77,
 					    .saved = 1500000000,
-					    .pop3_uidl = "uidl:5"});
+					    .pop3 = {"uidl:5", 17}});
 	append_mail(box,
 		    &(struct new_mail){.guid = "has/slash", .body = "a\r\nb\n", .recent = true});
 	assert_int_equal(mailbox_status(box)->uid_next, 7);
@@ -104,12 +104,13 @@ static void test_append_stores_everything(void **state)
 	assert_int_equal(info.received, 1675252801);
 	assert_int_equal(info.saved, 1500000000);
 	assert_string_equal(info.pop3_uidl, "uidl:5");
+	assert_int_equal(info.pop3_order, 17);
 	free(text);
 	text = body_of(box, 6, NULL);
 	assert_string_equal(text, "a\r\nb\n");
 	free(text);
 	text = uidlist_of(fx);
-	assert_non_null(strstr(text, "\n5 Puidl:5 :1.M2P3.host,S=49,W=54\n6 Ghas/slash :"));
+	assert_non_null(strstr(text, "\n5 Puidl:5 O17 :1.M2P3.host,S=49,W=54\n6 Ghas/slash :"));
 	assert_non_null(strstr(text, ",S=5,W=6\n"));
 	free(text);
 	/* The view of somebody else. */
@@ -513,7 +514,8 @@ static void test_a_missing_file_is_put_back(void **state)
 	/* Another message under this UID is refused. */
 	spool = spool_mail(box, &mail);
 	must(mailbox_begin(box, &txn, &err), &err);
-	assert_int_equal(mailbox_append(txn, &spool, &other, 0, "", &err), -EEXIST);
+	assert_int_equal(mailbox_append(txn, &spool, &other, 0, (struct mail_pop3){0}, &err),
+			 -EEXIST);
 	mailbox_abort(&txn);
 	mailbox_close(&box);
 }

@@ -59,9 +59,9 @@ def as_mail_user():
     return dict(user=MAIL_UID, group=MAIL_UID, extra_groups=[]) if os.geteuid() == 0 else {}
 
 
-def run(argv, expect=(0,), root=False, **options):
+def run(argv, expect=(0,), root=False, timeout=60, **options):
     """Runs a program as the mail's owner and gives its result; fails on another exit status."""
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60,
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout,
                             **({} if root else as_mail_user()), **options)
     assert result.returncode in expect, (argv, result.returncode, result.stdout, result.stderr)
     return result

@@ -629,8 +629,10 @@ int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body
 	*body_r = malloc(sizeof(**body_r));
 	assert(*body_r != NULL);
 	(*body_r)->text = mail->body;
-	*info_r = (struct mail_body_info){
-		.received = mail->received, .saved = mail->saved, .pop3_uidl = mail->pop3_uidl};
+	*info_r = (struct mail_body_info){.received = mail->received,
+					  .saved = mail->saved,
+					  .pop3_uidl = mail->pop3_uidl,
+					  .pop3_order = mail->pop3_order};
 	return 0;
 }
 
@@ -778,12 +780,13 @@ static int append(struct mailbox_txn *txn, struct fake_mail *mail, const struct 
 }
 
 int mailbox_append(struct mailbox_txn *txn, struct mail_spool **spool, const struct mail *mail,
-		   int64_t saved, const char *pop3_uidl, struct error *err)
+		   int64_t saved, struct mail_pop3 pop3, struct error *err)
 {
 	struct fake_mail new_mail = {.received = (*spool)->received, .saved = saved};
 
 	snprintf(new_mail.guid, sizeof(new_mail.guid), "%s", mail->guid);
-	snprintf(new_mail.pop3_uidl, sizeof(new_mail.pop3_uidl), "%s", pop3_uidl);
+	snprintf(new_mail.pop3_uidl, sizeof(new_mail.pop3_uidl), "%s", pop3.uidl);
+	new_mail.pop3_order = pop3.order;
 	new_mail.body = keep_body(txn->box->account, (*spool)->text != NULL ? (*spool)->text : "");
 	mailbox_spool_discard(spool);
 	return append(txn, &new_mail, mail, err);

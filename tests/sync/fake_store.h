@@ -30,6 +30,7 @@ struct fake_mail {
 	const char *body; /* owned by the account, never changed */
 	int64_t received, saved;
 	char pop3_uidl[32];
+	uint32_t pop3_order;
 };
 
 struct fake_change {

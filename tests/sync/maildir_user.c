@@ -104,7 +104,7 @@ void maildir_user_deliver(const struct mail_user *user, const char *mailbox, con
 	must(mailbox_spool_write(spool, body, strlen(body), &err), &err, "spool");
 	must(mailbox_begin(box, &txn, &err), &err, "begin");
 	struct mail mail = {.uid = mailbox_status(box)->uid_next, .guid = guid};
-	must(mailbox_append(txn, &spool, &mail, 0, "", &err), &err, "append");
+	must(mailbox_append(txn, &spool, &mail, 0, (struct mail_pop3){0}, &err), &err, "append");
 	commit_and_close(&box, &txn);
 }
 
