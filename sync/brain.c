@@ -349,6 +349,7 @@ static void brain_free(struct brain *brain)
 	free(brain->hashed_headers);
 	free(brain->only_box);
 	free(brain->exclude);
+	free(brain->filter_flag);
 }
 
 /* A slave learns it from the master. */
@@ -362,6 +363,8 @@ static int restrict_session(struct brain *brain, struct error *err)
 		brain->only_box = strdup(options->only_box);
 	if (options->exclude != NULL)
 		brain->exclude = strdup(options->exclude);
+	if (options->filter != NULL)
+		brain->filter = *options->filter;
 	return (options->only_box != NULL && brain->only_box == NULL) ||
 			       (options->exclude != NULL && brain->exclude == NULL)
 		       ? error_errno(err, -ENOMEM, "session")
@@ -382,6 +385,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.role = options->role,
 		.type = options->type,
 		.way = options->way,
+		.keeps = options->keeps,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};

@@ -13,6 +13,7 @@
 #include "store/base/error.h"
 #include "store/base/guid.h"
 #include "store/mail_user.h"
+#include "sync/mail_filter.h"
 
 struct stream; /* sync/stream.h: the line and value stream to the peer */
 
@@ -110,6 +111,11 @@ struct sync_options {
 	 * each other as dsyncfs nodes, and without a saved state. */
 	enum sync_way way;
 	bool allow_one_way;
+	/* Master, one way: the destination loses nothing that it has (dsync's -1). */
+	bool keeps;
+	/* Master; NULL: none. A slave takes it from the master. No state is kept of such a session.
+	 */
+	const struct mail_filter *filter;
 	/* Nothing is changed here; what could not be done makes it fail. The peer does what it
 	 * does with what we send. */
 	bool check_only;

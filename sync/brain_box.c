@@ -380,7 +380,8 @@ static void finish_box(struct box *box)
 		return;
 	if (box->import.plan.run_again)
 		brain_again(brain, box->name, "a message was put back");
-	if (brain->way == SYNC_BOTH_WAYS)
+	/* Of one with a filter the sides have not become equal. */
+	if (brain->way == SYNC_BOTH_WAYS && !mail_filter_is_set(&brain->filter))
 		save_state(box);
 }
 
@@ -439,6 +440,9 @@ static void peer_declined(struct box *box)
 {
 	struct brain *brain = box->brain;
 
+	/* A source does not have it, and it stays here. */
+	if (box->peer.mailbox_ignore && brain->keeps)
+		return;
 	if (box->peer.mailbox_ignore) {
 		brain_again(brain, box->name, "the peer cannot sync it now");
 		return;
@@ -516,7 +520,8 @@ int box_sync_master(struct brain *brain, const char *name, const struct guid *gu
 static int decline(struct brain *brain, const struct item_mailbox *announced, bool lost,
 		   struct error *err)
 {
-	bool ignore = !lost && brain_mode(brain) == MERGE_DSYNCFS;
+	bool ignore = lost ? brain->keeps && brain->way == SYNC_TO_PEER
+			   : brain_mode(brain) == MERGE_DSYNCFS;
 	struct item item = {
 		.type = ITEM_MAILBOX,
 		.mailbox = {.mailbox_guid = announced->mailbox_guid,

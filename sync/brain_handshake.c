@@ -159,6 +159,11 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .send_mail_requests = true,
 			      .backup_recv = brain->way == SYNC_TO_PEER,
 			      .backup_send = brain->way == SYNC_FROM_PEER,
+			      .no_backup_overwrite = brain->keeps,
+			      .sync_since_timestamp = brain->filter.since,
+			      .sync_until_timestamp = brain->filter.until,
+			      .sync_max_size = brain->filter.max_size,
+			      .sync_flags = brain->filter.flag,
 			      .dsyncfs = dsyncfs_value(brain, value),
 			      .dsyncfs_boxes = brain->type == SYNC_BOXES},
 	};
@@ -319,9 +324,44 @@ static int take_way(struct brain *brain, const struct item_handshake *master, st
 		return 0;
 	if (!brain->options->allow_one_way || brain->peer.is_dsyncfs)
 		return refuse(brain, "a one-way sync (backup)", err);
-	if (master->no_backup_overwrite || (master->backup_send && master->backup_recv))
-		return refuse(brain, "a one-way sync that overwrites nothing (-1)", err);
+	if (master->backup_send && master->backup_recv)
+		return refuse(brain, "a one-way sync in both directions", err);
+	brain->keeps = master->no_backup_overwrite;
 	brain->way = master->backup_recv ? SYNC_FROM_PEER : SYNC_TO_PEER;
+	return 0;
+}
+
+/* A Dovecot before 2.4.3 sends the date of -t in the place of the one of -e, which is lost then. */
+static bool has_lost_until(const struct brain *brain, const struct item_handshake *master)
+{
+	return master->sync_until_timestamp != 0 &&
+	       master->sync_until_timestamp == master->sync_since_timestamp &&
+	       !items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program");
+}
+
+static int take_filter(struct brain *brain, const struct item_handshake *master, struct error *err)
+{
+	const char *fault =
+		master->sync_flags != NULL ? mail_filter_flag_fault(master->sync_flags) : NULL;
+
+	if (has_lost_until(brain, master))
+		return refuse(
+			brain,
+			"-e, of which it says the date of -t (as a Dovecot before 2.4.3 does)",
+			err);
+	if (fault != NULL) {
+		int ret = error_set(err, -EPROTO, "asks for -O '%.50s', which %s",
+				    master->sync_flags, fault);
+		return stream_set_failed(brain->stream, ret, err);
+	}
+	brain->filter = (struct mail_filter){
+		.since = master->sync_since_timestamp,
+		.until = master->sync_until_timestamp,
+		.max_size = master->sync_max_size,
+	};
+	if (copy_text(&brain->filter_flag, master->sync_flags) < 0)
+		return error_errno(err, -ENOMEM, "handshake");
+	brain->filter.flag = brain->filter_flag;
 	return 0;
 }
 
@@ -332,9 +372,9 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 	ret = take_way(brain, master, err);
 	if (ret < 0)
 		return ret;
-	if (master->sync_since_timestamp != 0 || master->sync_until_timestamp != 0 ||
-	    master->sync_max_size != 0 || master->sync_flags != NULL)
-		return refuse(brain, "a filter (-t, -e, -I or -O)", err);
+	ret = take_filter(brain, master, err);
+	if (ret < 0)
+		return ret;
 	if (master->sync_box != NULL && master->sync_box[0] == '\\')
 		return refuse(brain, "a mailbox by its special use", err);
 	if (has_other_namespace(master))

@@ -9,6 +9,7 @@
  *   brain_blocks.c    one mailbox without a state: which parts are equal
  *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
  *   box_attributes.c  one mailbox: A in both directions
+ *   box_filter.c      one mailbox: what a filter leaves out of both lists
  *   export.c          own changes and bodies to the peer
  *   import.c          the peer's changes and bodies to us
  *   import_apply.c    carrying out merge_mailbox's actions
@@ -27,6 +28,7 @@
 #include "sync/brain.h"
 #include "sync/item_list.h"
 #include "sync/items.h"
+#include "sync/mail_filter.h"
 #include "sync/merge_mailbox.h"
 #include "sync/stream.h"
 
@@ -54,6 +56,9 @@ struct brain {
 	enum sync_role role;
 	enum sync_type type; /* what this session does, in both roles */
 	enum sync_way way;
+	bool keeps; /* one way: the destination keeps what it has (no_backup_overwrite) */
+	struct mail_filter filter;
+	char *filter_flag; /* what it points to */
 	struct sync_peer peer;
 
 	struct sync_state state; /* with this peer, as the host knows it */
@@ -148,9 +153,16 @@ struct import_request {
 	bool received, missing;
 };
 
+/* Of a list what a filter lets the merge see; the strings are the list's. */
+struct filtered_list {
+	struct merge_item *items;
+	size_t count;
+};
+
 struct import {
-	struct item_list list;	/* the peer's C list */
-	struct item_list found; /* own messages that it names */
+	struct item_list list;			    /* the peer's C list */
+	struct item_list found;			    /* own messages that it names */
+	struct filtered_list own_taken, peer_taken; /* with a filter */
 	struct merge_mailbox_plan plan;
 	bool planned;
 	struct import_request *requests; /* in the order of the actions */
@@ -205,6 +217,16 @@ struct fill_modseq {
 /* Of those messages. Who has a higher one keeps it. */
 void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count);
 void import_apply(struct box *box);
+
+/* box_filter.c */
+/* The own list is sent when the peer's is read. */
+bool box_filter_waits(const struct box *box);
+/* Of the own list's messages, what the filter asks for. */
+int box_filter_own(struct box *box, struct error *err);
+/* Both lists as the merge is to see them: own_taken, peer_taken. */
+int box_filter_lists(struct box *box, struct error *err);
+/* Drops what the plan made of those would do to messages that are not here. */
+void box_filter_plan(struct box *box);
 
 /* brain_blocks.c */
 struct block;

@@ -600,9 +600,10 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 		.peer_escape = builder->escape,
 		.own_incomplete = brain->tree_incomplete,
 		.own_has_no_directories = brain->user->location.layout == MAIL_LAYOUT_MAILDIRPP,
+		.peer_stays = brain->way == SYNC_FROM_PEER,
 	};
-	ret = brain->way == SYNC_FROM_PEER ? merge_tree_backup(&input, &plan, err)
-					   : merge_tree(&input, &plan, err);
+	ret = brain->way == SYNC_FROM_PEER && !brain->keeps ? merge_tree_backup(&input, &plan, err)
+							    : merge_tree(&input, &plan, err);
 	free(own.nodes);
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);

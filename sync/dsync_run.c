@@ -217,7 +217,7 @@ static int serve_local(void *ctx, int fd)
 
 static enum sync_way way_of(const struct dsync_options *options)
 {
-	if (options->verb != DSYNC_BACKUP)
+	if (options->verb != DSYNC_BACKUP && !options->once)
 		return SYNC_BOTH_WAYS;
 	return options->reverse ? SYNC_FROM_PEER : SYNC_TO_PEER;
 }
@@ -228,6 +228,8 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	struct sync_options options = {
 		.role = SYNC_MASTER,
 		.way = way_of(run->options),
+		.keeps = run->options->once,
+		.filter = &run->options->filter,
 		.only_box = box,
 		.only_guid = run->options->only_guid,
 	};
@@ -282,6 +284,9 @@ static bool can_check_first(const struct dsync_run *run, const struct dsync_loca
 {
 	enum sync_way way = way_of(run->options);
 
+	/* With -1 nothing can be in the way. */
+	if (run->options->once)
+		return false;
 	return way == SYNC_FROM_PEER ||
 	       (way == SYNC_TO_PEER && location->place == DSYNC_PLACE_LOCAL);
 }

@@ -157,6 +157,8 @@ int export_build(struct box *box, struct error *err)
 		ret = add_expunges_below(&builder, UINT64_MAX);
 	if (ret == 0)
 		ret = add_header_hashes(box, err);
+	if (ret == 0)
+		ret = box_filter_own(box, err);
 	if (ret == -ENOMEM)
 		return error_errno(err, ret, "list of changes");
 	return ret;
@@ -205,7 +207,8 @@ int export_send_changes(struct box *box, struct error *err)
 		if (!stream_can_write(box->brain->stream))
 			return 0;
 		int ret = item_list_to_change(&export->list.items[export->next_change], dovecot,
-					      &export->scratch, hex, &item.change);
+					      &box->brain->filter, &export->scratch, hex,
+					      &item.change);
 		if (ret == 0)
 			ret = items_send(box->brain->items, &item, err);
 		if (ret < 0)
@@ -249,6 +252,11 @@ static const struct merge_item *find_uid(const struct item_list *list, uint32_t 
 	return NULL;
 }
 
+static bool is_offered(const struct merge_item *item)
+{
+	return item->type != 'e' && !item->absent;
+}
+
 /* The message of the list that is asked for. The UID says where to look first. */
 static const struct merge_item *find_requested(const struct item_list *list,
 					       const struct item_request *request)
@@ -256,12 +264,12 @@ static const struct merge_item *find_requested(const struct item_list *list,
 	const struct merge_item *item = find_uid(list, request->uid);
 
 	if (request->guid == NULL)
-		return item != NULL && item->type != 'e' ? item : NULL;
-	if (item != NULL && item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+		return item != NULL && is_offered(item) ? item : NULL;
+	if (item != NULL && is_offered(item) && strcmp(item->guid, request->guid) == 0)
 		return item;
 	for (size_t i = 0; i < list->count; i++) {
 		item = &list->items[i];
-		if (item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+		if (is_offered(item) && strcmp(item->guid, request->guid) == 0)
 			return item;
 	}
 	return NULL;
@@ -297,7 +305,7 @@ int export_request_all(struct box *box, struct error *err)
 	for (size_t i = 0; i < box->export.list.count; i++) {
 		const struct merge_item *item = &box->export.list.items[i];
 
-		if (item->type != 's')
+		if (item->type != 's' || item->absent)
 			continue;
 		int ret = push_request(&box->export, item->uid, item->guid, *item->guid == '\0');
 		if (ret < 0)

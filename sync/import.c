@@ -95,36 +95,75 @@ static int make_requests(struct import *import)
 	return 0;
 }
 
+static enum merge_mode import_mode(const struct box *box)
+{
+	const struct brain *brain = box->brain;
+
+	if (brain->way != SYNC_FROM_PEER)
+		return brain_mode(brain);
+	if (!brain->keeps)
+		return MERGE_BACKUP;
+	/* What has no GUIDs (mbox) can only be compared by Dovecot's rules. */
+	return box->peer.have_guids ? MERGE_ONCE : MERGE_DOVECOT;
+}
+
+static void fill_lists(const struct box *box, struct merge_mailbox_input *input)
+{
+	const struct import *import = &box->import;
+
+	input->own.items = box->export.list.items;
+	input->own.item_count = box->export.list.count;
+	input->peer.items = import->list.items;
+	input->peer.item_count = import->list.count;
+	if (mail_filter_is_set(&box->brain->filter)) {
+		input->own.items = import->own_taken.items;
+		input->own.item_count = import->own_taken.count;
+		input->peer.items = import->peer_taken.items;
+		input->peer.item_count = import->peer_taken.count;
+	}
+	input->found = import->found.items;
+	input->found_count = import->found.count;
+}
+
 static int merge_lists(struct box *box, struct error *err)
 {
+	bool filtered = mail_filter_is_set(&box->brain->filter);
 	struct import *import = &box->import;
 	struct merge_mailbox_input input = {
-		.mode = box->brain->way == SYNC_FROM_PEER ? MERGE_BACKUP : brain_mode(box->brain),
+		.mode = import_mode(box),
 		.role = brain_merge_role(box->brain),
 		.common_uid = box->common_uid,
 		.stateful = box->stateful,
-		.absence_counts = absence_counts(box),
+		/* With a filter what is not listed may be left out, on either side. */
+		.absence_counts = filtered ? box->stateful : absence_counts(box),
 	};
 	int ret = find_named(box, err);
 
+	if (ret == 0 && filtered)
+		ret = box_filter_lists(box, err);
 	if (ret < 0)
 		return ret;
 	box_fill_side(box, true, &input.own);
 	box_fill_side(box, false, &input.peer);
-	input.own.items = box->export.list.items;
-	input.own.item_count = box->export.list.count;
-	input.peer.items = import->list.items;
-	input.peer.item_count = import->list.count;
-	input.found = import->found.items;
-	input.found_count = import->found.count;
+	fill_lists(box, &input);
 	ret = merge_mailbox(&input, &import->plan, err);
 	if (ret < 0)
 		return ret;
+	if (filtered)
+		box_filter_plan(box);
 	if (import->plan.need_new)
 		return 0;
 	import->planned = true;
 	ret = make_requests(import);
 	return ret < 0 ? error_errno(err, ret, "mail requests") : 0;
+}
+
+static void free_taken(struct import *import)
+{
+	free(import->own_taken.items);
+	free(import->peer_taken.items);
+	import->own_taken = (struct filtered_list){.items = NULL};
+	import->peer_taken = (struct filtered_list){.items = NULL};
 }
 
 /* A backup that cannot become the source's as it is: a folder is made anew, an INBOX stays what it
@@ -147,6 +186,7 @@ static int merge_anew(struct box *box, struct error *err)
 		   "mailbox=%s",
 		   uid, box->brain->user->name, box->name);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	int ret = box_make_anew(box, err);
 	if (ret == 0)
 		ret = merge_lists(box, err);
@@ -393,6 +433,7 @@ void import_end_part(struct box *box)
 	box->brain->result->changes_applied += (unsigned)import->applied;
 	free_requests(import);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	item_list_free(&import->list);
 	item_list_free(&import->found);
 	import->planned = false;
@@ -406,6 +447,7 @@ void import_free(struct import *import)
 {
 	free_requests(import);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	item_list_free(&import->list);
 	item_list_free(&import->found);
 	memset(import, 0, sizeof(*import));

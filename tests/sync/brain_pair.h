@@ -16,11 +16,13 @@ struct test_node {
 	const struct mail_user *user;
 	struct guid id;
 	const char *hostname;
-	bool busy;		 /* what begin answers */
-	bool plain;		 /* does not introduce itself as dsyncfs */
-	enum sync_way way;	 /* as master */
-	bool allow_one_way;	 /* as slave */
-	struct box_cache *cache; /* NULL: mailboxes are opened for each session */
+	bool busy;		   /* what begin answers */
+	bool plain;		   /* does not introduce itself as dsyncfs */
+	enum sync_way way;	   /* as master */
+	bool keeps;		   /* as master, one way */
+	struct mail_filter filter; /* as master */
+	bool allow_one_way;	   /* as slave */
+	struct box_cache *cache;   /* NULL: mailboxes are opened for each session */
 	uint32_t fill_from, block_uids;
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
