@@ -104,10 +104,15 @@ static int check_complete(const struct brain *brain, struct error *err)
 static int send_node(struct brain *brain, const struct mailbox_node *node, struct error *err)
 {
 	bool selectable = node->exists && !guid_is_empty(&node->guid);
+	/* A Dovecot makes mailboxes of directories: 2.3 in a Maildir++, 2.4 in an mdbox. As a
+	 * parent it comes with what is below it. */
+	bool exists =
+		selectable || (node->exists &&
+			       items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program"));
 	struct item item = {
 		.type = ITEM_NODE,
 		.node = {.name = node->name,
-			 .existence = node->exists ? "y" : "n",
+			 .existence = exists ? "y" : "n",
 			 .mailbox_guid = node->guid,
 			 .has_guid = selectable,
 			 .uid_validity = selectable ? node->uid_validity : 0,
