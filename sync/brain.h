@@ -13,6 +13,7 @@
 #include "store/base/error.h"
 #include "store/base/guid.h"
 #include "store/mail_user.h"
+#include "store/mailbox.h"
 #include "sync/mail_filter.h"
 
 struct stream; /* sync/stream.h: the line and value stream to the peer */
@@ -89,6 +90,10 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* The mailbox was listed, or left, as this says; NULL: somebody changed it meanwhile. May
+	 * be NULL. */
+	void (*mailbox_settled)(void *ctx, const char *mailbox,
+				const struct mailbox_status *status);
 	/* Often. May be NULL. */
 	void (*progress)(void *ctx, const struct sync_progress *progress);
 	/* With check_only: what would be done to it here. May be NULL. */

@@ -362,6 +362,16 @@ static void save_state(struct box *box)
 	crash_point("sync: after a state was saved");
 }
 
+static void tell_settled(const struct box *box)
+{
+	const struct sync_host *host = box->brain->host;
+	const struct mailbox_status *status =
+		box->import.committed ? mailbox_status(box->mailbox) : &box->status;
+
+	if (host->mailbox_settled != NULL)
+		host->mailbox_settled(host->ctx, box->name, box->import.foreign ? NULL : status);
+}
+
 static void finish_box(struct box *box)
 {
 	struct brain *brain = box->brain;
@@ -374,6 +384,7 @@ static void finish_box(struct box *box)
 		brain->host->mailbox_done(brain->host->ctx, box->name, sent, received);
 	if (box->failed != 0)
 		return;
+	tell_settled(box);
 	if (box->peer_state.changes_during_sync)
 		box_again(box, "it changed at the peer, or failed there");
 	if (box->again)
@@ -400,8 +411,10 @@ static int list_and_exchange(struct box *box, struct error *err)
 /* After both B items. */
 static int sync_box(struct box *box, struct error *err)
 {
-	if (box_is_skipped(box))
+	if (box_is_skipped(box)) {
+		tell_settled(box);
 		return 0;
+	}
 	agree_on_state(box);
 	int ret = 0;
 	if (fill_applies(box)) {
