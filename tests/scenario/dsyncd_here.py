@@ -30,13 +30,15 @@ def free_port():
 
 
 class Dsyncd:
-    def __init__(self, side, location, settings=""):
-        """side: the Dovecot whose homes it mounts. Nothing of it runs yet."""
+    def __init__(self, side, location, settings="", whole=False):
+        """side: the Dovecot whose homes it mounts. whole: the settings are all there are. Nothing of it runs yet."""
         self.dir, self.homes, self.port = side.dir, side.homes, free_port()
         self.settings, self.log = side.dir + "/dsyncfs.conf", side.dir + "/dsyncd.log"
         self.processes = []
         with open(self.settings, "w", encoding="utf-8") as file:
-            file.write(SETTINGS.format(homes=self.homes, location=location, uid=MAIL_UID, port=self.port, dir=self.dir) + settings)
+            if not whole:
+                file.write(SETTINGS.format(homes=self.homes, location=location, uid=MAIL_UID, port=self.port, dir=self.dir))
+            file.write(settings)
 
     def _start(self, *argv):
         with open(self.log, "ab") as log:
