@@ -21,12 +21,20 @@
 #define DELETES_BYTES_MAX ((size_t)64 * 1024 * 1024)
 #define NAME_BYTES_MAX	  4096
 
+/* Only of a mailbox that the peer may still have. */
+static bool had_state(void *ctx, const struct guid *guid)
+{
+	return brain_saved_state(ctx, guid) != NULL;
+}
+
 int brain_read_tree(struct brain *brain, struct error *err)
 {
 	mailbox_tree_free(&brain->tree);
 	memset(&brain->tree, 0, sizeof(brain->tree));
 	brain->have_tree = false;
 	int ret = mailbox_list_read(brain->user, &brain->tree, &brain->tree_incomplete, err);
+	if (ret == 0)
+		ret = mailbox_list_add_kept(brain->user, &brain->tree, had_state, brain, err);
 	brain->have_tree = ret == 0;
 	return ret;
 }
@@ -520,7 +528,10 @@ static bool is_deleted(const struct mailbox_tree *tree, const struct guid *guid)
 	for (size_t i = 0; i < tree->deletion_count; i++) {
 		const struct mailbox_deletion *deletion = &tree->deletions[i];
 
-		if (deletion->kind == DELETED_MAILBOX && guid_equal(&deletion->guid, guid))
+		/* One that is known as long as its state is has to be told until the peer has done
+		 * it. */
+		if (deletion->kind == DELETED_MAILBOX && !deletion->kept &&
+		    guid_equal(&deletion->guid, guid))
 			return true;
 	}
 	return false;
