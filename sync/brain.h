@@ -129,6 +129,7 @@ struct sync_options {
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
 	const char *hostname; /* ours, as sent */
 	char alt_char;	      /* '_' */
+	int64_t now;	      /* 0: what the system's clock says */
 	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
 	 * escaped). NULL: all. */
 	const char *only_box, *exclude;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
@@ -44,6 +45,11 @@ static bool parse_dsyncfs_value(const char *value, struct guid *node_id_r)
 	return guid_from_hex(value + len, node_id_r) == 0;
 }
 
+static int64_t clock_now(const struct brain *brain)
+{
+	return brain->options->now != 0 ? brain->options->now : time(NULL);
+}
+
 static void take_peer(struct brain *brain, const struct item_handshake *handshake)
 {
 	struct sync_peer *peer = &brain->peer;
@@ -58,6 +64,7 @@ static void take_peer(struct brain *brain, const struct item_handshake *handshak
 		snprintf(peer->id, sizeof(peer->id), "%s", guid_to_hex(&node_id, hex));
 	else
 		snprintf(peer->id, sizeof(peer->id), "dovecot:%.119s", peer->hostname);
+	brain->peer_clock = peer->is_dsyncfs ? handshake->dsyncfs_clock : 0;
 	stream_set_peer_name(brain->stream, peer->hostname);
 	brain->session->peer = *peer;
 	brain->result->peer = *peer;
@@ -146,6 +153,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 	bool dovecot = !items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs");
 	char alt_char[2] = {brain->alt_char, '\0'};
 	char value[DSYNCFS_VALUE_SIZE];
+
+	brain->own_clock = clock_now(brain);
 	struct item item = {
 		.type = ITEM_HANDSHAKE,
 		.handshake = {.hostname = brain->options->hostname,
@@ -165,7 +174,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .sync_max_size = brain->filter.max_size,
 			      .sync_flags = brain->filter.flag,
 			      .dsyncfs = dsyncfs_value(brain, value),
-			      .dsyncfs_boxes = brain->type == SYNC_BOXES},
+			      .dsyncfs_boxes = brain->type == SYNC_BOXES,
+			      .dsyncfs_clock = dovecot ? 0 : brain->own_clock},
 	};
 
 	if (dovecot) {
@@ -403,12 +413,15 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 static int send_slave_handshake(struct brain *brain, bool dsyncfs, bool busy, struct error *err)
 {
 	char value[DSYNCFS_VALUE_SIZE];
+
+	brain->own_clock = clock_now(brain);
 	struct item item = {
 		.type = ITEM_HANDSHAKE,
 		.handshake = {.hostname = brain->options->hostname,
 			      .hashed_headers = dsyncfs ? NULL : "",
 			      .dsyncfs = dsyncfs ? dsyncfs_value(brain, value) : NULL,
-			      .dsyncfs_busy = busy},
+			      .dsyncfs_busy = busy,
+			      .dsyncfs_clock = dsyncfs ? brain->own_clock : 0},
 	};
 	int ret = items_send(brain->items, &item, err);
 

@@ -3,6 +3,7 @@
  *
  *   brain.c           the session: roles, order, outcome
  *   brain_handshake.c H, who the peer is, what both may say
+ *   brain_clock.c     times of two clocks
  *   brain_tree.c      N and D, and carrying out merge_tree's actions
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
@@ -80,6 +81,9 @@ struct brain {
 	bool have_tree, tree_incomplete;
 
 	unsigned boxes_done, boxes_total;
+	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
+	int64_t own_clock, peer_clock;
+
 	bool again, need_tree, full_resync;
 	int failed; /* the first mailbox that failed */
 };
@@ -104,6 +108,10 @@ int brain_handshake_master(struct brain *brain, bool *busy_r, struct error *err)
 int brain_handshake_slave(struct brain *brain, bool *busy_r, struct error *err);
 int brain_send_states(struct brain *brain, struct error *err);
 int brain_receive_states(struct brain *brain, struct error *err);
+
+/* brain_clock.c: both trees' times by one clock. */
+void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
+		      struct mailbox_tree *peer);
 
 /* brain_tree.c */
 int brain_read_tree(struct brain *brain, struct error *err);

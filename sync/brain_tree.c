@@ -589,8 +589,14 @@ static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 	*tree_r = brain->tree;
 	tree_r->node_count = 0;
 	tree_r->nodes = calloc(brain->tree.node_count + 1, sizeof(*tree_r->nodes));
-	if (tree_r->nodes == NULL)
+	tree_r->deletions = calloc(brain->tree.deletion_count + 1, sizeof(*tree_r->deletions));
+	if (tree_r->nodes == NULL || tree_r->deletions == NULL) {
+		free(tree_r->nodes);
+		free(tree_r->deletions);
 		return -ENOMEM;
+	}
+	for (size_t i = 0; i < brain->tree.deletion_count; i++)
+		tree_r->deletions[i] = brain->tree.deletions[i];
 	for (size_t i = 0; i < brain->tree.node_count; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
 
@@ -600,7 +606,7 @@ static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 	return 0;
 }
 
-static int merge_trees(struct brain *brain, const struct tree_builder *builder, struct error *err)
+static int merge_trees(struct brain *brain, struct tree_builder *builder, struct error *err)
 {
 	struct mailbox_tree own;
 	struct merge_tree_plan plan = {0};
@@ -608,6 +614,7 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 
 	if (ret < 0)
 		return error_errno(err, ret, "mailbox tree");
+	brain_set_clocks(brain, &own, &builder->tree);
 	struct merge_tree_input input = {
 		.mode = brain_mode(brain),
 		.role = brain_merge_role(brain),
@@ -621,6 +628,7 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 	ret = brain->way == SYNC_FROM_PEER && !brain->keeps ? merge_tree_backup(&input, &plan, err)
 							    : merge_tree(&input, &plan, err);
 	free(own.nodes);
+	free(own.deletions);
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan);

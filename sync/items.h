@@ -67,7 +67,8 @@ struct item_handshake {
 	bool dsyncfs_program;
 	const char *dsyncfs; /* "<version> <node id>" */
 	bool dsyncfs_busy;
-	bool dsyncfs_boxes; /* no tree phase */
+	bool dsyncfs_boxes;    /* no tree phase */
+	int64_t dsyncfs_clock; /* the sender's, UTC seconds */
 };
 
 /* S */

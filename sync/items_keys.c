@@ -48,6 +48,7 @@ static const struct item_key handshake_keys[] = {
 	KEY(handshake.dsyncfs, "dsyncfs", KEY_STR, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_busy, "dsyncfs_busy", KEY_BOOL, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_boxes, "dsyncfs_boxes", KEY_BOOL, KEY_EXTENSION),
+	KEY(handshake.dsyncfs_clock, "dsyncfs_clock", KEY_TIME, KEY_EXTENSION),
 };
 
 static const struct item_key state_keys[] = {

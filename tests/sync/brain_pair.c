@@ -100,6 +100,7 @@ static void *run_side(void *ptr)
 		.cache = side->node->cache,
 		.way = side->node->way,
 		.allow_one_way = side->node->allow_one_way,
+		.now = side->node->now,
 		.keeps = side->node->keeps,
 		.filter = &side->node->filter,
 		.fill_from = side->node->fill_from,

@@ -19,6 +19,7 @@ struct test_node {
 	bool busy;		   /* what begin answers */
 	bool plain;		   /* does not introduce itself as dsyncfs */
 	enum sync_way way;	   /* as master */
+	int64_t now;		   /* what its clock says; 0: the system\'s */
 	bool keeps;		   /* as master, one way */
 	struct mail_filter filter; /* as master */
 	bool allow_one_way;	   /* as slave */

@@ -607,11 +607,42 @@ static void cut_anywhere_then_clean(void **state)
 	}
 }
 
+/* a's clock is right, b's an hour ahead. What a does later wins all the same, whoever starts. */
+static void renames_by_clocks_that_differ(void **state)
+{
+	struct fixture *f = *state;
+	struct guid guid;
+
+	f->clock = 1700000000;
+	guid_generate(&guid);
+	assert_int_equal(mailbox_list_create(&f->b->user, "Before", &guid, 7, NULL), 0);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(mailbox_list_rename(&f->b->user, "Before", "By b", NULL), 0);
+	fake_find_box(f->b, "By b")->renamed = 1700000010 + 3600;
+	assert_int_equal(mailbox_list_rename(&f->a->user, "Before", "By a", NULL), 0);
+	fake_find_box(f->a, "By a")->renamed = 1700000020;
+	f->node_a.now = 1700000030;
+	f->node_b.now = 1700000030 + 3600;
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_non_null(fake_find_box(f->a, "By a"));
+	assert_null(fake_find_box(f->a, "By b"));
+
+	assert_int_equal(mailbox_list_rename(&f->a->user, "By a", "Again a", NULL), 0);
+	fake_find_box(f->a, "Again a")->renamed = 1700000040;
+	assert_int_equal(mailbox_list_rename(&f->b->user, "By a", "Again b", NULL), 0);
+	fake_find_box(f->b, "Again b")->renamed = 1700000035 + 3600;
+	if (run_until_done(&f->node_b, &f->node_a, SYNC_CHANGED, &f->results) < 0)
+		fail_msg("no end: %s", f->results.master.reason);
+	expect_equal(f);
+	assert_non_null(fake_find_box(f->b, "Again a"));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(one_new_mail),
+		TEST(renames_by_clocks_that_differ),
 		TEST(new_mail_on_both),
 		TEST(equal_numbers_hide_nothing),
 		TEST(flags_keywords_and_expunges),
