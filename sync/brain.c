@@ -90,6 +90,11 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 	return NULL;
 }
 
+bool brain_has_digests(const struct brain *brain)
+{
+	return brain->peer.is_dsyncfs && items_peer_has_key(brain->items, ITEM_MAIL, "body_digest");
+}
+
 enum merge_mode brain_mode(const struct brain *brain)
 {
 	return brain->peer.is_dsyncfs ? MERGE_DSYNCFS : MERGE_DOVECOT;

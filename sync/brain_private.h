@@ -99,6 +99,8 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 struct box;
 /* A mail of the mailbox has been sent or received. */
 void brain_progress(const struct box *box);
+/* Does the peer tell, and want to be told, the digest of each body? */
+bool brain_has_digests(const struct brain *brain);
 /* Of a two-way session; also which of the two protocols is spoken. */
 enum merge_mode brain_mode(const struct brain *brain);
 enum merge_role brain_merge_role(const struct brain *brain);
@@ -135,6 +137,7 @@ struct export
 	struct export_request *requests;
 	size_t request_count, request_size, next_request;
 	struct mail_body *body; /* being sent */
+	struct digest_sum *sum; /* of it, with a peer that compares */
 	struct item_keywords_scratch scratch;
 	unsigned mails_sent;
 };
@@ -177,7 +180,9 @@ struct import {
 	size_t request_count, next_sent, next_expected;
 	size_t receiving; /* the request whose body comes; SIZE_MAX: one that nobody wants */
 	bool in_body;
-	bool unasked; /* bodies come without a request */
+	struct digest_sum *sum; /* of the body, with a peer that tells */
+	bool awaits_digest;	/* the body is here, what it has to be is not */
+	bool unasked;		/* bodies come without a request */
 	size_t spooled_count;
 	uint64_t spooled_bytes;
 

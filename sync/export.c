@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/digest.h"
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 #include "sync/header_hash.h"
@@ -367,6 +368,8 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 		box_again(box, ret == -EAGAIN ? "a message's file is renamed all the time"
 					      : "a message vanished before it was sent");
 	}
+	if (brain_has_digests(box->brain) && digest_sum_begin(&export->sum) < 0)
+		return error_errno(err, -ENOMEM, "digest of a body");
 	struct item item = {
 		.type = ITEM_MAIL,
 		.mail = {.guid = request->by_uid ? "" : request->guid,
@@ -380,10 +383,38 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 	return items_send(box->brain->items, &item, err);
 }
 
+/* So that what is damaged on its way, or by either end, is asked for again. */
+static int send_digest(struct box *box, struct error *err)
+{
+	uint8_t sha1[DIGEST_SHA1_SIZE];
+	char hex[2 * DIGEST_SHA1_SIZE + 1];
+	struct item item = {.type = ITEM_MAIL, .mail = {.body_digest = hex}};
+
+	digest_sum_end(box->export.sum, sha1);
+	digest_to_hex(sha1, sizeof(sha1), hex);
+	return items_send(box->brain->items, &item, err);
+}
+
+static int end_body(struct box *box, bool digests, struct error *err)
+{
+	struct export *export = &box->export;
+	int ret = stream_end_value(box->brain->stream, err);
+
+	if (ret == 0 && digests)
+		ret = send_digest(box, err);
+	if (ret < 0)
+		return ret;
+	mailbox_body_close(&export->body);
+	export->mails_sent++;
+	brain_progress(box);
+	return 1;
+}
+
 /* Sends the rest of the open body. 1: all of it; 0: the stream is full. */
 static int send_body(struct box *box, struct error *err)
 {
 	struct export *export = &box->export;
+	bool digests = brain_has_digests(box->brain);
 	struct stream *stream = box->brain->stream;
 	char data[BODY_PIECE_BYTES];
 
@@ -395,16 +426,13 @@ static int send_body(struct box *box, struct error *err)
 			error_prefix(err, "user=%s mailbox=%s", box->brain->user->name, box->name);
 			return stream_set_failed(stream, (int)n, err);
 		}
-		int ret = n > 0 ? stream_write_value(stream, data, (size_t)n, err)
-				: stream_end_value(stream, err);
+		if (n == 0)
+			return end_body(box, digests, err);
+		if (digests)
+			digest_sum_add(export->sum, data, (size_t)n);
+		int ret = stream_write_value(stream, data, (size_t)n, err);
 		if (ret < 0)
 			return ret;
-		if (n == 0) {
-			mailbox_body_close(&export->body);
-			export->mails_sent++;
-			brain_progress(box);
-			return 1;
-		}
 	}
 	return 0;
 }
@@ -434,6 +462,7 @@ int export_send_mails(struct box *box, struct error *err)
 void export_free(struct export *export)
 {
 	mailbox_body_close(&export->body);
+	digest_sum_free(&export->sum);
 	item_list_free(&export->list);
 	free(export->requests);
 	free(export->scratch.words);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/digest.h"
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
@@ -315,9 +316,56 @@ static void mark_missing(struct box *box, size_t index)
 	import_mark_missing(box, import->plan.actions[import->requests[index].action].uid);
 }
 
+static void finish_body(struct box *box);
+
+/* A body that is not what was sent is left out: the next session brings it. */
+static void drop_body(struct box *box)
+{
+	struct import *import = &box->import;
+	size_t index = import->receiving;
+
+	if (box->failed != 0 || index == NOT_WANTED)
+		return;
+	log_error("%s sent a message that came damaged user=%s mailbox=%s uid=%u",
+		  stream_peer_name(box->brain->stream), box->brain->user->name, box->name,
+		  import->plan.actions[import->requests[index].action].uid);
+	mailbox_spool_discard(&import->requests[index].spool);
+	mark_missing(box, index);
+}
+
+/* What the peer says the body before it was. */
+static int take_digest(struct box *box, const char *said, struct error *err)
+{
+	struct import *import = &box->import;
+	uint8_t sha1[DIGEST_SHA1_SIZE];
+	char hex[2 * DIGEST_SHA1_SIZE + 1];
+
+	if (!import->awaits_digest) {
+		int ret = error_set(err, -EPROTO, "a digest of no message in %s", box->name);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	import->awaits_digest = false;
+	digest_sum_end(import->sum, sha1);
+	digest_to_hex(sha1, sizeof(sha1), hex);
+	if (strcmp(hex, said) == 0)
+		finish_body(box);
+	else
+		drop_body(box);
+	return 0;
+}
+
 int import_begin_mail(struct box *box, const struct item_mail *mail, struct error *err)
 {
 	struct import *import = &box->import;
+
+	if (mail->body_digest != NULL)
+		return take_digest(box, mail->body_digest, err);
+	if (import->awaits_digest) {
+		int ret = error_set(err, -EPROTO, "no digest after a message in %s", box->name);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	if (brain_has_digests(box->brain) && digest_sum_begin(&import->sum) < 0)
+		return error_errno(err, -ENOMEM, "digest of a body");
 	size_t index = box->failed == 0 ? find_request(import, mail) : NOT_WANTED;
 
 	import->receiving = index;
@@ -355,7 +403,6 @@ static void finish_body(struct box *box)
 {
 	struct import *import = &box->import;
 
-	import->in_body = false;
 	if (box->failed != 0 || import->receiving == NOT_WANTED)
 		return;
 	import->mails_received++;
@@ -375,9 +422,14 @@ int import_receive_body(struct box *box, struct error *err)
 		if (n < 0)
 			return (int)n;
 		if (n == 0) {
-			finish_body(box);
+			import->in_body = false;
+			import->awaits_digest = brain_has_digests(box->brain);
+			if (!import->awaits_digest)
+				finish_body(box);
 			break;
 		}
+		if (brain_has_digests(box->brain))
+			digest_sum_add(import->sum, data, (size_t)n);
 		if (box->failed != 0 || import->receiving == NOT_WANTED)
 			continue;
 		struct error spool_err = {0};
@@ -394,6 +446,9 @@ void import_finish_mails(struct box *box)
 {
 	struct import *import = &box->import;
 
+	if (import->awaits_digest)
+		drop_body(box);
+	import->awaits_digest = false;
 	for (size_t i = 0; box->failed == 0 && i < import->request_count; i++) {
 		if (!import->requests[i].received)
 			mark_missing(box, i);
@@ -445,6 +500,7 @@ void import_end_part(struct box *box)
 
 void import_free(struct import *import)
 {
+	digest_sum_free(&import->sum);
 	free_requests(import);
 	merge_mailbox_plan_free(&import->plan);
 	free_taken(import);

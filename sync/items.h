@@ -170,6 +170,8 @@ struct item_mail {
 	uint32_t pop3_order;
 	int64_t received_date, saved_date;
 	bool stream;
+	/* extension: of the body before it, with nothing else set */
+	const char *body_digest;
 };
 
 /* F */

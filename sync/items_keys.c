@@ -142,6 +142,7 @@ static const struct item_key mail_keys[] = {
 	KEY(mail.received_date, "received_date", KEY_TIME, 0),
 	KEY(mail.saved_date, "saved_date", KEY_TIME, 0),
 	KEY(mail.stream, "stream", KEY_BOOL, 0),
+	KEY(mail.body_digest, "body_digest", KEY_STR, KEY_EXTENSION),
 };
 
 static const struct item_key finish_keys[] = {

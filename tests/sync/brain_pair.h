@@ -51,6 +51,9 @@ void run_session(struct test_node *master, struct test_node *slave, enum sync_ty
 /* As run_session, but the connection is cut once that many bytes have passed in one direction. */
 void run_session_cut(struct test_node *master, struct test_node *slave, enum sync_type type,
 		     bool to_slave, uint64_t cut_after, struct session_results *results_r);
+/* What run_session_cut()'s connection changes a byte of, when it passes for the first time; NULL:
+ * nothing. */
+extern const char *test_damaged_text;
 /* As often as somebody wants it; the number of sessions, or -1 when it has no end or fails. */
 int run_until_done(struct test_node *master, struct test_node *slave, enum sync_type type,
 		   struct session_results *results_r);

@@ -607,6 +607,24 @@ static void cut_anywhere_then_clean(void **state)
 	}
 }
 
+/* Of what comes over a broken line nothing is kept: the next session brings it. */
+static void a_body_damaged_on_its_way(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: whole\n\nx\n");
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: broken\n\nfragile\n");
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: whole\n\ny\n");
+	test_damaged_text = "fragile";
+	run_session_cut(&f->node_a, &f->node_b, SYNC_CHANGED, true, UINT64_MAX, &f->results);
+	assert_null(test_damaged_text);
+	assert_int_equal(f->results.slave.outcome, SYNC_AGAIN);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 2);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 3);
+	expect_quiet(f);
+}
+
 /* a's clock is right, b's an hour ahead. What a does later wins all the same, whoever starts. */
 static void renames_by_clocks_that_differ(void **state)
 {
@@ -643,6 +661,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(one_new_mail),
 		TEST(renames_by_clocks_that_differ),
+		TEST(a_body_damaged_on_its_way),
 		TEST(new_mail_on_both),
 		TEST(equal_numbers_hide_nothing),
 		TEST(flags_keywords_and_expunges),
