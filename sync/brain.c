@@ -139,13 +139,24 @@ static int attach_session(struct brain *brain, struct error *err)
 
 static int sync_listed_boxes(struct brain *brain, struct error *err)
 {
+	const struct sync_options *options = brain->options;
+	bool *last = calloc(options->box_count + 1, sizeof(*last));
 	int ret = 0;
 
-	for (size_t i = 0; i < brain->options->box_count && ret == 0; i++) {
-		const struct sync_box *box = &brain->options->boxes[i];
-		ret = box_sync_master(brain, box->name,
-				      guid_is_empty(&box->guid) ? NULL : &box->guid, err);
+	if (last == NULL)
+		return error_errno(err, -ENOMEM, "mailboxes");
+	moves_prepare(brain, last);
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < options->box_count && ret == 0; i++) {
+			const struct sync_box *box = &options->boxes[i];
+
+			if (last[i] == (round == 1))
+				ret = box_sync_master(brain, box->name,
+						      guid_is_empty(&box->guid) ? NULL : &box->guid,
+						      err);
+		}
 	}
+	free(last);
 	return ret;
 }
 
@@ -355,6 +366,7 @@ static void brain_free(struct brain *brain)
 	free(brain->only_box);
 	free(brain->exclude);
 	free(brain->filter_flag);
+	moves_free(&brain->moves);
 }
 
 /* A slave learns it from the master. */

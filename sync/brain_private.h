@@ -8,6 +8,7 @@
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
  *   brain_blocks.c    one mailbox without a state: which parts are equal
+ *   brain_moves.c     messages that come from another mailbox
  *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
  *   box_attributes.c  one mailbox: A in both directions
  *   box_filter.c      one mailbox: what a filter leaves out of both lists
@@ -46,6 +47,12 @@ struct brain_session {
 	bool complete; /* one session has run to its end */
 };
 
+/* brain_moves.c: what mailboxes of this session have lost. */
+struct moves {
+	struct lost *lost; /* sorted by GUID */
+	size_t count, size;
+};
+
 struct brain {
 	struct stream *stream;
 	struct items *items;
@@ -80,6 +87,7 @@ struct brain {
 	struct mailbox_tree tree; /* own, as it is after the tree phase */
 	bool have_tree, tree_incomplete;
 
+	struct moves moves;
 	unsigned boxes_done, boxes_total;
 	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
 	int64_t own_clock, peer_clock;
@@ -240,6 +248,16 @@ int box_filter_own(struct box *box, struct error *err);
 int box_filter_lists(struct box *box, struct error *err);
 /* Drops what the plan made of those would do to messages that are not here. */
 void box_filter_plan(struct box *box);
+
+/* brain_moves.c */
+#define MOVES_AT_ONCE 100
+/* Of a session of listed mailboxes: what they lost, and which of them are to come last. */
+void moves_prepare(struct brain *brain, bool last_r[]);
+/* In the own list: what was in another mailbox before. */
+void moves_mark(struct box *box);
+/* Of what the plan wants: the bodies that are in another mailbox here. */
+void moves_take(struct box *box);
+void moves_free(struct moves *moves);
 
 /* brain_blocks.c */
 struct block;

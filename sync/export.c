@@ -160,6 +160,8 @@ int export_build(struct box *box, struct error *err)
 		ret = add_header_hashes(box, err);
 	if (ret == 0)
 		ret = box_filter_own(box, err);
+	if (ret == 0)
+		moves_mark(box);
 	if (ret == -ENOMEM)
 		return error_errno(err, ret, "list of changes");
 	return ret;

@@ -233,6 +233,8 @@ int import_make_plan(struct box *box, struct error *err)
 		import->request_count = 0;
 		return 0;
 	}
+	if (!import->plan.need_full && brain_mode(box->brain) == MERGE_DSYNCFS)
+		moves_take(box);
 	if (import->plan.need_full) {
 		/* The state was wrong; without it everything is compared. */
 		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
@@ -252,6 +254,9 @@ int import_send_requests(struct box *box, struct error *err)
 			&import->plan.actions[import->requests[import->next_sent].action];
 		bool has_guid = action->guid != NULL && *action->guid != '\0';
 
+		/* It was here, in another mailbox. */
+		if (import->requests[import->next_sent].received)
+			continue;
 		if (!stream_can_write(box->brain->stream))
 			return 0;
 		struct item item = {

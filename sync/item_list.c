@@ -248,6 +248,12 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 		if (item->hdr_hash == NULL)
 			return -ENOMEM;
 	}
+	if (change->from != NULL) {
+		item->from = item_list_strdup(list, change->from);
+		if (item->from == NULL)
+			return -ENOMEM;
+	}
+	item->saved = change->saved;
 	item->received = change->received_timestamp <= INT64_MAX
 				 ? (int64_t)change->received_timestamp
 				 : INT64_MAX;
@@ -364,6 +370,8 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 	change_r->final_flags = item->flags.final;
 	if (!to_dovecot)
 		change_r->final_flags &= (uint8_t)~MAIL_RECENT;
+	change_r->from = item->from;
+	change_r->saved = item->from != NULL ? item->saved : 0;
 	if (mail_filter_wants_date(filter))
 		change_r->received_timestamp = item->received > 0 ? (uint64_t)item->received : 1;
 	if (mail_filter_wants_size(filter))

@@ -154,6 +154,10 @@ struct item_change {
 	size_t keyword_count;
 	uint64_t received_timestamp;
 	uint64_t virtual_size;
+	/* extension, of an 's': a mailbox that had a message of this GUID, and when it was saved
+	 * in this one */
+	const char *from;
+	int64_t saved;
 };
 
 /* R */

@@ -127,6 +127,8 @@ static const struct item_key change_keys[] = {
 	KEY(change.keywords, "keyword_changes", KEY_KEYWORDS, 0),
 	KEY(change.received_timestamp, "received_timestamp", KEY_HEX64, 0),
 	KEY(change.virtual_size, "virtual_size", KEY_HEX64, 0),
+	KEY(change.from, "from", KEY_NAME, KEY_EXTENSION),
+	KEY(change.saved, "saved", KEY_TIME, KEY_EXTENSION),
 };
 
 static const struct item_key request_keys[] = {

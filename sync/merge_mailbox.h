@@ -50,6 +50,8 @@ struct merge_item {
 	/* For a filter (mail_filter.h), where one is in effect; the merge does not look at them. */
 	int64_t received;
 	uint64_t size;
+	const char *from; /* a mailbox that had it before (items.h); NULL: unknown */
+	int64_t saved;
 	bool absent; /* only said to be in the own mailbox */
 };
 

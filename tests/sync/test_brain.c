@@ -207,6 +207,43 @@ static void only_the_changed_boxes(void **state)
 	expect_quiet(f);
 }
 
+/* A client moves messages into another folder: their bodies are there already. What a log cannot
+ * tell about, or is not there any more, is sent. */
+static void moved_messages_do_not_travel(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+	struct stream *a, *b;
+
+	assert_int_equal(mailbox_list_create(&f->a->user, "Archive", NULL, 0, &err), 0);
+	for (int i = 0; i < 5; i++)
+		fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: moved\n\nbody\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	for (int i = 0; i < 3; i++) {
+		const struct fake_mail *mail = &box_of(f->a, "INBOX")->mails[0];
+		uint32_t uid = fake_deliver(f->a, box_of(f->a, "Archive"), mail->guid, mail->body);
+
+		fake_find_mail(box_of(f->a, "Archive"), uid)->received = mail->received;
+		fake_expunge(box_of(f->a, "INBOX"), mail->uid);
+	}
+	fake_deliver(f->a, box_of(f->a, "Archive"), NULL, "Subject: new\n\nx\n");
+	/* The peer has lost one of them meanwhile. */
+	fake_expunge(box_of(f->b, "INBOX"), box_of(f->b, "INBOX")->mails[0].uid);
+	struct sync_box boxes[2] = {
+		{.guid = box_of(f->a, "INBOX")->status.guid, .name = "INBOX"},
+		{.guid = box_of(f->a, "Archive")->status.guid, .name = "Archive"}};
+	assert_int_equal(stream_new_pair(NULL, &a, &b, &err), 0);
+	run_session_on(a, b, &f->node_a, &f->node_b, SYNC_BOXES, boxes, 2, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_DONE);
+	assert_int_equal(f->results.slave.outcome, SYNC_DONE);
+	assert_int_equal(f->results.master.mails_sent, 2);
+	assert_int_equal(box_of(f->b, "Archive")->mail_count, 4);
+	expect_equal(f);
+	stream_free(&a);
+	stream_free(&b);
+	expect_quiet(f);
+}
+
 /* The wire of a small mail between two nodes that know each other. */
 static void repeated_sessions_are_small(void **state)
 {
@@ -662,6 +699,7 @@ int main(void)
 		TEST(one_new_mail),
 		TEST(renames_by_clocks_that_differ),
 		TEST(a_body_damaged_on_its_way),
+		TEST(moved_messages_do_not_travel),
 		TEST(new_mail_on_both),
 		TEST(equal_numbers_hide_nothing),
 		TEST(flags_keywords_and_expunges),
