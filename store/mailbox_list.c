@@ -365,7 +365,8 @@ static void add_deletion(struct mailbox_tree *tree, enum mailbox_deletion_kind k
 		}
 	}
 	deletion = &tree->deletions[tree->deletion_count++];
-	*deletion = (struct mailbox_deletion){kind, record->id, record->time};
+	*deletion =
+		(struct mailbox_deletion){.kind = kind, .guid = record->id, .time = record->time};
 }
 
 static void apply_record(struct mailbox_tree *tree, const struct mailbox_log_record *record,
@@ -533,6 +534,62 @@ int mailbox_list_read(const struct mail_user *user, struct mailbox_tree *tree_r,
 	}
 	return error_set(r.err, -EAGAIN, "user=%s: the list of mailboxes changes all the time",
 			 user->name);
+}
+
+static bool tree_knows(const struct mailbox_tree *tree, const struct guid *guid)
+{
+	for (size_t i = 0; i < tree->node_count; i++) {
+		if (tree->nodes[i].exists && guid_equal(&tree->nodes[i].guid, guid))
+			return true;
+	}
+	for (size_t i = 0; i < tree->deletion_count; i++) {
+		if (tree->deletions[i].kind == DELETED_MAILBOX &&
+		    guid_equal(&tree->deletions[i].guid, guid))
+			return true;
+	}
+	return false;
+}
+
+/* Does a later record speak of it? What it says counts. */
+static bool is_outdated(const struct mailbox_log_record *records, size_t at, size_t count)
+{
+	for (size_t i = at + 1; i < count; i++) {
+		if (guid_equal(&records[i].id, &records[at].id))
+			return true;
+	}
+	return false;
+}
+
+static int add_kept(struct mailbox_tree *tree, const struct mailbox_log_record *record)
+{
+	struct mailbox_deletion *bigger =
+		realloc(tree->deletions, (tree->deletion_count + 1) * sizeof *bigger);
+
+	if (!bigger)
+		return -ENOMEM;
+	tree->deletions = bigger;
+	bigger[tree->deletion_count++] = (struct mailbox_deletion){
+		.kind = DELETED_MAILBOX, .guid = record->id, .time = record->time, .kept = true};
+	return 0;
+}
+
+int mailbox_list_add_kept(const struct mail_user *user, struct mailbox_tree *tree,
+			  bool (*wanted)(void *ctx, const struct guid *guid), void *ctx,
+			  struct error *err)
+{
+	struct mailbox_log_record *records;
+	size_t count;
+	int rc = mailbox_log_read_kept(user, &records, &count, err);
+
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; rc == 0 && i < count; i++) {
+		if (records[i].type == MAILBOX_LOG_DELETE_MAILBOX && wanted(ctx, &records[i].id) &&
+		    !tree_knows(tree, &records[i].id) && !is_outdated(records, i, count))
+			rc = add_kept(tree, &records[i]);
+	}
+	free(records);
+	return rc < 0 ? error_errno(err, rc, "user=%s: deleted mailboxes", user->name) : 0;
 }
 
 void mailbox_tree_free(struct mailbox_tree *tree)

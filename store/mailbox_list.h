@@ -32,6 +32,7 @@ struct mailbox_deletion {
 	enum mailbox_deletion_kind kind;
 	struct guid guid; /* of the mailbox; else the name hash */
 	int64_t time;
+	bool kept; /* known from our own log alone (mailbox_log.h) */
 };
 
 struct mailbox_tree {
@@ -47,6 +48,11 @@ struct mailbox_tree {
  * proves nothing. */
 int mailbox_list_read(const struct mail_user *user, struct mailbox_tree *tree_r, bool *incomplete_r,
 		      struct error *err);
+/* Adds what our own log tells of mailboxes that the tree neither has nor knows as deleted, and that
+ * are wanted. */
+int mailbox_list_add_kept(const struct mail_user *user, struct mailbox_tree *tree,
+			  bool (*wanted)(void *ctx, const struct guid *guid), void *ctx,
+			  struct error *err);
 void mailbox_tree_free(struct mailbox_tree *tree);
 /* Whether there is a mailbox of that name. */
 bool mailbox_list_has(const struct mail_user *user, const char *name);

@@ -11,6 +11,7 @@
 #include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox_list_private.h"
+#include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
 #include "store/mailbox_private.h"
 #include "store/maildir/uidlist.h"
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -303,6 +305,8 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 		rc = dbox	? create_dbox(&new, &spot, err)
 		     : in_place ? create_in_place(&new, &spot, err)
 				: create_by_rename(&new, &spot, err);
+	if (rc == 0 && guid)
+		rc = mailbox_log_keep_alive(user, guid, time(NULL), err);
 	if (rc == 0)
 		list_unlock_changed(user, &lock);
 	else

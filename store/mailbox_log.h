@@ -38,4 +38,18 @@ int mailbox_log_read(const struct mail_user *user, struct mailbox_log_record **r
 int mailbox_log_append(const struct mail_user *user, const struct mailbox_log_record *records,
 		       size_t count, struct error *err);
 
+/*
+ * A log of our own beside it, dsyncfs.mailbox.log, in the same format: deletions of mailboxes that
+ * somebody saw. Dovecot's two files forget after some 340 records, and a peer that was away for
+ * longer would bring the mailboxes back; this one forgets after 40,000.
+ */
+int mailbox_log_keep(const struct mail_user *user, const struct guid *mailbox, int64_t time,
+		     struct error *err);
+/* The mailbox is there again: what was kept of it before does not count any more. */
+int mailbox_log_keep_alive(const struct mail_user *user, const struct guid *mailbox, int64_t time,
+			   struct error *err);
+/* As mailbox_log_read(). */
+int mailbox_log_read_kept(const struct mail_user *user, struct mailbox_log_record **records_r,
+			  size_t *count_r, struct error *err);
+
 #endif

@@ -31,9 +31,9 @@ static bool is_reserved_fs(const struct mail_location *location, const char *par
 	static const char *const maildir[] = {"cur", "new", "tmp"};
 	static const char *const top[] = {"subscriptions",   "subscriptions.lock", "mailboxes.lock",
 					  "..DOVECOT-TrasH", "maildirfolder",	   "maildirsize"};
-	static const char *const top_prefixes[] = {"dovecot-uidlist",	  "dovecot-keywords",
-						   "dovecot-uidvalidity", "dovecot.index",
-						   "dovecot.list.index",  "dovecot.mailbox.log"};
+	static const char *const top_prefixes[] = {
+		"dovecot-uidlist",    "dovecot-keywords",    "dovecot-uidvalidity", "dovecot.index",
+		"dovecot.list.index", "dovecot.mailbox.log", "dsyncfs.mailbox.log"};
 
 	if (location->driver != MAIL_DRIVER_MAILDIR)
 		return len == strlen(DBOX_MAIL_DIR) && memcmp(part, DBOX_MAIL_DIR, len) == 0;

@@ -433,12 +433,11 @@ static int check(const struct settings *set, const struct settings_draft *draft,
 
 	if (draft->flags & SETTINGS_ONE_SYNC)
 		return 0;
-	if (set->replication_sync_timeout_secs)
-		return refuse(draft, "replication_sync_timeout",
-			      error_set(err, -EINVAL,
-					"deliveries that wait for the peer are not built yet: it "
-					"has to be 0"),
-			      err);
+	/* Dovecot's replication plugin, which has the setting from Dovecot, waits at our socket. */
+	if (set->replication_sync_timeout_secs && !(draft->flags & SETTINGS_QUIET))
+		log_notice(
+			"replication_sync_timeout: deliveries by Dovecot's replication plugin wait "
+			"so long (its own setting says it), others do not wait");
 	rc = check_dsync_parameters(set->replication_dsync_parameters, err);
 	if (rc < 0)
 		return refuse(draft, "replication_dsync_parameters", rc, err);

@@ -145,6 +145,12 @@ static bool is_filter(const char *type)
 	       strcmp(type, "remote") == 0 || strcmp(type, "local_name") == 0;
 }
 
+/* Dovecot's listener for dsync, and its client: what is said for them is said for us. */
+static bool is_doveadm(const struct settings_block *filter)
+{
+	return strcmp(filter->type, "protocol") == 0 && strcmp(filter->title, "doveadm") == 0;
+}
+
 /* "service/inet_listener/port"; filters are left out, *filter_r is the outermost of them. */
 static void make_path(const struct settings_block *block, const char *name,
 		      const struct settings_block **filter_r, char path_r[BLOCK_PATH_MAX])
@@ -391,15 +397,19 @@ static int on_value(void *ctx, const struct settings_block *block, const char *n
 		return rc;
 	if (!strchr(own_name, '/'))
 		raw = find_ours(draft, own_name);
+	if (raw && filter && is_doveadm(filter)) {
+		raw->by_protocol = true;
+		return raw_set(raw, value, place, err);
+	}
 	if (raw && filter) {
-		/* The same name for others: nothing here is a protocol of its own. */
+		/* The same name for others. */
 		log_at(draft->flags & SETTINGS_QUIET ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
 		       "%s:%u: %s inside %s %s { } is not used here", place->file, place->line,
 		       name, filter->type, filter->title);
 		return 0;
 	}
 	if (raw)
-		return raw_set(raw, value, place, err);
+		return raw->by_protocol ? 0 : raw_set(raw, value, place, err);
 	if (strcmp(path, "ssl") == 0 && !filter)
 		return raw_set(&draft->global_ssl, value, place, err);
 	if (strcmp(path, "namespace/inbox") == 0 && !filter) {

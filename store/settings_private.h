@@ -83,6 +83,7 @@ const char *settings_nearest(const char *path);
 struct raw_value {
 	char *text;
 	char place[256];
+	bool by_protocol; /* said for doveadm alone, which wins */
 };
 
 struct raw_socket {

@@ -253,7 +253,7 @@ static bool counts(const struct box *box, const struct received_attribute *recei
 	if (change != NULL)
 		mine.modseq = change->modseq;
 	/* One way, the source is right. */
-	if (box->brain->way == SYNC_FROM_PEER)
+	if (box->brain->way == SYNC_FROM_PEER && !box->brain->keeps)
 		mine.known = false;
 	return merge_attribute_takes(&mine, &peer, box->stateful);
 }

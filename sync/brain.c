@@ -90,6 +90,11 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 	return NULL;
 }
 
+bool brain_has_digests(const struct brain *brain)
+{
+	return brain->peer.is_dsyncfs && items_peer_has_key(brain->items, ITEM_MAIL, "body_digest");
+}
+
 enum merge_mode brain_mode(const struct brain *brain)
 {
 	return brain->peer.is_dsyncfs ? MERGE_DSYNCFS : MERGE_DOVECOT;
@@ -134,13 +139,24 @@ static int attach_session(struct brain *brain, struct error *err)
 
 static int sync_listed_boxes(struct brain *brain, struct error *err)
 {
+	const struct sync_options *options = brain->options;
+	bool *last = calloc(options->box_count + 1, sizeof(*last));
 	int ret = 0;
 
-	for (size_t i = 0; i < brain->options->box_count && ret == 0; i++) {
-		const struct sync_box *box = &brain->options->boxes[i];
-		ret = box_sync_master(brain, box->name,
-				      guid_is_empty(&box->guid) ? NULL : &box->guid, err);
+	if (last == NULL)
+		return error_errno(err, -ENOMEM, "mailboxes");
+	moves_prepare(brain, last);
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < options->box_count && ret == 0; i++) {
+			const struct sync_box *box = &options->boxes[i];
+
+			if (last[i] == (round == 1))
+				ret = box_sync_master(brain, box->name,
+						      guid_is_empty(&box->guid) ? NULL : &box->guid,
+						      err);
+		}
 	}
+	free(last);
 	return ret;
 }
 
@@ -349,6 +365,8 @@ static void brain_free(struct brain *brain)
 	free(brain->hashed_headers);
 	free(brain->only_box);
 	free(brain->exclude);
+	free(brain->filter_flag);
+	moves_free(&brain->moves);
 }
 
 /* A slave learns it from the master. */
@@ -362,6 +380,8 @@ static int restrict_session(struct brain *brain, struct error *err)
 		brain->only_box = strdup(options->only_box);
 	if (options->exclude != NULL)
 		brain->exclude = strdup(options->exclude);
+	if (options->filter != NULL)
+		brain->filter = *options->filter;
 	return (options->only_box != NULL && brain->only_box == NULL) ||
 			       (options->exclude != NULL && brain->exclude == NULL)
 		       ? error_errno(err, -ENOMEM, "session")
@@ -382,6 +402,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.role = options->role,
 		.type = options->type,
 		.way = options->way,
+		.keeps = options->keeps,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};

@@ -13,6 +13,8 @@
 #include "store/base/error.h"
 #include "store/base/guid.h"
 #include "store/mail_user.h"
+#include "store/mailbox.h"
+#include "sync/mail_filter.h"
 
 struct stream; /* sync/stream.h: the line and value stream to the peer */
 
@@ -103,6 +105,10 @@ struct sync_host {
 	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
+	/* The mailbox was listed, or left, as this says; NULL: somebody changed it meanwhile. May
+	 * be NULL. */
+	void (*mailbox_settled)(void *ctx, const char *mailbox,
+				const struct mailbox_status *status);
 	/* Often. May be NULL. */
 	void (*progress)(void *ctx, const struct sync_progress *progress);
 	/* With check_only: what would be done to it here. May be NULL. */
@@ -125,6 +131,11 @@ struct sync_options {
 	 * each other as dsyncfs nodes, and without a saved state. */
 	enum sync_way way;
 	bool allow_one_way;
+	/* Master, one way: the destination loses nothing that it has (dsync's -1). */
+	bool keeps;
+	/* Master; NULL: none. A slave takes it from the master. No state is kept of such a session.
+	 */
+	const struct mail_filter *filter;
 	/* Nothing is changed here; what could not be done makes it fail. The peer does what it
 	 * does with what we send. */
 	bool check_only;
@@ -133,6 +144,7 @@ struct sync_options {
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
 	const char *hostname; /* ours, as sent */
 	char alt_char;	      /* '_' */
+	int64_t now;	      /* 0: what the system's clock says */
 	/* Master: only mailboxes whose name matches this pattern, and none of those (TAB-separated,
 	 * escaped). NULL: all. */
 	const char *only_box, *exclude;

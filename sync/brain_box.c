@@ -378,6 +378,16 @@ static void save_state(struct box *box)
 	crash_point("sync: after a state was saved");
 }
 
+static void tell_settled(const struct box *box)
+{
+	const struct sync_host *host = box->brain->host;
+	const struct mailbox_status *status =
+		box->import.committed ? mailbox_status(box->mailbox) : &box->status;
+
+	if (host->mailbox_settled != NULL)
+		host->mailbox_settled(host->ctx, box->name, box->import.foreign ? NULL : status);
+}
+
 static void finish_box(struct box *box)
 {
 	struct brain *brain = box->brain;
@@ -390,13 +400,15 @@ static void finish_box(struct box *box)
 		brain->host->mailbox_done(brain->host->ctx, box->name, sent, received);
 	if (box->failed != 0)
 		return;
+	tell_settled(box);
 	if (box->peer_state.changes_during_sync)
 		box_again(box, "it changed at the peer, or failed there");
 	if (box->again)
 		return;
 	if (box->import.plan.run_again)
 		brain_again(brain, box->name, "a message was put back");
-	if (brain->way == SYNC_BOTH_WAYS)
+	/* Of one with a filter the sides have not become equal. */
+	if (brain->way == SYNC_BOTH_WAYS && !mail_filter_is_set(&brain->filter))
 		save_state(box);
 }
 
@@ -415,8 +427,10 @@ static int list_and_exchange(struct box *box, struct error *err)
 /* After both B items. */
 static int sync_box(struct box *box, struct error *err)
 {
-	if (box_is_skipped(box))
+	if (box_is_skipped(box)) {
+		tell_settled(box);
 		return 0;
+	}
 	agree_on_state(box);
 	int ret = 0;
 	if (fill_applies(box)) {
@@ -455,6 +469,9 @@ static void peer_declined(struct box *box)
 {
 	struct brain *brain = box->brain;
 
+	/* A source does not have it, and it stays here. */
+	if (box->peer.mailbox_ignore && brain->keeps)
+		return;
 	if (box->peer.mailbox_ignore) {
 		brain_again(brain, box->name, "the peer cannot sync it now");
 		return;
@@ -534,7 +551,8 @@ int box_sync_master(struct brain *brain, const char *name, const struct guid *gu
 static int decline(struct brain *brain, const struct item_mailbox *announced, bool lost,
 		   struct error *err)
 {
-	bool ignore = !lost && brain_mode(brain) == MERGE_DSYNCFS;
+	bool ignore = lost ? brain->keeps && brain->way == SYNC_TO_PEER
+			   : brain_mode(brain) == MERGE_DSYNCFS;
 	struct item item = {
 		.type = ITEM_MAILBOX,
 		.mailbox = {.mailbox_guid = announced->mailbox_guid,

@@ -69,6 +69,8 @@ static enum phase next_received(const struct exchange *exchange, enum phase phas
 static bool may_send(const struct exchange *exchange)
 {
 	switch (exchange->send) {
+	case PHASE_CHANGES:
+		return !box_filter_waits(exchange->box) || exchange->receive > PHASE_CHANGES;
 	case PHASE_REQUESTS:
 		return exchange->receive > PHASE_CHANGES;
 	case PHASE_MAILS:

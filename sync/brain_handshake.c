@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
@@ -44,6 +45,11 @@ static bool parse_dsyncfs_value(const char *value, struct guid *node_id_r)
 	return guid_from_hex(value + len, node_id_r) == 0;
 }
 
+static int64_t clock_now(const struct brain *brain)
+{
+	return brain->options->now != 0 ? brain->options->now : time(NULL);
+}
+
 static void take_peer(struct brain *brain, const struct item_handshake *handshake)
 {
 	struct sync_peer *peer = &brain->peer;
@@ -58,6 +64,7 @@ static void take_peer(struct brain *brain, const struct item_handshake *handshak
 		snprintf(peer->id, sizeof(peer->id), "%s", guid_to_hex(&node_id, hex));
 	else
 		snprintf(peer->id, sizeof(peer->id), "dovecot:%.119s", peer->hostname);
+	brain->peer_clock = peer->is_dsyncfs ? handshake->dsyncfs_clock : 0;
 	stream_set_peer_name(brain->stream, peer->hostname);
 	brain->session->peer = *peer;
 	brain->result->peer = *peer;
@@ -146,6 +153,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 	bool dovecot = !items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs");
 	char alt_char[2] = {brain->alt_char, '\0'};
 	char value[DSYNCFS_VALUE_SIZE];
+
+	brain->own_clock = clock_now(brain);
 	struct item item = {
 		.type = ITEM_HANDSHAKE,
 		.handshake = {.hostname = brain->options->hostname,
@@ -159,8 +168,14 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .send_mail_requests = true,
 			      .backup_recv = brain->way == SYNC_TO_PEER,
 			      .backup_send = brain->way == SYNC_FROM_PEER,
+			      .no_backup_overwrite = brain->keeps,
+			      .sync_since_timestamp = brain->filter.since,
+			      .sync_until_timestamp = brain->filter.until,
+			      .sync_max_size = brain->filter.max_size,
+			      .sync_flags = brain->filter.flag,
 			      .dsyncfs = dsyncfs_value(brain, value),
-			      .dsyncfs_boxes = brain->type == SYNC_BOXES},
+			      .dsyncfs_boxes = brain->type == SYNC_BOXES,
+			      .dsyncfs_clock = dovecot ? 0 : brain->own_clock},
 	};
 
 	if (dovecot) {
@@ -319,9 +334,44 @@ static int take_way(struct brain *brain, const struct item_handshake *master, st
 		return 0;
 	if (!brain->options->allow_one_way || brain->peer.is_dsyncfs)
 		return refuse(brain, "a one-way sync (backup)", err);
-	if (master->no_backup_overwrite || (master->backup_send && master->backup_recv))
-		return refuse(brain, "a one-way sync that overwrites nothing (-1)", err);
+	if (master->backup_send && master->backup_recv)
+		return refuse(brain, "a one-way sync in both directions", err);
+	brain->keeps = master->no_backup_overwrite;
 	brain->way = master->backup_recv ? SYNC_FROM_PEER : SYNC_TO_PEER;
+	return 0;
+}
+
+/* A Dovecot before 2.4.3 sends the date of -t in the place of the one of -e, which is lost then. */
+static bool has_lost_until(const struct brain *brain, const struct item_handshake *master)
+{
+	return master->sync_until_timestamp != 0 &&
+	       master->sync_until_timestamp == master->sync_since_timestamp &&
+	       !items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program");
+}
+
+static int take_filter(struct brain *brain, const struct item_handshake *master, struct error *err)
+{
+	const char *fault =
+		master->sync_flags != NULL ? mail_filter_flag_fault(master->sync_flags) : NULL;
+
+	if (has_lost_until(brain, master))
+		return refuse(
+			brain,
+			"-e, of which it says the date of -t (as a Dovecot before 2.4.3 does)",
+			err);
+	if (fault != NULL) {
+		int ret = error_set(err, -EPROTO, "asks for -O '%.50s', which %s",
+				    master->sync_flags, fault);
+		return stream_set_failed(brain->stream, ret, err);
+	}
+	brain->filter = (struct mail_filter){
+		.since = master->sync_since_timestamp,
+		.until = master->sync_until_timestamp,
+		.max_size = master->sync_max_size,
+	};
+	if (copy_text(&brain->filter_flag, master->sync_flags) < 0)
+		return error_errno(err, -ENOMEM, "handshake");
+	brain->filter.flag = brain->filter_flag;
 	return 0;
 }
 
@@ -332,9 +382,9 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 	ret = take_way(brain, master, err);
 	if (ret < 0)
 		return ret;
-	if (master->sync_since_timestamp != 0 || master->sync_until_timestamp != 0 ||
-	    master->sync_max_size != 0 || master->sync_flags != NULL)
-		return refuse(brain, "a filter (-t, -e, -I or -O)", err);
+	ret = take_filter(brain, master, err);
+	if (ret < 0)
+		return ret;
 	if (master->sync_box != NULL && master->sync_box[0] == '\\')
 		return refuse(brain, "a mailbox by its special use", err);
 	if (has_other_namespace(master))
@@ -363,12 +413,15 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 static int send_slave_handshake(struct brain *brain, bool dsyncfs, bool busy, struct error *err)
 {
 	char value[DSYNCFS_VALUE_SIZE];
+
+	brain->own_clock = clock_now(brain);
 	struct item item = {
 		.type = ITEM_HANDSHAKE,
 		.handshake = {.hostname = brain->options->hostname,
 			      .hashed_headers = dsyncfs ? NULL : "",
 			      .dsyncfs = dsyncfs ? dsyncfs_value(brain, value) : NULL,
-			      .dsyncfs_busy = busy},
+			      .dsyncfs_busy = busy,
+			      .dsyncfs_clock = dsyncfs ? brain->own_clock : 0},
 	};
 	int ret = items_send(brain->items, &item, err);
 

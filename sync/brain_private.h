@@ -3,13 +3,16 @@
  *
  *   brain.c           the session: roles, order, outcome
  *   brain_handshake.c H, who the peer is, what both may say
+ *   brain_clock.c     times of two clocks
  *   brain_tree.c      N and D, and carrying out merge_tree's actions
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_evidence.c  one mailbox: its changes, of the log and of the tombstones
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
  *   brain_blocks.c    one mailbox without a state: which parts are equal
+ *   brain_moves.c     messages that come from another mailbox
  *   brain_fill.c      one mailbox: all of it into an empty one, as a stream
  *   box_attributes.c  one mailbox: A in both directions
+ *   box_filter.c      one mailbox: what a filter leaves out of both lists
  *   export.c          own changes and bodies to the peer
  *   import.c          the peer's changes and bodies to us
  *   import_apply.c    carrying out merge_mailbox's actions
@@ -28,6 +31,7 @@
 #include "sync/brain.h"
 #include "sync/item_list.h"
 #include "sync/items.h"
+#include "sync/mail_filter.h"
 #include "sync/merge_mailbox.h"
 #include "sync/stream.h"
 
@@ -44,6 +48,12 @@ struct brain_session {
 	bool complete; /* one session has run to its end */
 };
 
+/* brain_moves.c: what mailboxes of this session have lost. */
+struct moves {
+	struct lost *lost; /* sorted by GUID */
+	size_t count, size;
+};
+
 struct brain {
 	struct stream *stream;
 	struct items *items;
@@ -55,6 +65,9 @@ struct brain {
 	enum sync_role role;
 	enum sync_type type; /* what this session does, in both roles */
 	enum sync_way way;
+	bool keeps; /* one way: the destination keeps what it has (no_backup_overwrite) */
+	struct mail_filter filter;
+	char *filter_flag; /* what it points to */
 	struct sync_peer peer;
 
 	struct sync_state state; /* with this peer, as the host knows it */
@@ -75,7 +88,11 @@ struct brain {
 	struct mailbox_tree tree; /* own, as it is after the tree phase */
 	bool have_tree, tree_incomplete;
 
+	struct moves moves;
 	unsigned boxes_done, boxes_total;
+	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
+	int64_t own_clock, peer_clock;
+
 	bool again, need_tree, full_resync;
 	int failed; /* the first mailbox that failed */
 };
@@ -91,6 +108,8 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 struct box;
 /* A mail of the mailbox has been sent or received. */
 void brain_progress(const struct box *box);
+/* Does the peer tell, and want to be told, the digest of each body? */
+bool brain_has_digests(const struct brain *brain);
 /* Of a two-way session; also which of the two protocols is spoken. */
 enum merge_mode brain_mode(const struct brain *brain);
 enum merge_role brain_merge_role(const struct brain *brain);
@@ -100,6 +119,10 @@ int brain_handshake_master(struct brain *brain, bool *busy_r, struct error *err)
 int brain_handshake_slave(struct brain *brain, bool *busy_r, struct error *err);
 int brain_send_states(struct brain *brain, struct error *err);
 int brain_receive_states(struct brain *brain, struct error *err);
+
+/* brain_clock.c: both trees' times by one clock. */
+void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
+		      struct mailbox_tree *peer);
 
 /* brain_tree.c */
 int brain_read_tree(struct brain *brain, struct error *err);
@@ -123,6 +146,7 @@ struct export
 	struct export_request *requests;
 	size_t request_count, request_size, next_request;
 	struct mail_body *body; /* being sent */
+	struct digest_sum *sum; /* of it, with a peer that compares */
 	struct item_keywords_scratch scratch;
 	unsigned mails_sent;
 };
@@ -161,16 +185,25 @@ struct import_restore {
 	bool received;
 };
 
+/* Of a list what a filter lets the merge see; the strings are the list's. */
+struct filtered_list {
+	struct merge_item *items;
+	size_t count;
+};
+
 struct import {
-	struct item_list list;	/* the peer's C list */
-	struct item_list found; /* own messages that it names */
+	struct item_list list;			    /* the peer's C list */
+	struct item_list found;			    /* own messages that it names */
+	struct filtered_list own_taken, peer_taken; /* with a filter */
 	struct merge_mailbox_plan plan;
 	bool planned;
 	struct import_request *requests; /* in the order of the actions */
 	size_t request_count, next_sent, next_expected;
 	size_t receiving; /* the request whose body comes; SIZE_MAX: one that nobody wants */
 	bool in_body;
-	bool unasked; /* bodies come without a request */
+	struct digest_sum *sum; /* of the body, with a peer that tells */
+	bool awaits_digest;	/* the body is here, what it has to be is not */
+	bool unasked;		/* bodies come without a request */
 	size_t spooled_count;
 	uint64_t spooled_bytes;
 
@@ -240,6 +273,26 @@ void import_note_foreign(struct box *box);
 /* Of those messages. Who has a higher one keeps it. */
 void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count);
 void import_apply(struct box *box);
+
+/* box_filter.c */
+/* The own list is sent when the peer's is read. */
+bool box_filter_waits(const struct box *box);
+/* Of the own list's messages, what the filter asks for. */
+int box_filter_own(struct box *box, struct error *err);
+/* Both lists as the merge is to see them: own_taken, peer_taken. */
+int box_filter_lists(struct box *box, struct error *err);
+/* Drops what the plan made of those would do to messages that are not here. */
+void box_filter_plan(struct box *box);
+
+/* brain_moves.c */
+#define MOVES_AT_ONCE 100
+/* Of a session of listed mailboxes: what they lost, and which of them are to come last. */
+void moves_prepare(struct brain *brain, bool last_r[]);
+/* In the own list: what was in another mailbox before. */
+void moves_mark(struct box *box);
+/* Of what the plan wants: the bodies that are in another mailbox here. */
+void moves_take(struct box *box);
+void moves_free(struct moves *moves);
 
 /* brain_blocks.c */
 struct block;

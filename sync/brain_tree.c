@@ -21,12 +21,20 @@
 #define DELETES_BYTES_MAX ((size_t)64 * 1024 * 1024)
 #define NAME_BYTES_MAX	  4096
 
+/* Only of a mailbox that the peer may still have. */
+static bool had_state(void *ctx, const struct guid *guid)
+{
+	return brain_saved_state(ctx, guid) != NULL;
+}
+
 int brain_read_tree(struct brain *brain, struct error *err)
 {
 	mailbox_tree_free(&brain->tree);
 	memset(&brain->tree, 0, sizeof(brain->tree));
 	brain->have_tree = false;
 	int ret = mailbox_list_read(brain->user, &brain->tree, &brain->tree_incomplete, err);
+	if (ret == 0)
+		ret = mailbox_list_add_kept(brain->user, &brain->tree, had_state, brain, err);
 	brain->have_tree = ret == 0;
 	return ret;
 }
@@ -104,10 +112,15 @@ static int check_complete(const struct brain *brain, struct error *err)
 static int send_node(struct brain *brain, const struct mailbox_node *node, struct error *err)
 {
 	bool selectable = node->exists && !guid_is_empty(&node->guid);
+	/* A Dovecot makes mailboxes of directories: 2.3 in a Maildir++, 2.4 in an mdbox. As a
+	 * parent it comes with what is below it. */
+	bool exists =
+		selectable || (node->exists &&
+			       items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program"));
 	struct item item = {
 		.type = ITEM_NODE,
 		.node = {.name = node->name,
-			 .existence = node->exists ? "y" : "n",
+			 .existence = exists ? "y" : "n",
 			 .mailbox_guid = node->guid,
 			 .has_guid = selectable,
 			 .uid_validity = selectable ? node->uid_validity : 0,
@@ -515,7 +528,10 @@ static bool is_deleted(const struct mailbox_tree *tree, const struct guid *guid)
 	for (size_t i = 0; i < tree->deletion_count; i++) {
 		const struct mailbox_deletion *deletion = &tree->deletions[i];
 
-		if (deletion->kind == DELETED_MAILBOX && guid_equal(&deletion->guid, guid))
+		/* One that is known as long as its state is has to be told until the peer has done
+		 * it. */
+		if (deletion->kind == DELETED_MAILBOX && !deletion->kept &&
+		    guid_equal(&deletion->guid, guid))
 			return true;
 	}
 	return false;
@@ -573,8 +589,14 @@ static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 	*tree_r = brain->tree;
 	tree_r->node_count = 0;
 	tree_r->nodes = calloc(brain->tree.node_count + 1, sizeof(*tree_r->nodes));
-	if (tree_r->nodes == NULL)
+	tree_r->deletions = calloc(brain->tree.deletion_count + 1, sizeof(*tree_r->deletions));
+	if (tree_r->nodes == NULL || tree_r->deletions == NULL) {
+		free(tree_r->nodes);
+		free(tree_r->deletions);
 		return -ENOMEM;
+	}
+	for (size_t i = 0; i < brain->tree.deletion_count; i++)
+		tree_r->deletions[i] = brain->tree.deletions[i];
 	for (size_t i = 0; i < brain->tree.node_count; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
 
@@ -584,7 +606,7 @@ static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 	return 0;
 }
 
-static int merge_trees(struct brain *brain, const struct tree_builder *builder, struct error *err)
+static int merge_trees(struct brain *brain, struct tree_builder *builder, struct error *err)
 {
 	struct mailbox_tree own;
 	struct merge_tree_plan plan = {0};
@@ -592,6 +614,7 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 
 	if (ret < 0)
 		return error_errno(err, ret, "mailbox tree");
+	brain_set_clocks(brain, &own, &builder->tree);
 	struct merge_tree_input input = {
 		.mode = brain_mode(brain),
 		.role = brain_merge_role(brain),
@@ -600,10 +623,12 @@ static int merge_trees(struct brain *brain, const struct tree_builder *builder, 
 		.peer_escape = builder->escape,
 		.own_incomplete = brain->tree_incomplete,
 		.own_has_no_directories = brain->user->location.layout == MAIL_LAYOUT_MAILDIRPP,
+		.peer_stays = brain->way == SYNC_FROM_PEER,
 	};
-	ret = brain->way == SYNC_FROM_PEER ? merge_tree_backup(&input, &plan, err)
-					   : merge_tree(&input, &plan, err);
+	ret = brain->way == SYNC_FROM_PEER && !brain->keeps ? merge_tree_backup(&input, &plan, err)
+							    : merge_tree(&input, &plan, err);
 	free(own.nodes);
+	free(own.deletions);
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan);

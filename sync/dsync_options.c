@@ -5,6 +5,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "store/base/tabescape.h"
 
@@ -66,6 +67,28 @@ static int take_namespace(const char *prefix, struct error *err)
 		       ? 0
 		       : error_set(err, -EOPNOTSUPP,
 				   "-n %s: a namespace with a prefix is not built yet", prefix);
+}
+
+static int take_filter(struct mail_filter *filter, int letter, const char *value, struct error *err)
+{
+	int64_t now = time(NULL);
+	const char *fault;
+
+	switch (letter) {
+	case 'I':
+		return mail_filter_parse_size(value, &filter->max_size) == 0
+			       ? 0
+			       : error_set(err, -EINVAL, "-I %s: not a size", value);
+	case 'O':
+		fault = mail_filter_flag_fault(value);
+		filter->flag = value;
+		return fault == NULL ? 0 : error_set(err, -EINVAL, "-O %s: %s", value, fault);
+	default:
+		return mail_filter_parse_time(value, now,
+					      letter == 't' ? &filter->since : &filter->until) == 0
+			       ? 0
+			       : error_set(err, -EINVAL, "-%c %s: not a time", letter, value);
+	}
 }
 
 static int take_option(struct dsync_options *options, int letter, const char *value,
@@ -131,12 +154,14 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case JSON:
 		options->json = true;
 		return 0;
+	case '1':
+		options->once = true;
+		return 0;
 	case 't':
 	case 'e':
 	case 'I':
 	case 'O':
-	case '1':
-		return error_set(err, -EOPNOTSUPP, "-%c is not built yet", letter);
+		return take_filter(&options->filter, letter, value, err);
 	default:
 		/* -N -U -E -P -a -r: what they ask for is so anyway, or means nothing here. */
 		return 0;
@@ -202,8 +227,8 @@ static int take_location(struct dsync_options *options, int argc, char **argv, s
 		return error_set(err, -EINVAL, "-d: and yet there is a LOCATION2");
 	if (!options->use_replica && argc == 0)
 		return error_set(err, -EINVAL, "LOCATION2 is missing");
-	if (options->reverse && options->verb == DSYNC_MIRROR)
-		return error_set(err, -EINVAL, "-R is for backup: mirror goes both ways");
+	if (options->reverse && options->verb == DSYNC_MIRROR && !options->once)
+		return error_set(err, -EINVAL, "-R is for backup and -1: mirror goes both ways");
 	return 0;
 }
 

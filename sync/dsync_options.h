@@ -16,6 +16,7 @@
 #include "store/base/buf.h"
 #include "store/base/error.h"
 #include "store/base/guid.h"
+#include "sync/mail_filter.h"
 
 #define DSYNC_WORDS_MAX 64 /* of a repeatable option */
 
@@ -38,18 +39,21 @@ struct dsync_options {
 	struct buf excludes;	      /* -x, as dsync's handshake has them */
 	char alt_char;		      /* -C */
 	bool full, reverse, verbose, debug;
-	bool dry_run;	       /* --dry-run */
-	bool json;	       /* --json */
-	bool use_replica;      /* -d: LOCATION2 is the user's mail_replica */
-	unsigned timeout_secs; /* -T; 0: the default */
-	char *const *location; /* LOCATION2, within argv */
+	bool once;		   /* -1: one way, and the destination loses nothing */
+	struct mail_filter filter; /* -t, -e, -I, -O */
+	bool dry_run;		   /* --dry-run */
+	bool json;		   /* --json */
+	bool use_replica;	   /* -d: LOCATION2 is the user's mail_replica */
+	unsigned timeout_secs;	   /* -T; 0: the default */
+	char *const *location;	   /* LOCATION2, within argv */
 	size_t location_count;
 };
 
 #define DSYNC_USAGE                                                                                \
 	"usage: dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-m MAILBOX] [-x MAILBOX] [-C "       \
 	"CHAR]\n"                                                                                  \
-	"             [-g GUID] [-s STATE] [-fRvD] [--dry-run [--json]] mirror|backup LOCATION2\n" \
+	"             [-g GUID] [-s STATE] [-t SINCE] [-e UNTIL] [-I SIZE] [-O [-]FLAG]\n"         \
+	"             [-1fRvD] [--dry-run [--json]] mirror|backup LOCATION2\n"                     \
 	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] server\n"
 
 /* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */

@@ -34,6 +34,7 @@
 struct session {
 	struct dsync_tell tell;
 	struct sync_state *state; /* of -s; NULL: none is kept */
+	struct dsync_settled settled;
 };
 
 static int host_begin(void *ctx, const struct sync_peer *peer, enum sync_begin *answer_r,
@@ -87,6 +88,14 @@ static void host_mailbox_planned(void *ctx, const char *mailbox, const struct sy
 	dsync_tell_plan(&session->tell, mailbox, planned);
 }
 
+static void host_mailbox_settled(void *ctx, const char *mailbox,
+				 const struct mailbox_status *status)
+{
+	struct session *session = ctx;
+
+	dsync_settled_add(&session->settled, mailbox, status);
+}
+
 static void host_progress(void *ctx, const struct sync_progress *progress)
 {
 	struct session *session = ctx;
@@ -119,6 +128,19 @@ static int exit_status(int rc, const struct sync_result *result, bool quiet,
 	return DSYNC_EXIT_FAILED;
 }
 
+/* Mail that arrived during the session is in no list of it. */
+static void look_again(const struct dsync_run *run, const struct dsync_settled *settled,
+		       struct sync_result *result)
+{
+	const char *changed = dsync_settled_changed(settled, run->user);
+
+	if (!changed)
+		return;
+	result->outcome = SYNC_AGAIN;
+	snprintf(result->reason, sizeof result->reason, "mailbox %.400s: it was changed meanwhile",
+		 changed);
+}
+
 /* options: what is not the same for all sessions. quiet: nothing is done, so only failures are
  * said. */
 static int run_session(const struct dsync_run *run, struct stream *stream,
@@ -143,6 +165,7 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 		.mailbox_done = master && !quiet ? host_mailbox_done : NULL,
 		.tree_changed = quiet && !command->dry_run ? NULL : host_tree_changed,
 		.mailbox_planned = command->dry_run ? host_mailbox_planned : NULL,
+		.mailbox_settled = options.check_only || quiet ? NULL : host_mailbox_settled,
 		.progress = host_progress,
 	};
 	char hostname[HOSTNAME_SIZE] = "localhost";
@@ -158,6 +181,9 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	if (rc == 0)
 		rc = sync_run(stream, run->user, &options, &host, &result, &err);
 	dsync_tell_end(&session.tell);
+	if (rc == 0 && result.outcome == SYNC_DONE)
+		look_again(run, &session.settled, &result);
+	dsync_settled_free(&session.settled);
 	if (rc == 0 && master && !quiet)
 		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
 			 run->user->name, result.mailboxes, result.mails_sent,
@@ -217,7 +243,7 @@ static int serve_local(void *ctx, int fd)
 
 static enum sync_way way_of(const struct dsync_options *options)
 {
-	if (options->verb != DSYNC_BACKUP)
+	if (options->verb != DSYNC_BACKUP && !options->once)
 		return SYNC_BOTH_WAYS;
 	return options->reverse ? SYNC_FROM_PEER : SYNC_TO_PEER;
 }
@@ -228,6 +254,8 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	struct sync_options options = {
 		.role = SYNC_MASTER,
 		.way = way_of(run->options),
+		.keeps = run->options->once,
+		.filter = &run->options->filter,
 		.only_box = box,
 		.only_guid = run->options->only_guid,
 	};
@@ -250,8 +278,13 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	status = run_session(run, peer.stream, options, check_only);
 	peer_status = dsync_disconnect(&peer);
 	if (location->place == DSYNC_PLACE_COMMAND && peer_status != 0)
-		log_at(status == DSYNC_EXIT_DONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
+		log_at(status == DSYNC_EXIT_DONE || peer_status == DSYNC_EXIT_AGAIN
+			       ? LOG_LEVEL_INFO
+			       : LOG_LEVEL_ERROR,
 		       "the command ended with status %d: %s", peer_status, location->text);
+	/* It has mail that came during the session, which is no failure. */
+	if (status == DSYNC_EXIT_DONE && peer_status == DSYNC_EXIT_AGAIN)
+		status = DSYNC_EXIT_AGAIN;
 	return status;
 }
 
@@ -282,6 +315,9 @@ static bool can_check_first(const struct dsync_run *run, const struct dsync_loca
 {
 	enum sync_way way = way_of(run->options);
 
+	/* With -1 nothing can be in the way. */
+	if (run->options->once)
+		return false;
 	return way == SYNC_FROM_PEER ||
 	       (way == SYNC_TO_PEER && location->place == DSYNC_PLACE_LOCAL);
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "store/base/log.h"
 #include "store/mailbox.h"
@@ -113,4 +114,78 @@ int dsync_take_in(const struct mail_user *user, struct error *err)
 	}
 	mailbox_tree_free(&tree);
 	return 0;
+}
+
+/* ---- what came during a session ---- */
+
+struct dsync_settled_box {
+	char *name;
+	bool changed;
+	struct mailbox_status status;
+};
+
+void dsync_settled_add(struct dsync_settled *settled, const char *mailbox,
+		       const struct mailbox_status *status)
+{
+	if (settled->count == settled->size) {
+		size_t size = settled->size != 0 ? settled->size * 2 : 32;
+		struct dsync_settled_box *bigger = realloc(settled->boxes, size * sizeof *bigger);
+
+		if (!bigger) {
+			settled->incomplete = true;
+			return;
+		}
+		settled->boxes = bigger;
+		settled->size = size;
+	}
+	struct dsync_settled_box *box = &settled->boxes[settled->count];
+
+	*box = (struct dsync_settled_box){.name = strdup(mailbox), .changed = status == NULL};
+	if (!box->name) {
+		settled->incomplete = true;
+		return;
+	}
+	if (status)
+		box->status = *status;
+	settled->count++;
+}
+
+/* What cannot be looked at was the session's to complain of, or is gone: that is a change. */
+static bool has_changed(const struct dsync_settled_box *settled, const struct mail_user *user)
+{
+	struct mailbox *box = NULL;
+	struct error err = {0};
+	size_t missing = 0;
+	bool found = false, changed = true;
+	int rc = settled->changed ? 0 : mailbox_open(user, settled->name, &box, &err);
+
+	if (settled->changed)
+		return true;
+	if (rc == 0)
+		rc = mailbox_scan(box, &found, &missing, &err);
+	if (rc == 0) {
+		const struct mailbox_status *now = mailbox_status(box);
+
+		changed = found || missing > 0 || now->uid_next != settled->status.uid_next ||
+			  now->highest_modseq != settled->status.highest_modseq;
+	}
+	mailbox_close(&box);
+	return changed;
+}
+
+const char *dsync_settled_changed(const struct dsync_settled *settled, const struct mail_user *user)
+{
+	for (size_t i = 0; i < settled->count; i++) {
+		if (has_changed(&settled->boxes[i], user))
+			return settled->boxes[i].name;
+	}
+	return NULL;
+}
+
+void dsync_settled_free(struct dsync_settled *settled)
+{
+	for (size_t i = 0; i < settled->count; i++)
+		free(settled->boxes[i].name);
+	free(settled->boxes);
+	*settled = (struct dsync_settled){.boxes = NULL};
 }

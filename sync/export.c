@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/digest.h"
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 #include "sync/header_hash.h"
@@ -157,6 +158,10 @@ int export_build(struct box *box, struct error *err)
 		ret = add_expunges_below(&builder, UINT64_MAX);
 	if (ret == 0)
 		ret = add_header_hashes(box, err);
+	if (ret == 0)
+		ret = box_filter_own(box, err);
+	if (ret == 0)
+		moves_mark(box);
 	if (ret == -ENOMEM)
 		return error_errno(err, ret, "list of changes");
 	return ret;
@@ -205,7 +210,8 @@ int export_send_changes(struct box *box, struct error *err)
 		if (!stream_can_write(box->brain->stream))
 			return 0;
 		int ret = item_list_to_change(&export->list.items[export->next_change], dovecot,
-					      &export->scratch, hex, &item.change);
+					      &box->brain->filter, &export->scratch, hex,
+					      &item.change);
 		if (ret == 0)
 			ret = items_send(box->brain->items, &item, err);
 		if (ret < 0)
@@ -249,6 +255,11 @@ static const struct merge_item *find_uid(const struct item_list *list, uint32_t 
 	return NULL;
 }
 
+static bool is_offered(const struct merge_item *item)
+{
+	return item->type != 'e' && !item->absent;
+}
+
 /* The message of the list that is asked for. The UID says where to look first. */
 static const struct merge_item *find_requested(const struct item_list *list,
 					       const struct item_request *request)
@@ -256,12 +267,12 @@ static const struct merge_item *find_requested(const struct item_list *list,
 	const struct merge_item *item = find_uid(list, request->uid);
 
 	if (request->guid == NULL)
-		return item != NULL && item->type != 'e' ? item : NULL;
-	if (item != NULL && item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+		return item != NULL && is_offered(item) ? item : NULL;
+	if (item != NULL && is_offered(item) && strcmp(item->guid, request->guid) == 0)
 		return item;
 	for (size_t i = 0; i < list->count; i++) {
 		item = &list->items[i];
-		if (item->type != 'e' && strcmp(item->guid, request->guid) == 0)
+		if (is_offered(item) && strcmp(item->guid, request->guid) == 0)
 			return item;
 	}
 	return NULL;
@@ -297,7 +308,7 @@ int export_request_all(struct box *box, struct error *err)
 	for (size_t i = 0; i < box->export.list.count; i++) {
 		const struct merge_item *item = &box->export.list.items[i];
 
-		if (item->type != 's')
+		if (item->type != 's' || item->absent)
 			continue;
 		int ret = push_request(&box->export, item->uid, item->guid, *item->guid == '\0');
 		if (ret < 0)
@@ -359,6 +370,8 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 		box_again(box, ret == -EAGAIN ? "a message's file is renamed all the time"
 					      : "a message vanished before it was sent");
 	}
+	if (brain_has_digests(box->brain) && digest_sum_begin(&export->sum) < 0)
+		return error_errno(err, -ENOMEM, "digest of a body");
 	struct item item = {
 		.type = ITEM_MAIL,
 		.mail = {.guid = request->by_uid ? "" : request->guid,
@@ -372,10 +385,38 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 	return items_send(box->brain->items, &item, err);
 }
 
+/* So that what is damaged on its way, or by either end, is asked for again. */
+static int send_digest(struct box *box, struct error *err)
+{
+	uint8_t sha1[DIGEST_SHA1_SIZE];
+	char hex[2 * DIGEST_SHA1_SIZE + 1];
+	struct item item = {.type = ITEM_MAIL, .mail = {.body_digest = hex}};
+
+	digest_sum_end(box->export.sum, sha1);
+	digest_to_hex(sha1, sizeof(sha1), hex);
+	return items_send(box->brain->items, &item, err);
+}
+
+static int end_body(struct box *box, bool digests, struct error *err)
+{
+	struct export *export = &box->export;
+	int ret = stream_end_value(box->brain->stream, err);
+
+	if (ret == 0 && digests)
+		ret = send_digest(box, err);
+	if (ret < 0)
+		return ret;
+	mailbox_body_close(&export->body);
+	export->mails_sent++;
+	brain_progress(box);
+	return 1;
+}
+
 /* Sends the rest of the open body. 1: all of it; 0: the stream is full. */
 static int send_body(struct box *box, struct error *err)
 {
 	struct export *export = &box->export;
+	bool digests = brain_has_digests(box->brain);
 	struct stream *stream = box->brain->stream;
 	char data[BODY_PIECE_BYTES];
 
@@ -387,16 +428,13 @@ static int send_body(struct box *box, struct error *err)
 			error_prefix(err, "user=%s mailbox=%s", box->brain->user->name, box->name);
 			return stream_set_failed(stream, (int)n, err);
 		}
-		int ret = n > 0 ? stream_write_value(stream, data, (size_t)n, err)
-				: stream_end_value(stream, err);
+		if (n == 0)
+			return end_body(box, digests, err);
+		if (digests)
+			digest_sum_add(export->sum, data, (size_t)n);
+		int ret = stream_write_value(stream, data, (size_t)n, err);
 		if (ret < 0)
 			return ret;
-		if (n == 0) {
-			mailbox_body_close(&export->body);
-			export->mails_sent++;
-			brain_progress(box);
-			return 1;
-		}
 	}
 	return 0;
 }
@@ -426,6 +464,7 @@ int export_send_mails(struct box *box, struct error *err)
 void export_free(struct export *export)
 {
 	mailbox_body_close(&export->body);
+	digest_sum_free(&export->sum);
 	item_list_free(&export->list);
 	free(export->requests);
 	free(export->scratch.words);

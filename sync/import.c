@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "store/base/digest.h"
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
@@ -95,31 +96,62 @@ static int make_requests(struct import *import)
 	return 0;
 }
 
+static enum merge_mode import_mode(const struct box *box)
+{
+	const struct brain *brain = box->brain;
+
+	if (brain->way != SYNC_FROM_PEER)
+		return brain_mode(brain);
+	if (!brain->keeps)
+		return MERGE_BACKUP;
+	/* What has no GUIDs (mbox) can only be compared by Dovecot's rules. */
+	return box->peer.have_guids ? MERGE_ONCE : MERGE_DOVECOT;
+}
+
+static void fill_lists(const struct box *box, struct merge_mailbox_input *input)
+{
+	const struct import *import = &box->import;
+
+	input->own.items = box->export.list.items;
+	input->own.item_count = box->export.list.count;
+	input->peer.items = import->list.items;
+	input->peer.item_count = import->list.count;
+	if (mail_filter_is_set(&box->brain->filter)) {
+		input->own.items = import->own_taken.items;
+		input->own.item_count = import->own_taken.count;
+		input->peer.items = import->peer_taken.items;
+		input->peer.item_count = import->peer_taken.count;
+	}
+	input->found = import->found.items;
+	input->found_count = import->found.count;
+}
+
 static int merge_lists(struct box *box, struct error *err)
 {
+	bool filtered = mail_filter_is_set(&box->brain->filter);
 	struct import *import = &box->import;
 	struct merge_mailbox_input input = {
-		.mode = box->brain->way == SYNC_FROM_PEER ? MERGE_BACKUP : brain_mode(box->brain),
+		.mode = import_mode(box),
 		.role = brain_merge_role(box->brain),
 		.common_uid = box->common_uid,
 		.stateful = box->stateful,
-		.absence_counts = absence_counts(box),
+		/* With a filter what is not listed may be left out, on either side. */
+		.absence_counts = filtered ? box->stateful : absence_counts(box),
 	};
 	int ret = find_named(box, err);
 
+	if (ret == 0 && filtered)
+		ret = box_filter_lists(box, err);
 	if (ret < 0)
 		return ret;
 	box_fill_side(box, true, &input.own);
 	box_fill_side(box, false, &input.peer);
-	input.own.items = box->export.list.items;
-	input.own.item_count = box->export.list.count;
-	input.peer.items = import->list.items;
-	input.peer.item_count = import->list.count;
-	input.found = import->found.items;
-	input.found_count = import->found.count;
+	fill_lists(box, &input);
 	ret = merge_mailbox(&input, &import->plan, err);
 	if (ret < 0)
 		return ret;
+	if (filtered)
+		box_filter_plan(box);
 	if (import->plan.need_new)
 		return 0;
 	import->planned = true;
@@ -127,6 +159,14 @@ static int merge_lists(struct box *box, struct error *err)
 	if (ret < 0)
 		return error_errno(err, ret, "mail requests");
 	return import_restore_plan(box, err);
+}
+
+static void free_taken(struct import *import)
+{
+	free(import->own_taken.items);
+	free(import->peer_taken.items);
+	import->own_taken = (struct filtered_list){.items = NULL};
+	import->peer_taken = (struct filtered_list){.items = NULL};
 }
 
 /* A backup that cannot become the source's as it is: a folder is made anew, an INBOX stays what it
@@ -149,6 +189,7 @@ static int merge_anew(struct box *box, struct error *err)
 		   "mailbox=%s",
 		   uid, box->brain->user->name, box->name);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	int ret = box_make_anew(box, err);
 	if (ret == 0)
 		ret = merge_lists(box, err);
@@ -209,6 +250,8 @@ int import_make_plan(struct box *box, struct error *err)
 		import_restore_free(import);
 		return 0;
 	}
+	if (!import->plan.need_full && brain_mode(box->brain) == MERGE_DSYNCFS)
+		moves_take(box);
 	if (import->plan.need_full) {
 		doubt_state(box);
 		box_again(box, "the saved state does not fit the mailbox");
@@ -227,6 +270,9 @@ int import_send_requests(struct box *box, struct error *err)
 			&import->plan.actions[import->requests[import->next_sent].action];
 		bool has_guid = action->guid != NULL && *action->guid != '\0';
 
+		/* It was here, in another mailbox. */
+		if (import->requests[import->next_sent].received)
+			continue;
 		if (!stream_can_write(box->brain->stream))
 			return 0;
 		struct item item = {
@@ -294,9 +340,64 @@ static void mark_missing(struct box *box, size_t index)
 	import_mark_missing(box, import->plan.actions[import->requests[index].action].uid);
 }
 
+static void finish_body(struct box *box);
+
+/* A body that is not what was sent is left out: the next session brings it. */
+static void drop_body(struct box *box)
+{
+	struct import *import = &box->import;
+	struct import_restore *restore = import->restoring;
+	size_t index = import->receiving;
+
+	import->restoring = NULL;
+	if (box->failed != 0 || (restore == NULL && index == NOT_WANTED))
+		return;
+	log_error("%s sent a message that came damaged user=%s mailbox=%s uid=%u",
+		  stream_peer_name(box->brain->stream), box->brain->user->name, box->name,
+		  restore != NULL ? restore->uid
+				  : import->plan.actions[import->requests[index].action].uid);
+	if (restore != NULL) {
+		mailbox_spool_discard(&restore->spool);
+		box_again(box, "a message that had no file came damaged");
+	} else {
+		mailbox_spool_discard(&import->requests[index].spool);
+		mark_missing(box, index);
+	}
+}
+
+/* What the peer says the body before it was. */
+static int take_digest(struct box *box, const char *said, struct error *err)
+{
+	struct import *import = &box->import;
+	uint8_t sha1[DIGEST_SHA1_SIZE];
+	char hex[2 * DIGEST_SHA1_SIZE + 1];
+
+	if (!import->awaits_digest) {
+		int ret = error_set(err, -EPROTO, "a digest of no message in %s", box->name);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	import->awaits_digest = false;
+	digest_sum_end(import->sum, sha1);
+	digest_to_hex(sha1, sizeof(sha1), hex);
+	if (strcmp(hex, said) == 0)
+		finish_body(box);
+	else
+		drop_body(box);
+	return 0;
+}
+
 int import_begin_mail(struct box *box, const struct item_mail *mail, struct error *err)
 {
 	struct import *import = &box->import;
+
+	if (mail->body_digest != NULL)
+		return take_digest(box, mail->body_digest, err);
+	if (import->awaits_digest) {
+		int ret = error_set(err, -EPROTO, "no digest after a message in %s", box->name);
+		return stream_set_failed(box->brain->stream, ret, err);
+	}
+	if (brain_has_digests(box->brain) && digest_sum_begin(&import->sum) < 0)
+		return error_errno(err, -ENOMEM, "digest of a body");
 	size_t index = box->failed == 0 ? find_request(import, mail) : NOT_WANTED;
 
 	import->receiving = index;
@@ -351,10 +452,7 @@ static void finish_body(struct box *box)
 {
 	struct import *import = &box->import;
 
-	struct mail_spool **spool = receiving_spool(import);
-
-	import->in_body = false;
-	if (box->failed != 0 || spool == NULL)
+	if (box->failed != 0 || receiving_spool(import) == NULL)
 		return;
 	if (import->restoring != NULL)
 		import->restores_spooled++;
@@ -376,9 +474,14 @@ int import_receive_body(struct box *box, struct error *err)
 		if (n < 0)
 			return (int)n;
 		if (n == 0) {
-			finish_body(box);
+			import->in_body = false;
+			import->awaits_digest = brain_has_digests(box->brain);
+			if (!import->awaits_digest)
+				finish_body(box);
 			break;
 		}
+		if (brain_has_digests(box->brain))
+			digest_sum_add(import->sum, data, (size_t)n);
 		struct mail_spool **spool = receiving_spool(import);
 		if (box->failed != 0 || spool == NULL)
 			continue;
@@ -395,6 +498,9 @@ void import_finish_mails(struct box *box)
 {
 	struct import *import = &box->import;
 
+	if (import->awaits_digest)
+		drop_body(box);
+	import->awaits_digest = false;
 	for (size_t i = 0; box->failed == 0 && i < import->request_count; i++) {
 		if (!import->requests[i].received)
 			mark_missing(box, i);
@@ -435,6 +541,7 @@ void import_end_part(struct box *box)
 	free_requests(import);
 	import_restore_free(import);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	item_list_free(&import->list);
 	item_list_free(&import->found);
 	import->planned = false;
@@ -446,9 +553,11 @@ void import_end_part(struct box *box)
 
 void import_free(struct import *import)
 {
+	digest_sum_free(&import->sum);
 	free_requests(import);
 	import_restore_free(import);
 	merge_mailbox_plan_free(&import->plan);
+	free_taken(import);
 	item_list_free(&import->list);
 	item_list_free(&import->found);
 	memset(import, 0, sizeof(*import));

@@ -436,7 +436,8 @@ static size_t ready_end(const struct import *import)
 		if (import->plan.actions[i].kind != MERGE_APPEND)
 			continue;
 		const struct import_request *next = &import->requests[request++];
-		if (!next->received || (import->in_body && import->receiving == request - 1))
+		if (!next->received || ((import->in_body || import->awaits_digest) &&
+					import->receiving == request - 1))
 			break;
 	}
 	return i;

@@ -12,23 +12,6 @@
 #include "store/base/log.h"
 #include "sync/brain_private.h"
 
-static const struct merge_item *find_item(const struct item_list *list, uint32_t uid)
-{
-	size_t low = 0, high = list->count;
-
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (list->items[mid].uid == uid)
-			return &list->items[mid];
-		if (list->items[mid].uid < uid)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return NULL;
-}
-
 static bool is_message(const struct merge_item *item, const char *guid)
 {
 	return item->type == 's' && item->guid != NULL && strcmp(item->guid, guid) == 0;
@@ -37,7 +20,7 @@ static bool is_message(const struct merge_item *item, const char *guid)
 /* As a rule under the same UID; under another one if the UIDs were at odds. */
 static bool peer_has(const struct item_list *peer, const struct merge_item *own)
 {
-	const struct merge_item *item = find_item(peer, own->uid);
+	const struct merge_item *item = merge_items_find(peer->items, peer->count, own->uid);
 
 	if (item != NULL && is_message(item, own->guid))
 		return true;
@@ -78,7 +61,8 @@ int import_restore_plan(struct box *box, struct error *err)
 	if (import->restores == NULL)
 		return error_errno(err, -ENOMEM, "messages to put back");
 	for (size_t i = 0; i < count; i++) {
-		const struct merge_item *own = find_item(&box->export.list, missing[i]);
+		const struct merge_item *own = merge_items_find(box->export.list.items,
+								box->export.list.count, missing[i]);
 
 		if (own == NULL || own->type != 's' || own->guid == NULL || *own->guid == '\0' ||
 		    !peer_has(&import->list, own))

@@ -171,6 +171,29 @@ int item_list_add_expunge(struct item_list *list, const struct mailbox_change *c
 	return 0;
 }
 
+int item_list_insert_absent(struct item_list *list, const struct merge_item *item)
+{
+	size_t low = 0, high = list->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (list->items[mid].uid == item->uid)
+			return 0;
+		if (list->items[mid].uid < item->uid)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (add_item(list) == NULL)
+		return -ENOMEM;
+	memmove(&list->items[low + 1], &list->items[low],
+		(list->count - 1 - low) * sizeof(*list->items));
+	list->items[low] = *item;
+	list->items[low].absent = true;
+	return 0;
+}
+
 static int take_keywords(struct item_list *list, struct merge_item *item,
 			 const struct item_change *change)
 {
@@ -227,6 +250,16 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 		if (item->hdr_hash == NULL)
 			return -ENOMEM;
 	}
+	if (change->from != NULL) {
+		item->from = item_list_strdup(list, change->from);
+		if (item->from == NULL)
+			return -ENOMEM;
+	}
+	item->saved = change->saved;
+	item->received = change->received_timestamp <= INT64_MAX
+				 ? (int64_t)change->received_timestamp
+				 : INT64_MAX;
+	item->size = change->virtual_size;
 	item->flags.modseq = change->modseq;
 	item->flags.final = change->final_flags;
 	item->flags.add = change->add_flags;
@@ -312,15 +345,25 @@ int item_list_apply_keywords(struct item_list *list, struct keyword_set now,
 	return 0;
 }
 
+/* Dovecot 2.3.19 aborts at an 'e' without a date where one is asked for, and drops one with a date
+ * that is not. */
+static int64_t date_that_counts(const struct mail_filter *filter)
+{
+	return filter->since != 0 ? filter->since : filter->until;
+}
+
 int item_list_to_change(const struct merge_item *item, bool to_dovecot,
-			struct item_keywords_scratch *scratch, char hex[GUID_HEX_SIZE],
-			struct item_change *change_r)
+			const struct mail_filter *filter, struct item_keywords_scratch *scratch,
+			char hex[GUID_HEX_SIZE], struct item_change *change_r)
 {
 	*change_r = (struct item_change){.type = item->type, .uid = item->uid};
 	if (item->type == 'e') {
 		if (item->has_guid128)
 			change_r->guid = guid_to_hex(&item->guid128, hex);
-		change_r->modseq = to_dovecot ? 0 : item->flags.modseq;
+		if (to_dovecot)
+			change_r->received_timestamp = (uint64_t)date_that_counts(filter);
+		else
+			change_r->modseq = item->flags.modseq;
 		return 0;
 	}
 	change_r->guid = item->guid != NULL ? item->guid : "";
@@ -331,8 +374,14 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 	change_r->final_flags = item->flags.final;
 	if (!to_dovecot)
 		change_r->final_flags &= (uint8_t)~MAIL_RECENT;
+	change_r->from = item->from;
+	change_r->saved = item->from != NULL ? item->saved : 0;
+	if (mail_filter_wants_date(filter))
+		change_r->received_timestamp = item->received > 0 ? (uint64_t)item->received : 1;
+	if (mail_filter_wants_size(filter))
+		change_r->virtual_size = item->size;
 	/* What Dovecot sends where no size limit is in effect. */
-	if (item->type == 's' && to_dovecot)
+	else if (item->type == 's' && to_dovecot)
 		change_r->virtual_size = UINT64_MAX;
 	return put_keywords(&item->flags, scratch, change_r);
 }

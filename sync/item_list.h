@@ -11,6 +11,7 @@
 #include "store/mail.h"
 #include "store/mailbox.h"
 #include "sync/items.h"
+#include "sync/mail_filter.h"
 #include "sync/merge_mailbox.h"
 
 struct item_list {
@@ -31,6 +32,10 @@ int item_list_add_expunge(struct item_list *list, const struct mailbox_change *c
 /* What the peer sent. */
 int item_list_add_received(struct item_list *list, const struct item_change *change);
 
+/* Says that the peer's message is in the own mailbox as it is there: marked absent. Not where
+ * something in the list has its UID. The item's strings must live as long as the list. -ENOMEM */
+int item_list_insert_absent(struct item_list *list, const struct merge_item *item);
+
 /* A copy that lives as long as the list; NULL when out of memory. */
 char *item_list_strdup(struct item_list *list, const char *text);
 /* `now` with what differs between `before` and `wanted` applied to it. Lives as long as the list.
@@ -39,15 +44,15 @@ int item_list_apply_keywords(struct item_list *list, struct keyword_set now,
 			     struct keyword_set before, struct keyword_set wanted,
 			     struct keyword_set *set_r);
 
-/* The C item that says this. To Dovecot it also has what only Dovecot cares for. scratch: room for
- * the keywords, grown as needed; the item points into it, into hex (an expunge's GUID) and into the
- * list. */
+/* The C item that says this. To Dovecot it also has what only Dovecot cares for. filter: of the
+ * session. scratch: room for the keywords, grown as needed; the item points into it, into hex (an
+ * expunge's GUID) and into the list. */
 struct item_keywords_scratch {
 	struct item_keyword *words;
 	size_t size;
 };
 int item_list_to_change(const struct merge_item *item, bool to_dovecot,
-			struct item_keywords_scratch *scratch, char hex[GUID_HEX_SIZE],
-			struct item_change *change_r);
+			const struct mail_filter *filter, struct item_keywords_scratch *scratch,
+			char hex[GUID_HEX_SIZE], struct item_change *change_r);
 
 #endif

@@ -67,7 +67,8 @@ struct item_handshake {
 	bool dsyncfs_program;
 	const char *dsyncfs; /* "<version> <node id>" */
 	bool dsyncfs_busy;
-	bool dsyncfs_boxes; /* no tree phase */
+	bool dsyncfs_boxes;    /* no tree phase */
+	int64_t dsyncfs_clock; /* the sender's, UTC seconds */
 };
 
 /* S */
@@ -155,6 +156,10 @@ struct item_change {
 	size_t keyword_count;
 	uint64_t received_timestamp;
 	uint64_t virtual_size;
+	/* extension, of an 's': a mailbox that had a message of this GUID, and when it was saved
+	 * in this one */
+	const char *from;
+	int64_t saved;
 };
 
 /* R */
@@ -171,6 +176,8 @@ struct item_mail {
 	uint32_t pop3_order;
 	int64_t received_date, saved_date;
 	bool stream;
+	/* extension: of the body before it, with nothing else set */
+	const char *body_digest;
 };
 
 /* F */

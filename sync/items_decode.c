@@ -193,7 +193,7 @@ static int decode_number(const struct item_key *key, const struct field *field, 
 			ret = parse_number(field->text, 10, INT64_MAX, &value);
 		}
 		*(int64_t *)member = (int64_t)value;
-		return ret;
+		return ret == 0 && value == 0 && (key->flags & KEY_NOT_ZERO) != 0 ? -EBADMSG : ret;
 	}
 }
 

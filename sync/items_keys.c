@@ -34,10 +34,10 @@ static const struct item_key handshake_keys[] = {
 	KEY(handshake.no_backup_overwrite, "no_backup_overwrite", KEY_BOOL, 0),
 	KEY(handshake.purge_remote, "purge_remote", KEY_BOOL, 0),
 	KEY(handshake.no_notify, "no_notify", KEY_BOOL, 0),
-	KEY(handshake.sync_since_timestamp, "sync_since_timestamp", KEY_TIME, 0),
-	KEY(handshake.sync_max_size, "sync_max_size", KEY_DEC64, 0),
+	KEY(handshake.sync_since_timestamp, "sync_since_timestamp", KEY_TIME, KEY_NOT_ZERO),
+	KEY(handshake.sync_max_size, "sync_max_size", KEY_DEC64, KEY_NOT_ZERO),
 	KEY(handshake.sync_flags, "sync_flags", KEY_STR, 0),
-	KEY(handshake.sync_until_timestamp, "sync_until_timestamp", KEY_TIME, 0),
+	KEY(handshake.sync_until_timestamp, "sync_until_timestamp", KEY_TIME, KEY_NOT_ZERO),
 	KEY(handshake.virtual_all_box, "virtual_all_box", KEY_STR, 0),
 	KEY(handshake.empty_hdr_workaround, "empty_hdr_workaround", KEY_BOOL, 0),
 	KEY(handshake.import_commit_msgs_interval, "import_commit_msgs_interval", KEY_DEC32, 0),
@@ -48,6 +48,7 @@ static const struct item_key handshake_keys[] = {
 	KEY(handshake.dsyncfs, "dsyncfs", KEY_STR, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_busy, "dsyncfs_busy", KEY_BOOL, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_boxes, "dsyncfs_boxes", KEY_BOOL, KEY_EXTENSION),
+	KEY(handshake.dsyncfs_clock, "dsyncfs_clock", KEY_TIME, KEY_EXTENSION),
 };
 
 static const struct item_key state_keys[] = {
@@ -128,6 +129,8 @@ static const struct item_key change_keys[] = {
 	KEY(change.keywords, "keyword_changes", KEY_KEYWORDS, 0),
 	KEY(change.received_timestamp, "received_timestamp", KEY_HEX64, 0),
 	KEY(change.virtual_size, "virtual_size", KEY_HEX64, 0),
+	KEY(change.from, "from", KEY_NAME, KEY_EXTENSION),
+	KEY(change.saved, "saved", KEY_TIME, KEY_EXTENSION),
 };
 
 static const struct item_key request_keys[] = {
@@ -143,6 +146,7 @@ static const struct item_key mail_keys[] = {
 	KEY(mail.received_date, "received_date", KEY_TIME, 0),
 	KEY(mail.saved_date, "saved_date", KEY_TIME, 0),
 	KEY(mail.stream, "stream", KEY_BOOL, 0),
+	KEY(mail.body_digest, "body_digest", KEY_STR, KEY_EXTENSION),
 };
 
 static const struct item_key finish_keys[] = {

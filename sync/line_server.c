@@ -18,6 +18,7 @@ struct line_client {
 	struct line_client *prev, *next;
 	struct line_server *server;
 	int fd;
+	bool opened; /* it has said the opening */
 	bool ending; /* once its answer is sent */
 	struct buf in, out;
 	struct event *read_event, *write_event;
@@ -89,9 +90,19 @@ void line_client_send(struct line_client *client)
 	(void)send_out(client);
 }
 
+/* false: the client is to go. */
+static bool handle_line(struct line_client *client, char *line)
+{
+	const struct line_protocol *protocol = &client->server->protocol;
+
+	if (client->opened || !protocol->opening)
+		return protocol->line(client->server->ctx, client, line);
+	client->opened = true;
+	return strcmp(line, protocol->opening) == 0;
+}
+
 static void handle_lines(struct line_client *client)
 {
-	struct line_server *server = client->server;
 	char *lf;
 
 	while (!client->ending && client->in.len &&
@@ -100,7 +111,7 @@ static void handle_lines(struct line_client *client)
 
 		*lf = '\0';
 		client->ending = strlen(client->in.data) != len || len > LINE_SERVER_LINE_MAX ||
-				 !server->protocol.line(server->ctx, client, client->in.data);
+				 !handle_line(client, client->in.data);
 		buf_consume(&client->in, len + 1);
 	}
 	if (client->in.len > LINE_SERVER_LINE_MAX)
@@ -139,6 +150,16 @@ static void on_writable(evutil_socket_t fd, short what, void *ctx)
 		(void)send_out(ctx);
 }
 
+static bool may_connect(const struct line_server *server, int fd)
+{
+	struct ucred who;
+	socklen_t len = sizeof who;
+
+	return !server->protocol.root_only ||
+	       (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0 &&
+		(who.uid == 0 || who.uid == geteuid()));
+}
+
 static void on_accept(evutil_socket_t listen_fd, short what, void *ctx)
 {
 	struct line_server *server = ctx;
@@ -148,7 +169,7 @@ static void on_accept(evutil_socket_t listen_fd, short what, void *ctx)
 
 	if (fd < 0)
 		return;
-	client = calloc(1, sizeof *client);
+	client = may_connect(server, fd) ? calloc(1, sizeof *client) : NULL;
 	if (!client) {
 		close(fd);
 		return;

@@ -18,6 +18,8 @@ struct line_server;
 
 struct line_protocol {
 	const char *greeting; /* sent first; NULL: none */
+	const char *opening;  /* a client's first line, which has to be this; NULL: it has none */
+	bool root_only;	      /* the kernel's word: no one else but our own user */
 	unsigned clients_max; /* one more ends the oldest */
 	unsigned idle_secs;   /* without a line; 0: any time */
 	size_t answer_max;

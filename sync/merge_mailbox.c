@@ -178,7 +178,7 @@ static const char *item_fault(const struct merge_mailbox_input *in, const struct
 		return "is a change above the common UID";
 	if (item->type != 'e' && item->uid >= side->uid_next)
 		return "is not below UIDNEXT";
-	if (in->mode == MERGE_DSYNCFS && item->type != 'e' &&
+	if ((in->mode == MERGE_DSYNCFS || in->mode == MERGE_ONCE) && item->type != 'e' &&
 	    (item->guid == NULL || item->guid[0] == '\0'))
 		return "has no GUID";
 	return NULL;
@@ -445,6 +445,8 @@ static int merge_run(struct merge_work *work)
 		work->plan->common_uid = work->next - 1;
 	} else if (in->mode == MERGE_BACKUP) {
 		ret = merge_backup(work);
+	} else if (in->mode == MERGE_ONCE) {
+		ret = merge_once(work);
 	} else {
 		ret = merge_dovecot(work);
 	}
@@ -465,7 +467,7 @@ int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_
 	work.other = 1 - work.own;
 	work.side[work.own] = &input->own;
 	work.side[work.other] = &input->peer;
-	work.by_guid = input->mode == MERGE_DSYNCFS ||
+	work.by_guid = input->mode == MERGE_DSYNCFS || input->mode == MERGE_ONCE ||
 		       (input->own.have_save_guids &&
 			(input->peer.have_save_guids ||
 			 (input->mode == MERGE_BACKUP && input->peer.have_guids)));

@@ -15,6 +15,7 @@
  * that was moved out and in again.
  *
  * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
+ * MERGE_ONCE: own messages keep their UIDs; by evidence only, and without state.
  *
  * MERGE_BACKUP: afterwards the own mailbox has the peer's messages under the peer's UIDs and with
  * its flags, and no others. Only without state, and only called by the side that takes.
@@ -34,6 +35,7 @@ enum merge_mode {
 	MERGE_DOVECOT, /* the peer is Dovecot */
 	MERGE_DSYNCFS, /* both are dsyncfs nodes: evidence only */
 	MERGE_BACKUP,  /* one way, whoever the peer is: own becomes what the peer's is */
+	MERGE_ONCE,    /* one way: what the peer has comes, and nothing of the own is undone */
 };
 
 /* Room for every record that could ever be added to it. */
@@ -49,6 +51,12 @@ struct merge_item {
 	struct guid guid128;
 	/* Of an 'e' the modseq alone, where this side's log tells of it; 0: unknown. */
 	struct merge_flags flags;
+	/* For a filter (mail_filter.h), where one is in effect; the merge does not look at them. */
+	int64_t received;
+	uint64_t size;
+	const char *from; /* a mailbox that had it before (items.h); NULL: unknown */
+	int64_t saved;
+	bool absent; /* only said to be in the own mailbox */
 };
 
 /* One side: its B item and its C list. */
@@ -168,5 +176,9 @@ uint32_t merge_mailbox_common_uid(const struct merge_side *own, uint32_t own_com
 int merge_mailbox(const struct merge_mailbox_input *input, struct merge_mailbox_plan *plan_r,
 		  struct error *err);
 void merge_mailbox_plan_free(struct merge_mailbox_plan *plan);
+
+/* The item with this UID, or NULL. */
+const struct merge_item *merge_items_find(const struct merge_item *items, size_t count,
+					  uint32_t uid);
 
 #endif

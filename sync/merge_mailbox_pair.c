@@ -232,7 +232,7 @@ int merge_pair(struct merge_work *work)
 	int ret = 0;
 
 	pair_exact(a, b);
-	if (work->in->mode == MERGE_DSYNCFS) {
+	if (work->in->mode == MERGE_DSYNCFS || work->in->mode == MERGE_ONCE) {
 		mark_expunged(a, work->side[1]);
 		mark_expunged(b, work->side[0]);
 	}

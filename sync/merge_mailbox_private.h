@@ -5,6 +5,7 @@
  *   merge_mailbox_evidence.c MERGE_DSYNCFS: which messages exist afterwards, with which flags
  *   merge_mailbox_dovecot.c  MERGE_DOVECOT: the same by Dovecot's rules
  *   merge_mailbox_backup.c   MERGE_BACKUP: the peer's, whatever is here
+ *   merge_mailbox_once.c   MERGE_ONCE: what the peer has, and the own
  *   merge_mailbox_pair.c     both: which instance here is which there, and their UIDs
  *   merge_mailbox_burials.c  MERGE_DSYNCFS: which UIDs both logs have to tell the expunge of
  *   merge_mailbox_modseq.c   MERGE_DSYNCFS: the MODSEQs that both sides can reach
@@ -84,9 +85,6 @@ int merge_work_list_insts(struct merge_work *work, int side, uint32_t above_uid)
 /* The key of an item by which the sides' messages are compared; *key_r may become NULL: unknown. */
 int merge_work_key(struct merge_work *work, const struct merge_item *item, const char **key_r);
 
-/* The item with this UID, or NULL. */
-const struct merge_item *merge_items_find(const struct merge_item *items, size_t count,
-					  uint32_t uid);
 /* What the side tells up to this MODSEQ the other has heard of; 0: unknown. */
 uint64_t merge_heard_modseq(const struct merge_work *work, int side);
 /* Whether an 'e' that has a GUID means this message. */
@@ -113,6 +111,7 @@ int merge_add_burial_actions(struct merge_work *work);
 int merge_evidence(struct merge_work *work);
 int merge_dovecot(struct merge_work *work);
 int merge_backup(struct merge_work *work);
+int merge_once(struct merge_work *work);
 int merge_modseqs(struct merge_work *work);
 
 #endif

@@ -36,6 +36,9 @@ struct merge_tree_input {
 	/* Some own mailboxes could not be read: a name that is missing in the tree may still exist.
 	 * Nothing is created. */
 	bool own_incomplete;
+	/* The peer changes nothing: of two mailboxes of one name it is the own that takes a GUID.
+	 */
+	bool peer_stays;
 	/* Own storage cannot hold a directory that is no mailbox (Maildir++). */
 	bool own_has_no_directories;
 };

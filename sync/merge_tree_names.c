@@ -211,14 +211,18 @@ static bool claims_has(const struct claims *claims, const char *name)
 }
 
 /* Both sides made a mailbox of this name: they become one. */
-static bool merge_same_name(struct tree_entry *winner, struct tree_entry *entry)
+static bool merge_same_name(const struct tree_work *work, struct tree_entry *winner,
+			    struct tree_entry *entry)
 {
 	if (winner->merged != NULL || !is_single(winner) || !is_single(entry) ||
 	    (winner->node[0] != NULL) == (entry->node[0] != NULL))
 		return false;
 	winner->merged = entry;
 	entry->merged = winner;
-	if (guid_cmp(&winner->final_guid, &entry->final_guid) > 0)
+	bool winners = work->in->peer_stays ? winner->node[work->other] != NULL
+					    : guid_cmp(&winner->final_guid, &entry->final_guid) > 0;
+
+	if (winners)
 		entry->final_guid = winner->final_guid;
 	else
 		winner->final_guid = entry->final_guid;
@@ -274,7 +278,8 @@ static int find_alternative(struct claims *claims, struct tree_entry *entry)
 	return ret;
 }
 
-static int settle_claims(struct tree_entry **list, size_t count, struct claims *claims)
+static int settle_claims(const struct tree_work *work, struct tree_entry **list, size_t count,
+			 struct claims *claims)
 {
 	struct tree_entry *winner = NULL;
 	int ret = 0;
@@ -283,7 +288,7 @@ static int settle_claims(struct tree_entry **list, size_t count, struct claims *
 		if (winner == NULL || strcmp(winner->target, list[i]->target) != 0) {
 			winner = list[i];
 			claims_add(claims, winner->target);
-		} else if (!merge_same_name(winner, list[i])) {
+		} else if (!merge_same_name(work, winner, list[i])) {
 			list[i]->lost = true;
 		}
 	}
@@ -317,7 +322,7 @@ int merge_tree_names(struct tree_work *work)
 			list[count++] = &work->entries[i];
 	}
 	qsort(list, count, sizeof(struct tree_entry *), claim_cmp);
-	ret = settle_claims(list, count, &claims);
+	ret = settle_claims(work, list, count, &claims);
 out:
 	HASH_CLEAR(hh, claims.by_name);
 	free(claims.list);

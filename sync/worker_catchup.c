@@ -258,6 +258,9 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	if (strcmp(name, "INBOX") == 0 || mailbox_list_has(w->user, name))
 		return;
 	report_gone(w, event->event.dir, true);
+	if (!guid_is_empty(&event->guid) &&
+	    mailbox_log_keep(w->user, &event->guid, event->event.time, &err) < 0)
+		note_failure(c, &err);
 	if (guid_is_empty(&event->guid) ||
 	    is_logged(w, MAILBOX_LOG_DELETE_MAILBOX, &event->guid, event->event.time))
 		return;

@@ -476,6 +476,7 @@ static void serve(struct worker_process *w, const char *user)
 	struct sync_host host = host_of(w);
 	struct sync_options options = {
 		.role = SYNC_SLAVE,
+		.allow_one_way = true,
 		.node_id = w->node_id,
 		.hostname = w->hostname,
 		.alt_char = '_',

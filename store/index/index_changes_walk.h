@@ -40,8 +40,8 @@ struct walk {
 	struct buf requests;
 	bool with_nameless; /* expunges without a GUID are put there as well, with an empty one */
 	bool saw_nameless;
-	uint32_t ranged; /* events of old EXPUNGEs */
-	bool cut;	 /* there were too many */
+	uint32_t ranged;       /* events of old EXPUNGEs */
+	bool cut;	       /* there were too many */
 	struct buf attributes; /* struct attribute_event */
 	struct buf keys;       /* their keys, each with its NUL */
 	uint32_t order;

@@ -63,6 +63,14 @@ service doveadm {{
 }}
 """
 
+SIEVE = """
+sieve_script personal {
+  driver = file
+  path = ~/sieve
+  active_path = ~/.dovecot.sieve
+}
+"""
+
 # At the other end of a command: the tree is entered by root alone, and dsync runs a command as the mail's owner.
 BRIDGE = """#!/usr/bin/python3
 import os, socket, sys, threading
@@ -73,13 +81,52 @@ def pump(read, write, end):
         data = read(65536)
         if not data:
             break
-        write(data)
+        try:
+            write(data)
+        except BrokenPipeError:
+            break
     end()
 def out():
     pump(side.recv, lambda data: os.write(1, data), lambda: os._exit(0))
 threading.Thread(target=out).start()
 pump(lambda size: os.read(0, size), side.sendall, lambda: side.shutdown(socket.SHUT_WR))
 """
+
+
+def bridge_script(directory, name, argv, bridges):
+    """A script that leads to a program which is run by us, as root; for a command that is run as somebody else, or in the
+    tree. The directory has to have one name in both."""
+    path, script = f"{directory}/{name}.sock", f"{directory}/{name}-bridge"
+    if os.path.exists(script):
+        return script
+    bridge = socket.socket(socket.AF_UNIX)
+    bridge.bind(path)
+    os.chmod(path, 0o666)
+    bridge.listen(8)
+    bridges.append(bridge)
+    threading.Thread(target=_serve, args=(bridge, argv, directory + "/bridge.log"), daemon=True).start()
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(BRIDGE.format(path=path))
+    os.chmod(script, 0o755)
+    return script
+
+
+def _serve(bridge, argv, log_path):
+    while True:
+        try:
+            client, _ = bridge.accept()
+        except OSError:
+            return
+        with client, open(log_path, "ab") as log:
+            subprocess.run(argv, stdin=client, stdout=client, stderr=log, check=False)
+
+
+def close_bridges(bridges):
+    """Their threads end with them."""
+    for bridge in bridges:
+        bridge.shutdown(socket.SHUT_RDWR)
+        bridge.close()
+    bridges.clear()
 
 
 def run_there():
@@ -121,7 +168,7 @@ def make_dir(root):
 class Dovecot24(Dovecot):
     """Its directory has the same name in the tree and here (by a link)."""
 
-    def __init__(self, mdbox=False, tls=None):  # pylint: disable=super-init-not-called
+    def __init__(self, mdbox=False, tls=None, sieve=False):  # pylint: disable=super-init-not-called
         self.command, root = run_there()
         self.real, self.dir = make_dir(root)
         self.homes, self.conf = self.dir + "/homes", self.dir + "/dovecot.conf"
@@ -143,13 +190,14 @@ class Dovecot24(Dovecot):
             conf += (f"ssl_server_cert_file = {self.dir}/{os.path.basename(pem)}\n"
                      f"ssl_server_key_file = {self.dir}/{os.path.basename(key)}\n"
                      f"ssl_client_ca_file = {self.dir}/{os.path.basename(tls.ca)}\n")
+        if sieve:
+            conf += SIEVE
         with open(self.conf, "w", encoding="utf-8") as file:
             file.write(conf)
         self.process, self.bridges = None, []
 
     def __exit__(self, *_):
-        for bridge in self.bridges:
-            bridge.close()
+        close_bridges(self.bridges)
         if self.process:
             end(self.process)
         if os.environ.get("KEEP"):
@@ -177,33 +225,12 @@ class Dovecot24(Dovecot):
 
     def script(self):
         """A script for LOCATION2 that leads to its dsync-server."""
-        return self._bridge("theirs", [*self.command, "doveadm", "-c", self.conf, "dsync-server", "-u", USER])
+        return bridge_script(self.dir, "theirs", [*self.command, "doveadm", "-c", self.conf, "dsync-server", "-u", USER],
+                             self.bridges)
 
     def script_to(self, conf):
         """The same for its doveadm, which leads to our `dsync server`."""
-        return self._bridge("ours", [DSYNC, "-c", conf, "-u", USER, "server"])
-
-    def _bridge(self, name, argv):
-        path, script = f"{self.dir}/{name}.sock", f"{self.dir}/{name}-bridge"
-        bridge = socket.socket(socket.AF_UNIX)
-        bridge.bind(path)
-        os.chmod(path, 0o666)
-        bridge.listen(8)
-        self.bridges.append(bridge)
-        threading.Thread(target=self._serve, args=(bridge, argv), daemon=True).start()
-        with open(script, "w", encoding="utf-8") as file:
-            file.write(BRIDGE.format(path=path))
-        os.chmod(script, 0o755)
-        return script
-
-    def _serve(self, bridge, argv):
-        while True:
-            try:
-                client, _ = bridge.accept()
-            except OSError:
-                return
-            with client, open(self.dir + "/bridge.log", "ab") as log:
-                subprocess.run(argv, stdin=client, stdout=client, stderr=log, check=False)
+        return bridge_script(self.dir, "ours", [DSYNC, "-c", conf, "-u", USER, "server"], self.bridges)
 
 
 DOVEADM = """

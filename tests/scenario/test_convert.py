@@ -9,9 +9,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
-from dsync_sides import DSYNC, Directory, Dovecot, as_mail_user, run, until_done
+from dsync_sides import DSYNC, Directory, Dovecot, as_mail_user, deliver, run, until_done
 
 SETTINGS = ["-c", "/dev/null", "-o", "mail_plugins="]
 MAILS = 300
@@ -195,13 +196,43 @@ def interrupted(stores):
         assert len(stores.view(target)[0]) == 3 * MAILS
 
 
+def while_mail_arrives(stores):
+    """The manual's conversion of a live user: mirror, again for what came meanwhile (exit status 2 says that some did), switch
+    the user's location, and once more."""
+    stop, count = threading.Event(), [0]
+    maildir = stores.home + "/maildir6"
+    subprocess.run(["/usr/bin/python3", "-c", FILL, maildir, str(MAILS)], check=True, **as_mail_user())
+
+    def arrive():
+        # As a program does, into new/, and once in a while by Dovecot's own delivery.
+        while not stop.is_set():
+            deliver(maildir, f"1700000000.M{count[0]}P7.here", "Subject: arrived\n\nx\n")
+            count[0] += 1
+            if count[0] % 4 == 0:
+                stores.doveadm("maildir6", "save", "-m", "Work", input="Subject: arrived\n\nx\n")
+                count[0] += 1
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    statuses = [dsync(stores.home, stores.location("maildir6"), stores.location("mdbox6")).returncode for _ in range(6)]
+    stop.set()
+    thread.join()
+    assert 2 in statuses, statuses
+    # Switched: what is delivered from now on goes to the mdbox.
+    stores.doveadm("mdbox6", "save", input="Subject: to the mdbox\n\nx\n")
+    stores.convert("maildir6", "mdbox6")
+    view = stores.must_equal("maildir6", "mdbox6")
+    assert len(view[0]) == MAILS + count[0] + 1, (len(view[0]), count)
+    print(f"{count[0]} mails arrived, exit status {statuses}")
+
+
 def main(mails=0):
     with Directory() as directory, Dovecot(directory, "doveadm") as dovecot:
         stores = Stores(directory, dovecot)
         if mails:
             once_around(stores, mails)
             print("ok", mails, "mails")
-        for test in () if mails else (round_trip, delta, names, interrupted):
+        for test in () if mails else (round_trip, delta, names, while_mail_arrives, interrupted):
             test(stores)
             print("ok", test.__name__)
         bad = [line for line in dovecot.complaints()]

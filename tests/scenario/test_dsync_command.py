@@ -247,6 +247,35 @@ def dry_run(directory):
         f"{backup}: INBOX would get 0 mails, lose 0, change flags of 1 and UIDs of 0\n"
 
 
+def lost_uidlist(directory):
+    """A uidlist, or all indexes, lost at one side, and a file that got another base name: mails get new UIDs where nobody knows
+    their old ones, the same on both sides, and none is lost or twice."""
+    home, copy = directory + "/uidlist", directory + "/uidlist-copy"
+    make_home(home)
+    make_home(copy)
+    source, location = home + "/Maildir", f"maildir:{copy}"
+    for number in range(5):
+        deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+
+    def same(count=5):
+        until_done(lambda: dsync(home, "mirror", location))
+        view = maildir_view(source)
+        assert {uid: mail for uid, mail in view[""][0].items()} == maildir_view(copy)[""][0] and len(view[""][0]) == count, view
+        assert moved(dsync(home, "mirror", location, expect=(0,))) == (0, 0, 0)
+        return {mail[0]: uid for uid, mail in view[""][0].items()}
+
+    before = same()
+    os.unlink(copy + "/dovecot-uidlist")
+    after = same()
+    assert set(before) == set(after) and min(after.values()) > max(before.values()), (before, after)
+    os.rename(f"{source}/new/1700000002.M1P1.x", f"{source}/new/1700000099.M1P1.renamed")
+    assert set(same()) == set(before) - {"1700000002.M1P1.x"} | {"1700000099.M1P1.renamed"}
+    for name in os.listdir(copy):
+        if name.startswith("dovecot"):
+            os.unlink(f"{copy}/{name}")
+    same()
+
+
 def failures(directory):
     home = directory + "/failing"
     make_home(home)
@@ -267,7 +296,8 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, saved_states, dry_run, failures):
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, saved_states, dry_run, lost_uidlist,
+                     failures):
             step(directory)
             print("ok:", step.__name__)
 

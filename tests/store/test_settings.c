@@ -261,6 +261,31 @@ static void test_userdb_of_every_user(void **state)
 	settings_free(&set);
 }
 
+/* What is said for the doveadm protocol alone wins, wherever it stands. */
+static void test_protocol_doveadm(void **state)
+{
+	struct settings *set = parse("ssl_cert = </web.pem\nssl_key = </web.key\n"
+				     "protocol doveadm {\n ssl_cert = </d.pem\n "
+				     "ssl_key = </d.key\n}\n"
+				     "protocol imap {\n ssl_cert = </imap.pem\n}\n"
+				     "ssl_key = </late.key\n");
+
+	assert_string_equal(set->ssl_cert, "/d.pem");
+	assert_string_equal(set->ssl_key, "/d.key");
+	check_reads_back(set);
+	settings_free(&set);
+}
+
+/* It is Dovecot's replication plugin that waits. */
+static void test_sync_timeout(void **state)
+{
+	struct settings *set = parse("plugin {\n replication_sync_timeout = 2s\n}\n");
+
+	assert_int_equal(set->replication_sync_timeout_secs, 2);
+	check_reads_back(set);
+	settings_free(&set);
+}
+
 static void test_tls_listener(void **state)
 {
 	struct settings *set = parse("ssl_cert = </c.pem\nssl_key = </k.pem\nservice doveadm {\n "
@@ -369,8 +394,6 @@ static void test_password_is_in_no_message(void **state)
 static void test_what_is_not_built_is_refused_by_name(void **state)
 {
 	refuse("mail_replica = tcp:a\nmail_replica2 = tcp:b\n", "test.conf:2", "mail_replica2",
-	       "not built yet", NULL);
-	refuse("replication_sync_timeout = 2s\n", "test.conf:1", "replication_sync_timeout",
 	       "not built yet", NULL);
 	refuse("replication_dsync_parameters = -d -x Trash\n", "test.conf:1", "-x", NULL);
 	refuse("dovecot_config_version = 2.4.0\nmail_driver = maildir\n", "test.conf:1",
@@ -566,6 +589,8 @@ int main(void)
 		cmocka_unit_test(test_the_later_line_wins),
 		cmocka_unit_test(test_listener),
 		cmocka_unit_test(test_userdb_of_every_user),
+		cmocka_unit_test(test_protocol_doveadm),
+		cmocka_unit_test(test_sync_timeout),
 		cmocka_unit_test(test_tls_listener),
 		cmocka_unit_test(test_syntax),
 		cmocka_unit_test(test_mistakes_are_named_with_their_place),

@@ -119,6 +119,9 @@ static void *run_side(void *ptr)
 		.cache = side->node->cache,
 		.way = side->node->way,
 		.allow_one_way = side->node->allow_one_way,
+		.now = side->node->now,
+		.keeps = side->node->keeps,
+		.filter = &side->node->filter,
 		.fill_from = side->node->fill_from,
 		.block_uids = side->node->block_uids,
 	};
@@ -223,6 +226,20 @@ struct relay {
 	uint64_t cut_after;
 };
 
+const char *test_damaged_text;
+
+static void damage(char *data, size_t len)
+{
+	char *found = test_damaged_text == NULL
+			      ? NULL
+			      : memmem(data, len, test_damaged_text, strlen(test_damaged_text));
+
+	if (found == NULL)
+		return;
+	*found ^= 1;
+	test_damaged_text = NULL;
+}
+
 /* False: the end. */
 static bool relay_once(struct relay *relay, int from, uint64_t *left)
 {
@@ -233,6 +250,7 @@ static bool relay_once(struct relay *relay, int from, uint64_t *left)
 	if (n <= 0)
 		return false;
 	*left -= (uint64_t)n;
+	damage(data, (size_t)n);
 	for (ssize_t done = 0; done < n;) {
 		ssize_t sent =
 			send(relay->fds[1 - from], data + done, (size_t)(n - done), MSG_NOSIGNAL);

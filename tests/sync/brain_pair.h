@@ -16,11 +16,14 @@ struct test_node {
 	const struct mail_user *user;
 	struct guid id;
 	const char *hostname;
-	bool busy;		 /* what begin answers */
-	bool plain;		 /* does not introduce itself as dsyncfs */
-	enum sync_way way;	 /* as master */
-	bool allow_one_way;	 /* as slave */
-	struct box_cache *cache; /* NULL: mailboxes are opened for each session */
+	bool busy;		   /* what begin answers */
+	bool plain;		   /* does not introduce itself as dsyncfs */
+	enum sync_way way;	   /* as master */
+	int64_t now;		   /* what its clock says; 0: the system\'s */
+	bool keeps;		   /* as master, one way */
+	struct mail_filter filter; /* as master */
+	bool allow_one_way;	   /* as slave */
+	struct box_cache *cache;   /* NULL: mailboxes are opened for each session */
 	uint32_t fill_from, block_uids;
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
@@ -52,6 +55,9 @@ void run_session(struct test_node *master, struct test_node *slave, enum sync_ty
 /* As run_session, but the connection is cut once that many bytes have passed in one direction. */
 void run_session_cut(struct test_node *master, struct test_node *slave, enum sync_type type,
 		     bool to_slave, uint64_t cut_after, struct session_results *results_r);
+/* What run_session_cut()'s connection changes a byte of, when it passes for the first time; NULL:
+ * nothing. */
+extern const char *test_damaged_text;
 /* As often as somebody wants it; the number of sessions, or -1 when it has no end or fails. */
 int run_until_done(struct test_node *master, struct test_node *slave, enum sync_type type,
 		   struct session_results *results_r);

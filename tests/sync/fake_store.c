@@ -1127,3 +1127,10 @@ bool list_renamed_just_now(const struct mail_user *user, const char *name)
 	(void)name;
 	return false;
 }
+
+int mailbox_list_add_kept(const struct mail_user *user, struct mailbox_tree *tree,
+			  bool (*wanted)(void *ctx, const struct guid *guid), void *ctx,
+			  struct error *err)
+{
+	return 0;
+}

@@ -207,6 +207,43 @@ static void only_the_changed_boxes(void **state)
 	expect_quiet(f);
 }
 
+/* A client moves messages into another folder: their bodies are there already. What a log cannot
+ * tell about, or is not there any more, is sent. */
+static void moved_messages_do_not_travel(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+	struct stream *a, *b;
+
+	assert_int_equal(mailbox_list_create(&f->a->user, "Archive", NULL, 0, &err), 0);
+	for (int i = 0; i < 5; i++)
+		fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: moved\n\nbody\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	for (int i = 0; i < 3; i++) {
+		const struct fake_mail *mail = &box_of(f->a, "INBOX")->mails[0];
+		uint32_t uid = fake_deliver(f->a, box_of(f->a, "Archive"), mail->guid, mail->body);
+
+		fake_find_mail(box_of(f->a, "Archive"), uid)->received = mail->received;
+		fake_expunge(box_of(f->a, "INBOX"), mail->uid);
+	}
+	fake_deliver(f->a, box_of(f->a, "Archive"), NULL, "Subject: new\n\nx\n");
+	/* The peer has lost one of them meanwhile. */
+	fake_expunge(box_of(f->b, "INBOX"), box_of(f->b, "INBOX")->mails[0].uid);
+	struct sync_box boxes[2] = {
+		{.guid = box_of(f->a, "INBOX")->status.guid, .name = "INBOX"},
+		{.guid = box_of(f->a, "Archive")->status.guid, .name = "Archive"}};
+	assert_int_equal(stream_new_pair(NULL, &a, &b, &err), 0);
+	run_session_on(a, b, &f->node_a, &f->node_b, SYNC_BOXES, boxes, 2, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_DONE);
+	assert_int_equal(f->results.slave.outcome, SYNC_DONE);
+	assert_int_equal(f->results.master.mails_sent, 2);
+	assert_int_equal(box_of(f->b, "Archive")->mail_count, 4);
+	expect_equal(f);
+	stream_free(&a);
+	stream_free(&b);
+	expect_quiet(f);
+}
+
 /* The wire of a small mail between two nodes that know each other. */
 static void repeated_sessions_are_small(void **state)
 {
@@ -724,11 +761,62 @@ static void cut_anywhere_then_clean(void **state)
 	}
 }
 
+/* Of what comes over a broken line nothing is kept: the next session brings it. */
+static void a_body_damaged_on_its_way(void **state)
+{
+	struct fixture *f = *state;
+
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: whole\n\nx\n");
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: broken\n\nfragile\n");
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "Subject: whole\n\ny\n");
+	test_damaged_text = "fragile";
+	run_session_cut(&f->node_a, &f->node_b, SYNC_CHANGED, true, UINT64_MAX, &f->results);
+	assert_null(test_damaged_text);
+	assert_int_equal(f->results.slave.outcome, SYNC_AGAIN);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 2);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->b, "INBOX")->mail_count, 3);
+	expect_quiet(f);
+}
+
+/* a's clock is right, b's an hour ahead. What a does later wins all the same, whoever starts. */
+static void renames_by_clocks_that_differ(void **state)
+{
+	struct fixture *f = *state;
+	struct guid guid;
+
+	f->clock = 1700000000;
+	guid_generate(&guid);
+	assert_int_equal(mailbox_list_create(&f->b->user, "Before", &guid, 7, NULL), 0);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(mailbox_list_rename(&f->b->user, "Before", "By b", NULL), 0);
+	fake_find_box(f->b, "By b")->renamed = 1700000010 + 3600;
+	assert_int_equal(mailbox_list_rename(&f->a->user, "Before", "By a", NULL), 0);
+	fake_find_box(f->a, "By a")->renamed = 1700000020;
+	f->node_a.now = 1700000030;
+	f->node_b.now = 1700000030 + 3600;
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_non_null(fake_find_box(f->a, "By a"));
+	assert_null(fake_find_box(f->a, "By b"));
+
+	assert_int_equal(mailbox_list_rename(&f->a->user, "By a", "Again a", NULL), 0);
+	fake_find_box(f->a, "Again a")->renamed = 1700000040;
+	assert_int_equal(mailbox_list_rename(&f->b->user, "By a", "Again b", NULL), 0);
+	fake_find_box(f->b, "Again b")->renamed = 1700000035 + 3600;
+	if (run_until_done(&f->node_b, &f->node_a, SYNC_CHANGED, &f->results) < 0)
+		fail_msg("no end: %s", f->results.master.reason);
+	expect_equal(f);
+	assert_non_null(fake_find_box(f->b, "Again a"));
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(one_new_mail),
+		TEST(renames_by_clocks_that_differ),
+		TEST(a_body_damaged_on_its_way),
+		TEST(moved_messages_do_not_travel),
 		TEST(new_mail_on_both),
 		TEST(equal_numbers_hide_nothing),
 		TEST(flags_keywords_and_expunges),

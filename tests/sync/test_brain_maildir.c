@@ -12,10 +12,12 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include "store/base/file.h"
 #include "store/mailbox_list.h"
+#include "store/mailbox_log.h"
 #include "tests/sync/brain_pair.h"
 #include "tests/sync/maildir_user.h"
 
@@ -506,6 +508,51 @@ static void a_file_that_neither_has_ends(void **state)
 	expect_quiet(f);
 }
 
+static bool has_folder(const struct mail_user *user, const char *name)
+{
+	return mailbox_list_has(user, name);
+}
+
+static void delete_unlogged(struct fixture *f, const char *name, const struct guid *guid)
+{
+	struct error err = {0};
+	char path[400];
+
+	assert_int_equal(mailbox_list_delete(&f->users[0], name, guid, &err), 0);
+	/* As dsyncd's worker does for a removal that the mount saw. */
+	assert_int_equal(mailbox_log_keep(&f->users[0], guid, time(NULL), &err), 0);
+	snprintf(path, sizeof(path), "%s/a/Maildir/dovecot.mailbox.log", f->root);
+	assert_int_equal(unlink(path), 0);
+}
+
+/* Dovecot's log of deletions has come around twice while the peer was away. */
+static void deletions_that_dovecot_forgot(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = {0};
+	struct guid guids[3];
+	char name[32];
+
+	for (int i = 0; i < 3; i++) {
+		guid_generate(&guids[i]);
+		snprintf(name, sizeof(name), "Folder %d", i);
+		assert_int_equal(mailbox_list_create(&f->users[0], name, &guids[i], 0, &err), 0);
+		deliver(f, 0, name);
+	}
+	sync_until_equal(f);
+	delete_unlogged(f, "Folder 0", &guids[0]);
+	delete_unlogged(f, "Folder 1", &guids[1]);
+	/* One is there again with its GUID: what was kept of it before does not count. */
+	assert_int_equal(mailbox_list_create(&f->users[0], "Folder 1", &guids[1], 0, &err), 0);
+	/* A session that ends before the peer has done it is no reason to forget. */
+	run_session_cut(&f->nodes[0], &f->nodes[1], SYNC_CHANGED, true, 600, &f->results);
+	sync_until_equal(f);
+	assert_false(has_folder(&f->users[1], "Folder 0"));
+	assert_true(has_folder(&f->users[0], "Folder 1") && has_folder(&f->users[1], "Folder 1"));
+	assert_true(has_folder(&f->users[1], "Folder 2"));
+	expect_quiet(f);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -516,6 +563,7 @@ int main(void)
 		TEST(files_that_went_come_back),
 		TEST(a_file_comes_back_under_another_uid),
 		TEST(a_file_that_neither_has_ends),
+		TEST(deletions_that_dovecot_forgot),
 		TEST(many_mails),
 		TEST(random_histories),
 		TEST(busy_mailboxes),

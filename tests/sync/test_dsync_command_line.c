@@ -133,6 +133,80 @@ static void what_old_scripts_pass_is_taken(void **state)
 	dsync_options_free(&options);
 }
 
+/* In the forms that doveadm takes. */
+static void filters(void **state)
+{
+	static const struct {
+		const char *text;
+		int64_t time;
+	} times[] = {
+		{"1700000000", 1700000000},
+		{"1", 1},
+		{"3 days", 2000000000 - (int64_t)3 * 86400},
+		{"7d", 2000000000 - (int64_t)7 * 86400},
+		{"2 weeks", 2000000000 - (int64_t)14 * 86400},
+		{"90 mins", 2000000000 - (int64_t)90 * 60},
+		{"2024-01-01", 1704067200},
+		{"01-Jan-2024", 1704067200},
+	};
+	static const struct {
+		const char *text;
+		uint64_t size;
+	} sizes[] = {
+		{"500", 500}, {"1k", 1024}, {"10M", 10485760}, {"1 GB", 1073741824}, {"7B", 7},
+	};
+	struct words words;
+	struct dsync_options options;
+
+	setenv("TZ", "UTC", 1);
+	for (size_t i = 0; i < LENGTH(times); i++) {
+		int64_t at = 0;
+
+		assert_int_equal(mail_filter_parse_time(times[i].text, 2000000000, &at), 0);
+		assert_int_equal(at, times[i].time);
+	}
+	for (size_t i = 0; i < LENGTH(sizes); i++) {
+		uint64_t size = 0;
+
+		assert_int_equal(mail_filter_parse_size(sizes[i].text, &size), 0);
+		assert_int_equal(size, sizes[i].size);
+	}
+	assert_int_equal(parse("dsync -1 -R -t 1700000000 -e 1800000000 -I 1M -O -\\Deleted "
+			       "mirror host",
+			       &words, &options),
+			 0);
+	assert_true(options.once && options.reverse);
+	assert_int_equal(options.filter.since, 1700000000);
+	assert_int_equal(options.filter.until, 1800000000);
+	assert_int_equal(options.filter.max_size, 1048576);
+	assert_string_equal(options.filter.flag, "-\\Deleted");
+	dsync_options_free(&options);
+}
+
+static void what_a_filter_takes(void **state)
+{
+	static const char *const names[] = {"$Label1"};
+	const struct keyword_set labels = {.names = names, .count = 1}, none = {.count = 0};
+	const struct mail_filter dates = {.since = 100, .until = 200}, size = {.max_size = 10},
+				 seen = {.flag = "\\SEEN"}, unseen = {.flag = "-\\Seen"},
+				 labelled = {.flag = "$label1"}, other = {.flag = "-$Label1"};
+
+	assert_true(mail_filter_takes(&dates, 100, 0, 0, none) &&
+		    mail_filter_takes(&dates, 200, 0, 0, none));
+	assert_false(mail_filter_takes(&dates, 99, 0, 0, none) ||
+		     mail_filter_takes(&dates, 201, 0, 0, none));
+	assert_true(mail_filter_takes(&size, 0, 10, 0, none));
+	assert_false(mail_filter_takes(&size, 0, 11, 0, none));
+	assert_true(mail_filter_takes(&seen, 0, 0, MAIL_SEEN | MAIL_DRAFT, none) &&
+		    mail_filter_takes(&unseen, 0, 0, MAIL_DRAFT, none));
+	assert_false(mail_filter_takes(&seen, 0, 0, MAIL_DRAFT, none) ||
+		     mail_filter_takes(&unseen, 0, 0, MAIL_SEEN, none));
+	assert_true(mail_filter_takes(&labelled, 0, 0, 0, labels) &&
+		    mail_filter_takes(&other, 0, 0, 0, none));
+	assert_false(mail_filter_takes(&labelled, 0, 0, 0, none) ||
+		     mail_filter_takes(&other, 0, 0, 0, labels));
+}
+
 static void what_cannot_be_done_is_refused(void **state)
 {
 	static const struct {
@@ -150,9 +224,12 @@ static void what_cannot_be_done_is_refused(void **state)
 		{"dsync -C ab mirror host", -EINVAL},
 		{"dsync -C / mirror host", -EINVAL},
 		{"dsync -l x mirror host", -EINVAL},
-		{"dsync -t yesterday mirror host", -EOPNOTSUPP},
-		{"dsync -1 mirror host", -EOPNOTSUPP},
-		{"dsync -I 1M mirror host", -EOPNOTSUPP},
+		{"dsync -t yesterday mirror host", -EINVAL},
+		{"dsync -e 0x10 mirror host", -EINVAL},
+		{"dsync -I big mirror host", -EINVAL},
+		{"dsync -I 99999999T mirror host", -EINVAL},
+		{"dsync -O - mirror host", -EINVAL},
+		{"dsync -O \\Recent mirror host", -EINVAL},
 		{"dsync -n Shared/ mirror host", -EOPNOTSUPP},
 		{"dsync --dry-run server", -EINVAL},
 		{"dsync --wet-run mirror host", -EINVAL},
@@ -452,6 +529,8 @@ int main(void)
 		cmocka_unit_test(what_follows_the_verb_belongs_to_the_location),
 		cmocka_unit_test(the_other_end_takes_all_that_peers_pass),
 		cmocka_unit_test(what_old_scripts_pass_is_taken),
+		cmocka_unit_test(filters),
+		cmocka_unit_test(what_a_filter_takes),
 		cmocka_unit_test(what_cannot_be_done_is_refused),
 		cmocka_unit_test(a_local_location),
 		cmocka_unit_test(a_doveadm_port),

@@ -1,0 +1,41 @@
+/*
+ * Two nodes' clocks may be hours apart, and times decide between two renames of one mailbox, or a
+ * subscription and its opposite. Each says in H what its clock says; the slave's times are then
+ * taken as the master's clock would have said them. Both ends have both values and come to the
+ * same.
+ *
+ * The two H are not of one moment, but of moments a second or so apart: clocks that agree that well
+ * are taken as they are.
+ */
+#include <stdlib.h>
+#include "sync/brain_private.h"
+
+#define AGREE_SECS 5
+
+static void shift_time(int64_t *when, int64_t by)
+{
+	/* Never to "unknown". */
+	if (*when != 0)
+		*when = *when > by ? *when - by : 1;
+}
+
+static void shift_times(struct mailbox_tree *tree, int64_t by)
+{
+	for (size_t i = 0; i < tree->node_count; i++) {
+		shift_time(&tree->nodes[i].last_renamed_or_created, by);
+		shift_time(&tree->nodes[i].last_subscription_change, by);
+	}
+	for (size_t i = 0; i < tree->deletion_count; i++)
+		shift_time(&tree->deletions[i].time, by);
+}
+
+void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
+		      struct mailbox_tree *peer)
+{
+	bool slave = brain->role == SYNC_SLAVE;
+	int64_t ahead =
+		slave ? brain->own_clock - brain->peer_clock : brain->peer_clock - brain->own_clock;
+
+	if (brain->own_clock > 0 && brain->peer_clock > 0 && llabs(ahead) > AGREE_SECS)
+		shift_times(slave ? own : peer, ahead);
+}
