@@ -43,6 +43,9 @@ void file_close(int *fd);
 int file_write_all(int fd, const void *data, size_t len);
 int file_pwrite_all(int fd, const void *data, size_t len, off_t offset);
 int file_pread_all(int fd, void *data, size_t len, off_t offset);
+/* As many bytes as there are, up to len: how many, or a negative errno. */
+ssize_t file_read_some(int fd, void *data, size_t len);
+ssize_t file_pread_some(int fd, void *data, size_t len, uint64_t offset);
 
 /* Appends the whole content of the file to buf. -EMSGSIZE beyond buf's maximum. */
 int file_read(int fd, struct buf *buf);

@@ -311,30 +311,11 @@ static size_t encode(const unsigned char *from, size_t len, char *to)
 	return (size_t)(to - start);
 }
 
-/* As many bytes as there are. */
-static ssize_t read_full(int fd, unsigned char *data, size_t size)
-{
-	size_t have = 0;
-
-	while (have < size) {
-		ssize_t n = read(fd, data + have, size - have);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		have += (size_t)n;
-	}
-	return (ssize_t)have;
-}
-
 /* The next line of base64, with the line break before it. */
 static int fill_line(struct dbox_attached *attached, unsigned columns)
 {
 	unsigned char raw[COLUMNS_MAX / 4 * 3];
-	ssize_t n = read_full(attached->fd, raw, columns / 4 * 3);
+	ssize_t n = file_read_some(attached->fd, raw, columns / 4 * 3);
 
 	if (n <= 0)
 		return (int)n;
@@ -355,7 +336,7 @@ static ssize_t read_attachment(struct dbox_attached *attached, void *data, size_
 	if (size > attached->left)
 		size = (size_t)attached->left;
 	if (!columns)
-		return read_full(attached->fd, data, size);
+		return file_read_some(attached->fd, data, size);
 	if (attached->line_at == attached->line_len) {
 		int rc = fill_line(attached, columns);
 
@@ -374,7 +355,7 @@ static int end_attachment(struct dbox_attached *attached, struct error *err)
 {
 	char more;
 	bool longer = attached->line_at < attached->line_len ||
-		      read_full(attached->fd, (unsigned char *)&more, 1) > 0;
+		      file_read_some(attached->fd, &more, 1) > 0;
 
 	file_close(&attached->fd);
 	if (longer)

@@ -97,30 +97,11 @@ int dbox_file_header_build(struct buf *out, int64_t created)
 	return buf_printf(out, "2 M%x C%" PRIx64 "\n", DBOX_MESSAGE_HEADER_SIZE, (uint64_t)created);
 }
 
-/* As many bytes as there are, up to len. */
-static ssize_t read_some(int fd, void *data, size_t len, uint64_t offset)
-{
-	size_t have = 0;
-
-	while (have < len) {
-		ssize_t n = pread(fd, (char *)data + have, len - have, (off_t)(offset + have));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		have += (size_t)n;
-	}
-	return (ssize_t)have;
-}
-
 int dbox_file_header_read(int fd, const char *what, struct dbox_file_header *header_r,
 			  struct error *err)
 {
 	char data[FILE_HEADER_MAX];
-	ssize_t n = read_some(fd, data, sizeof data, 0);
+	ssize_t n = file_pread_some(fd, data, sizeof data, 0);
 
 	if (n < 0)
 		return error_errno(err, (int)n, "%s: read", what);
@@ -296,7 +277,7 @@ static int read_metadata(int fd, const char *what, const char *have, size_t have
 			if (!grown)
 				return error_errno(err, -ENOMEM, "%s", what);
 			from = data = grown;
-			n = read_some(fd, data, want, at);
+			n = file_pread_some(fd, data, want, at);
 		}
 		if (n < 0)
 			return error_errno(err, (int)n, "%s: read at offset %" PRIu64, what, at);
@@ -323,7 +304,7 @@ int dbox_message_read(int fd, const char *what, uint64_t offset, uint64_t size,
 {
 	char data[READ_AHEAD];
 	size_t want = size && size < sizeof data ? (size_t)size : sizeof data;
-	ssize_t n = read_some(fd, data, want, offset);
+	ssize_t n = file_pread_some(fd, data, want, offset);
 	struct stat st;
 	int rc;
 
@@ -369,7 +350,7 @@ static int find_message(int fd, uint64_t offset, uint64_t *found_r)
 	if (!data)
 		return -ENOMEM;
 	for (;;) {
-		ssize_t n = read_some(fd, data, SEARCH_CHUNK, offset);
+		ssize_t n = file_pread_some(fd, data, SEARCH_CHUNK, offset);
 		const char *at = data;
 
 		if (n < 0)

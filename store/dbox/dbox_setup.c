@@ -279,7 +279,9 @@ int dbox_salvage_index(const struct dbox *db, struct index **old_r, struct error
 	return rc == -ENOENT || rc == -EUCLEAN ? 0 : rc;
 }
 
-#define REPLACEMENT INDEX_NAME_MAIL ".rebuild-"
+/* By the beginning of its name a mount knows the file as a log, whose appends it has to see: it
+ * becomes the mailbox's. */
+#define REPLACEMENT INDEX_NAME_MAIL ".log.rebuild-"
 
 static void replacement_name(char name_r[64])
 {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/owned_file.h"
+#include "store/body/virtual_size.h"
 
 /* Where the file system has no O_TMPFILE: a name that is gone at once. */
 static int open_named(int dirfd)
@@ -83,22 +84,6 @@ int dbox_spool_open(struct mailbox *box, const char *guid, int64_t received,
 	return 0;
 }
 
-static void count_sizes(struct dbox_spool *spool, const char *data, size_t len)
-{
-	const char *end = data + len;
-	const char *p = data;
-
-	spool->size += len;
-	spool->virtual_size += len;
-	while ((p = memchr(p, '\n', (size_t)(end - p))) != NULL) {
-		if (p > data ? p[-1] != '\r' : !spool->last_was_cr)
-			spool->virtual_size++;
-		p++;
-	}
-	if (len)
-		spool->last_was_cr = end[-1] == '\r';
-}
-
 /* Another message has been written behind this one. */
 static int move_out(struct dbox_spool *spool, struct error *err)
 {
@@ -142,7 +127,8 @@ int dbox_spool_write(struct mail_spool *base, const void *data, size_t len, stru
 	rc = file_pwrite_all(dbox_spool_fd(spool), data, len, (off_t)(spool->offset + spool->size));
 	if (rc < 0)
 		return error_errno(err, rc, "%s: a temporary file: write", db->path);
-	count_sizes(spool, data, len);
+	spool->size += len;
+	spool->virtual_size += virtual_size_of(data, len, &spool->last_was_cr);
 	if (spool->fd < 0)
 		db->spool_end = spool->offset + spool->size;
 	return 0;

@@ -277,12 +277,14 @@ static int check_name(struct mdbox_append *append, struct target *target, struct
 
 static int flush(struct mdbox_append *append, struct error *err)
 {
-	struct target *target = &append->targets[append->count - 1];
-	uint64_t at = target->end - append->buf.len;
+	struct target *target;
+	uint64_t at;
 	int rc;
 
-	if (append->buf.len == 0)
+	if (!append->targets || append->buf.len == 0)
 		return append->buf.failed;
+	target = &append->targets[append->count - 1];
+	at = target->end - append->buf.len;
 	rc = file_pwrite_all(target->fd, append->buf.data, append->buf.len, (off_t)at);
 	buf_clear(&append->buf);
 	return rc < 0 ? target_error(append, target, rc, "write", err) : 0;

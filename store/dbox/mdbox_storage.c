@@ -348,12 +348,13 @@ static int use_file(struct mdbox_storage *storage, uint32_t file_id, struct erro
 static int read_entry(struct mdbox_storage *storage, uint32_t map_uid,
 		      struct dbox_message *message_r, struct error *err)
 {
-	struct mdbox_entry entry;
+	struct mdbox_entry entry = {0};
 	int rc = mdbox_map_find(storage, map_uid, &entry);
 
-	if (rc == -ENOENT)
-		return error_set(err, -EUCLEAN, "%s/%s: no message with map UID %" PRIu32,
-				 storage->index_path, INDEX_NAME_MAP, map_uid);
+	if (rc < 0)
+		return error_set(err, rc == -ENOENT ? -EUCLEAN : rc,
+				 "%s/%s: no message with map UID %" PRIu32, storage->index_path,
+				 INDEX_NAME_MAP, map_uid);
 	if (entry.file_id == 0 || entry.size == 0)
 		return error_set(err, -EUCLEAN, "%s/%s: map UID %" PRIu32 " says no place",
 				 storage->index_path, INDEX_NAME_MAP, map_uid);

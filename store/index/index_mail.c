@@ -2,6 +2,7 @@
 #include "store/index/index_mail.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -147,14 +148,21 @@ int index_mail_change(struct index_txn *txn, uint32_t uid, const struct mail_sta
 	return rc;
 }
 
-int index_mail_raise(struct index_txn *txn, uint64_t highest_modseq, uint32_t first_recent_uid,
-		     struct error *err)
+int index_mail_raise(struct index_txn *txn, uint32_t uid_next, uint32_t *next_uid,
+		     uint64_t highest_modseq, uint32_t first_recent_uid, struct error *err)
 {
 	struct index_status status;
 	int rc = 0;
 
+	if (uid_next > INDEX_UID_MAX)
+		return error_set(err, -ERANGE, "%s: next UID %" PRIu32,
+				 index_text(index_txn_index(txn)), uid_next);
+	if (uid_next > *next_uid) {
+		rc = index_set_next_uid(txn, uid_next, err);
+		*next_uid = uid_next;
+	}
 	index_status(index_txn_index(txn), &status);
-	if (highest_modseq > index_txn_modseq(txn))
+	if (rc == 0 && highest_modseq > index_txn_modseq(txn))
 		rc = index_update_modseq(txn, 0, highest_modseq, err);
 	if (rc == 0 && first_recent_uid > status.first_recent_uid)
 		rc = index_set_first_recent_uid(txn, first_recent_uid, err);

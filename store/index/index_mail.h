@@ -41,9 +41,10 @@ int index_mail_append(struct index_txn *txn, uint32_t uid, const struct mail_sta
 /* The way from one state to another. */
 int index_mail_change(struct index_txn *txn, uint32_t uid, const struct mail_state *from,
 		      const struct mail_state *to, struct error *err);
-/* mailbox_raise() of store/mailbox.h, but for uid_next. */
-int index_mail_raise(struct index_txn *txn, uint64_t highest_modseq, uint32_t first_recent_uid,
-		     struct error *err);
+/* Of these values those that are higher than what there is; 0 leaves one. *next_uid: the least UID
+ * for the transaction's next message, which follows uid_next. */
+int index_mail_raise(struct index_txn *txn, uint32_t uid_next, uint32_t *next_uid,
+		     uint64_t highest_modseq, uint32_t first_recent_uid, struct error *err);
 
 /* Room for what the last struct mail points to. All zero: an empty one. */
 struct mail_names {

@@ -404,15 +404,7 @@ int maildir_raise(struct mailbox_txn *base, uint32_t uid_next, uint64_t highest_
 		  uint32_t first_recent_uid, struct error *err)
 {
 	struct maildir_txn *txn = maildir_txn_of(base);
-	int rc = 0;
 
-	if (uid_next > INDEX_UID_MAX)
-		return error_set(err, -ERANGE, "%s: next UID %u", txn->md->path, uid_next);
-	if (uid_next > txn->next_uid) {
-		rc = index_set_next_uid(txn->index_txn, uid_next, err);
-		txn->next_uid = uid_next;
-	}
-	if (rc == 0)
-		rc = index_mail_raise(txn->index_txn, highest_modseq, first_recent_uid, err);
-	return poison(txn, rc);
+	return poison(txn, index_mail_raise(txn->index_txn, uid_next, &txn->next_uid,
+					    highest_modseq, first_recent_uid, err));
 }

@@ -41,24 +41,6 @@ static int rename_new(int dirfd, const char *from, const char *to)
 	return 0;
 }
 
-static ssize_t read_full(int fd, char *data, size_t size)
-{
-	size_t len = 0;
-
-	while (len < size) {
-		ssize_t n = read(fd, data + len, size - len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		len += (size_t)n;
-	}
-	return (ssize_t)len;
-}
-
 /* 1: the same bytes, 0: not. */
 static int same_content(int dirfd, const char *a, const char *b)
 {
@@ -72,8 +54,8 @@ static int same_content(int dirfd, const char *a, const char *b)
 	if (st_a.st_size != st_b.st_size)
 		return 0;
 	for (;;) {
-		ssize_t n_a = read_full(fd_a, data_a, sizeof data_a);
-		ssize_t n_b = read_full(fd_b, data_b, sizeof data_b);
+		ssize_t n_a = file_read_some(fd_a, data_a, sizeof data_a);
+		ssize_t n_b = file_read_some(fd_b, data_b, sizeof data_b);
 
 		if (n_a < 0 || n_b < 0)
 			return n_a < 0 ? (int)n_a : (int)n_b;

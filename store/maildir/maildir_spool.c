@@ -18,6 +18,7 @@
 #include "store/base/log.h"
 #include "store/base/process.h"
 #include "store/base/owned_file.h"
+#include "store/body/virtual_size.h"
 
 #define CREATE_TRIES   5
 #define SWEEP_EVERY_MS 60000
@@ -123,22 +124,6 @@ int maildir_spool_open(struct mailbox *box, const char *guid, int64_t received,
 	return 0;
 }
 
-static void count_sizes(struct maildir_spool *spool, const char *data, size_t len)
-{
-	const char *end = data + len;
-	const char *p = data;
-
-	spool->size += len;
-	spool->virtual_size += len;
-	while ((p = memchr(p, '\n', (size_t)(end - p))) != NULL) {
-		if (p > data ? p[-1] != '\r' : !spool->last_was_cr)
-			spool->virtual_size++;
-		p++;
-	}
-	if (len)
-		spool->last_was_cr = end[-1] == '\r';
-}
-
 int maildir_spool_write(struct mail_spool *base, const void *data, size_t len, struct error *err)
 {
 	struct maildir_spool *spool = (struct maildir_spool *)base;
@@ -153,7 +138,8 @@ int maildir_spool_write(struct mail_spool *base, const void *data, size_t len, s
 	rc = file_write_all(spool->fd, data, len);
 	if (rc < 0)
 		return error_errno(err, rc, "%s/%s: write", spool->md->path, spool->tmp_path);
-	count_sizes(spool, data, len);
+	spool->size += len;
+	spool->virtual_size += virtual_size_of(data, len, &spool->last_was_cr);
 	spool->synced = false;
 	return 0;
 }
