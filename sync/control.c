@@ -154,18 +154,16 @@ static bool on_line(void *ctx, struct line_client *client, char *line)
 	const struct control *control = ctx;
 	struct buf *out = line_client_answer(client);
 	char *field[CONTROL_FIELDS_MAX] = {line};
-	unsigned count = 0;
+	unsigned count = 1;
 	const char *refusal;
+	char *tab;
 
-	for (char *next = line; next && count < CONTROL_FIELDS_MAX;) {
-		char *tab = strchr(next, '\t');
-
-		if (tab)
-			*tab = '\0';
-		field[count++] = next;
-		tabunescape(next, strlen(next));
-		next = tab ? tab + 1 : NULL;
+	while (count < CONTROL_FIELDS_MAX && (tab = strchr(field[count - 1], '\t')) != NULL) {
+		*tab = '\0';
+		field[count++] = tab + 1;
 	}
+	for (unsigned i = 0; i < count; i++)
+		tabunescape(field[i], strlen(field[i]));
 	refusal = answer(control->replicator, field, count, out);
 	if (out->failed) {
 		buf_clear(out);

@@ -244,7 +244,7 @@ class History:
         for node in self.pair.nodes:
             for directory, _, names in os.walk(node.backing):
                 left += [os.path.join(directory, name) for name in names
-                         if "dsyncfs." in name and not name.startswith("dsyncfs.conf")]
+                         if "dsyncfs." in name and not name.startswith(("dsyncfs.conf", "dsyncfs.mailbox.log"))]
         return left
 
     def check(self):
