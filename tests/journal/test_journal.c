@@ -472,7 +472,9 @@ static void test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays(void *
 		push(journal, i % 30 ? MAIL_EVENT_DELIVERED : MAIL_EVENT_REMOVED, "h", box, name);
 	}
 	barrier(journal);
-	usleep(300000);
+	for (int ms = 0; ms < 20000 && events_behind(dir, 0) > (int)journal_limits.events_max;
+	     ms += 50)
+		usleep(50000);
 	journal_close(&journal);
 	read_all(dir, 0, &seen);
 	for (size_t i = 0; i < seen.count; i++) {

@@ -8,8 +8,7 @@ each round, at a random moment under load on both nodes, the filesystem of one n
 anything (EXT4_IOC_SHUTDOWN, as xfstests do it), all that runs on the node is killed, and it is mounted and started again. In the
 end both nodes are the same, and every mail that was acknowledged (file and directory synced) is there once.
 
-With --removals the programs remove mail as well, and no mail may be back whose removal was synced. That does not hold yet:
-a removal can be on the disk before its event is in the journal, and then the record of the message stays without a file."""
+With --removals the programs remove mail as well, and no mail may be back whose removal was synced."""
 import argparse
 import fcntl
 import os
