@@ -459,7 +459,10 @@ void journal_wait(struct journal *journal, uint64_t ticket)
 		return;
 	pthread_mutex_lock(&journal->mutex);
 	journal->waiters++;
-	if (journal->durable_ticket < ticket && !journal->urgent) {
+	/* Nothing queued: it is being written. Urgent means that the thread knows of what is
+	 * queued, so without anything it must not be said: the next to queue something would not
+	 * wake it. */
+	if (journal->durable_ticket < ticket && journal->queue.head && !journal->urgent) {
 		journal->urgent = true;
 		pthread_cond_signal(&journal->work);
 	}

@@ -294,17 +294,22 @@ static void test_reader_sees_every_commit_as_it_happens(void **state)
 static int events_behind(const char *dir, uint64_t after)
 {
 	struct seen seen;
-	int status;
-	pid_t pid = fork();
+	int status, count, pipes[2];
 
+	assert_int_equal(pipe(pipes), 0);
+	pid_t pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
 		read_all(dir, after, &seen);
-		_exit((int)seen.count);
+		count = (int)seen.count;
+		_exit(write(pipes[1], &count, sizeof count) == sizeof count ? 0 : 1);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	assert_int_equal(read(pipes[0], &count, sizeof count), sizeof count);
+	close(pipes[0]);
+	close(pipes[1]);
+	return count;
 }
 
 static int say_stamp(void *ctx, const char *home, const char *dir,
@@ -386,6 +391,35 @@ static void test_events_that_may_wait_are_committed_together(void **state)
 	assert_string_equal(seen.events[0].name, "patient");
 	assert_string_equal(seen.events[1].name, "urgent");
 	free(seen.events);
+	state_dir_remove(dir);
+}
+
+static void *wait_for_each(void *ctx)
+{
+	struct mail_event event = event_of(MAIL_EVENT_REMOVED, "h", "box", "x");
+
+	for (int i = 0; i < 300; i++)
+		journal_wait(ctx, journal_push(ctx, &event, i % 3));
+	return NULL;
+}
+
+/* Who waits for what is just being written leaves the thread able to be woken. (Else this hangs.)
+ */
+static void test_waiting_never_hangs(void **state)
+{
+	pthread_t threads[3];
+	char dir[64];
+	struct journal *journal;
+	bool clean;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, wait_for_each, journal), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	journal_close(&journal);
+	assert_int_equal(events_behind(dir, 0), 900);
 	state_dir_remove(dir);
 }
 
@@ -600,6 +634,7 @@ int main(void)
 		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
 		cmocka_unit_test(test_stamps_are_of_clean_mailboxes),
 		cmocka_unit_test(test_events_that_may_wait_are_committed_together),
+		cmocka_unit_test(test_waiting_never_hangs),
 		cmocka_unit_test(test_consumed_events_are_forgotten_but_not_their_numbers),
 		cmocka_unit_test(test_another_journals_position_forgets_nothing),
 		cmocka_unit_test(test_events_of_an_absent_dsyncd_are_folded_but_evidence_stays),
