@@ -15,7 +15,11 @@
 static void shift_time(int64_t *when, int64_t by)
 {
 	/* Never to "unknown". */
-	if (*when != 0)
+	if (*when == 0)
+		return;
+	if (by < 0 && *when > INT64_MAX + by)
+		*when = INT64_MAX;
+	else
 		*when = *when > by ? *when - by : 1;
 }
 
@@ -29,13 +33,21 @@ static void shift_times(struct mailbox_tree *tree, int64_t by)
 		shift_time(&tree->deletions[i].time, by);
 }
 
+/* What a peer says may be anything; and 0 is nothing said. */
+static bool is_clock(int64_t secs)
+{
+	return secs > 0 && secs <= UINT32_MAX;
+}
+
 void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
 		      struct mailbox_tree *peer)
 {
 	bool slave = brain->role == SYNC_SLAVE;
+
+	if (!is_clock(brain->own_clock) || !is_clock(brain->peer_clock))
+		return;
 	int64_t ahead =
 		slave ? brain->own_clock - brain->peer_clock : brain->peer_clock - brain->own_clock;
-
-	if (brain->own_clock > 0 && brain->peer_clock > 0 && llabs(ahead) > AGREE_SECS)
+	if (llabs(ahead) > AGREE_SECS)
 		shift_times(slave ? own : peer, ahead);
 }

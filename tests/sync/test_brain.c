@@ -809,12 +809,34 @@ static void renames_by_clocks_that_differ(void **state)
 	assert_non_null(fake_find_box(f->b, "Again a"));
 }
 
+/* A clock, or a time of a folder, that no machine has: the session ends as any other. */
+static void clocks_that_cannot_be(void **state)
+{
+	struct fixture *f = *state;
+
+	f->clock = 1700000000;
+	assert_int_equal(mailbox_list_create(&f->b->user, "Far", NULL, 7, NULL), 0);
+	assert_int_equal(mailbox_list_create(&f->a->user, "Far a", NULL, 7, NULL), 0);
+	fake_find_box(f->b, "Far")->renamed = INT64_MAX;
+	fake_find_box(f->a, "Far a")->renamed = INT64_MAX;
+	f->node_a.now = 1700000000 + 7200;
+	f->node_b.now = 1700000000;
+	sync_until_equal(f, SYNC_CHANGED);
+	f->node_a.now = 1700000000;
+	f->node_b.now = INT64_MAX;
+	sync_until_equal(f, SYNC_FULL);
+	f->node_a.now = INT64_MAX;
+	f->node_b.now = 1;
+	sync_until_equal(f, SYNC_FULL);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(one_new_mail),
 		TEST(renames_by_clocks_that_differ),
+		TEST(clocks_that_cannot_be),
 		TEST(a_body_damaged_on_its_way),
 		TEST(moved_messages_do_not_travel),
 		TEST(new_mail_on_both),
