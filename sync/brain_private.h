@@ -209,7 +209,7 @@ struct import {
 
 	/* import_restore.c */
 	struct import_restore *restores;
-	size_t restore_count, restores_sent, restores_spooled;
+	size_t restore_count, restores_sent, restores_next, restores_spooled;
 	struct import_restore *restoring; /* whose body comes */
 
 	/* import_apply.c */

@@ -96,11 +96,15 @@ struct import_restore *import_restore_find(struct box *box, const struct item_ma
 {
 	struct import *import = &box->import;
 
+	/* They come in the order in which they were asked for, as a rule. */
 	for (size_t i = 0; mail->guid != NULL && i < import->restore_count; i++) {
-		struct import_restore *restore = &import->restores[i];
+		size_t index = (import->restores_next + i) % import->restore_count;
+		struct import_restore *restore = &import->restores[index];
 
-		if (!restore->received && strcmp(restore->guid, mail->guid) == 0)
+		if (!restore->received && strcmp(restore->guid, mail->guid) == 0) {
+			import->restores_next = index + 1;
 			return restore;
+		}
 	}
 	return NULL;
 }
@@ -182,5 +186,6 @@ void import_restore_free(struct import *import)
 	free(import->restores);
 	import->restores = NULL;
 	import->restoring = NULL;
-	import->restore_count = import->restores_sent = import->restores_spooled = 0;
+	import->restore_count = import->restores_sent = 0;
+	import->restores_next = import->restores_spooled = 0;
 }
