@@ -379,6 +379,14 @@ const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)
 	return box->missing;
 }
 
+int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
+			    struct error *err)
+{
+	if (box->missing_count == 0 || !box->format->explain_missing)
+		return 0;
+	return told(box, box->format->explain_missing(box, events, count, err), err);
+}
+
 int mailbox_settle(struct mailbox *box, struct error *err)
 {
 	return box->format->settle ? told(box, box->format->settle(box, err), err) : 0;

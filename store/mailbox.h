@@ -160,11 +160,17 @@ void mailbox_abort(struct mailbox_txn **txn);
 int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err);
 /* Compares files, uidlist and index completely. New files get UIDs and changed names are recorded;
- * a missing file is only reported in missing_r (absence is never an expunge): its record stays. */
+ * a missing file is only reported in missing_r (absence is never an expunge): its record stays.
+ * Where files are missing their directories have been synced since: a mount has told of removals.
+ */
 int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err);
 /* Their UIDs, ascending, as the last mailbox_scan() of this object found them; the mailbox's, until
  * the next one. */
 const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r);
+/* Takes from mailbox_missing() the messages of whose files these events tell: they were removed or
+ * renamed, and are not lost. */
+int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
+			    struct error *err);
 /* Where a process of this host died while it changed the mailbox, takes in what it left, which may
  * be a file that neither uidlist nor index know. To be called before the mailbox is told to a peer,
  * whose evidence about such a message would else be taken for done. Costs one look-up otherwise. */

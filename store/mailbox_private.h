@@ -112,6 +112,9 @@ struct mailbox_format {
 			bool *changed_r, struct error *err);
 	/* Calls mailbox_note_missing(). */
 	int (*scan)(struct mailbox *box, bool *changed_r, struct error *err);
+	/* Calls mailbox_not_missing(). NULL: events tell of no files. */
+	int (*explain_missing)(struct mailbox *box, const struct mail_event *events, size_t count,
+			       struct error *err);
 	int (*settle)(struct mailbox *box, struct error *err); /* NULL: nothing is left */
 };
 
@@ -146,6 +149,17 @@ static inline int mailbox_note_missing(struct mailbox *box, uint32_t uid)
 	}
 	box->missing[box->missing_count++] = uid;
 	return 0;
+}
+
+static inline void mailbox_not_missing(struct mailbox *box, uint32_t uid)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < box->missing_count; i++) {
+		if (box->missing[i] != uid)
+			box->missing[kept++] = box->missing[i];
+	}
+	box->missing_count = kept;
 }
 
 #endif

@@ -89,6 +89,11 @@ struct sync_host {
 	/* May this mailbox be synced? Not while it is known that its index lacks something that
 	 * happened to its mail. May be NULL. */
 	bool (*may_sync)(void *ctx, const char *mailbox);
+	/* Files of this mailbox are missing, and its directories were synced since: takes from
+	 * mailbox_missing() what the mount saw somebody remove or rename. 0; 1: that cannot be
+	 * known now; negative. May be NULL. */
+	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
+			       struct error *err);
 	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,

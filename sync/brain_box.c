@@ -143,9 +143,17 @@ static int scan(struct box *box, struct error *err)
 	bool changed;
 	int ret = mailbox_scan(box->mailbox, &changed, &missing, err);
 
-	box->scanned = ret == 0;
 	box->status = *mailbox_status(box->mailbox);
-	return ret;
+	if (ret < 0)
+		return ret;
+	/* A file that somebody has just removed is not to be put back. */
+	const struct sync_host *host = box->brain->host;
+	if (missing > 0 && host->explain_missing != NULL)
+		ret = host->explain_missing(host->ctx, box->name, box->mailbox, err);
+	if (ret > 0)
+		box_again(box, "files are missing, and what happened to them is not known yet");
+	box->scanned = ret == 0;
+	return ret < 0 ? ret : 0;
 }
 
 /* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */

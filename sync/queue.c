@@ -260,6 +260,14 @@ static bool is_listed(const char *const *dirs, size_t count, const char *dir)
 	return false;
 }
 
+static bool is_unsettled(const struct queue_event *queued)
+{
+	const struct mail_event *event = &queued->event;
+
+	return event->origin == 0 && !queued->in_index &&
+	       (event->kind == MAIL_EVENT_REMOVED || event->kind == MAIL_EVENT_RENAMED);
+}
+
 static size_t list_unsettled(const struct queue_event *events, uint64_t seq, const char **dirs,
 			     size_t count, size_t max)
 {
@@ -270,9 +278,7 @@ static size_t list_unsettled(const struct queue_event *events, uint64_t seq, con
 
 		if (event->seq > seq || count > max)
 			break;
-		if (event->origin != 0 || queued->in_index ||
-		    (event->kind != MAIL_EVENT_REMOVED && event->kind != MAIL_EVENT_RENAMED) ||
-		    is_listed(dirs, count, event->dir))
+		if (!is_unsettled(queued) || is_listed(dirs, count, event->dir))
 			continue;
 		if (count < max)
 			dirs[count] = event->dir;
@@ -300,6 +306,32 @@ size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const c
 		seq = user->failed_seq;
 	count = list_unsettled(user->taken, seq, dirs, 0, max);
 	return list_unsettled(user->events, seq, dirs, count, max);
+}
+
+static bool each_removal(const struct queue_event *events, const char *dir,
+			 void (*each)(void *ctx, const struct mail_event *event), void *ctx)
+{
+	const struct queue_event *queued;
+	bool all = true;
+
+	DL_FOREACH (events, queued) {
+		const struct mail_event *event = &queued->event;
+
+		if (event->kind == MAIL_EVENT_RESCAN_HOME ||
+		    (event->kind == MAIL_EVENT_RESCAN && strcmp(event->dir, dir) == 0))
+			all = false;
+		if (is_unsettled(queued) && strcmp(event->dir, dir) == 0)
+			each(ctx, event);
+	}
+	return all;
+}
+
+bool queue_each_removal(const struct queue_user *user, const char *dir,
+			void (*each)(void *ctx, const struct mail_event *event), void *ctx)
+{
+	bool taken = each_removal(user->taken, dir, each, ctx);
+
+	return each_removal(user->events, dir, each, ctx) && taken;
 }
 
 void queue_events_done(struct queue *queue, struct queue_user *user)

@@ -119,6 +119,10 @@ bool queue_events_pend_until(const struct queue_user *user, uint64_t seq);
  * there are (max + 1: more than that). The names live as long as the events. */
 size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const char **dirs,
 			    size_t max);
+/* What was removed from the mailbox of this directory, or renamed in it, and is not in the index as
+ * far as we know. False: there may be more, which only a scan finds. */
+bool queue_each_removal(const struct queue_user *user, const char *dir,
+			void (*each)(void *ctx, const struct mail_event *event), void *ctx);
 /* Those of this directory are in the mailbox's index, whatever becomes of the job. */
 void queue_events_in_index(struct queue_user *user, const char *dir);
 /* The job has taken them in. */

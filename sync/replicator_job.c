@@ -442,6 +442,8 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		on_expunges(job, reader);
 	} else if (job->holds_slot && reader->type == WORKER_WANT_TOMBSTONES) {
 		replicator_send_tombstones(r, job->task.worker, job->user->name, reader);
+	} else if (job->holds_slot && reader->type == WORKER_WANT_REMOVALS) {
+		replicator_send_removals(r, job->task.worker, job->user, reader);
 	} else if (job->went && reader->type == WORKER_CONNECTED) {
 		replicator_peer_host(r, (unsigned)job->peer,
 				     worker_get_str(reader, TCP_ADDRESS_SIZE));

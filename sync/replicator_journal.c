@@ -150,16 +150,16 @@ static int on_event(void *ctx, const struct mail_event *event)
 	return r->queue.event_count >= QUEUE_EVENTS_MAX;
 }
 
-void replicator_read_journal(struct replicator *r)
+bool replicator_read_journal(struct replicator *r)
 {
 	struct turn turn = {.r = r, .now_ms = tcp_now_ms()};
 	struct error err = {0};
 	int rc;
 
 	if (r->away && !mount_is_back(r))
-		return;
+		return false;
 	if (!r->reader || r->draining || r->queue.event_count >= QUEUE_EVENTS_MAX)
-		return;
+		return false;
 	rc = check_id(r, &err);
 	if (rc == 0)
 		rc = journal_reader_each(r->reader, r->read_seq, EVENTS_A_TURN, on_event, &turn,
@@ -168,15 +168,16 @@ void replicator_read_journal(struct replicator *r)
 		/* Damaged and made anew, perhaps: opened again at the next poll. */
 		set_trouble(r, err.text[0] != '\0' ? err.text : strerror(-rc));
 		replicator_close_reader(r);
-		return;
+		return false;
 	}
 	set_trouble(r, "");
 	if (turn.count < EVENTS_A_TURN)
 		r->first_pass = false;
-	if (turn.count == 0)
-		return;
-	replicator_dirty(r);
-	replicator_kick(r);
+	if (turn.count > 0) {
+		replicator_dirty(r);
+		replicator_kick(r);
+	}
 	if (turn.count >= EVENTS_A_TURN && r->wake_event)
 		event_active(r->wake_event, EV_READ, 0);
+	return turn.count < EVENTS_A_TURN && r->queue.event_count < QUEUE_EVENTS_MAX;
 }

@@ -423,6 +423,53 @@ static void send_unsettled(struct replicator *r, struct worker *worker,
 	worker_tell(worker, &r->out, -1);
 }
 
+static void begin_removals(struct replicator *r, bool more, bool unknown)
+{
+	worker_put_begin(&r->out, WORKER_REMOVALS);
+	worker_put_u8(&r->out, more);
+	worker_put_u8(&r->out, unknown);
+}
+
+struct removals_sender {
+	struct replicator *r;
+	struct worker *worker;
+	bool begun;
+};
+
+static void send_removal(void *ctx, const struct mail_event *event)
+{
+	struct removals_sender *sender = ctx;
+	struct buf *out = &sender->r->out;
+	size_t room = strlen(event->dir) + strlen(event->name) + strlen(event->name2) + STATE_ROOM;
+	struct worker_event message = {.event = *event};
+
+	if (sender->begun && out->len + room > WORKER_MESSAGE_MAX) {
+		worker_tell(sender->worker, out, -1);
+		sender->begun = false;
+	}
+	if (!sender->begun)
+		begin_removals(sender->r, true, false);
+	sender->begun = true;
+	worker_put_event(out, &message);
+}
+
+void replicator_send_removals(struct replicator *r, struct worker *worker,
+			      const struct queue_user *user, struct worker_reader *reader)
+{
+	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
+	struct removals_sender sender = {.r = r, .worker = worker};
+	bool known;
+
+	if (worker_get_end(reader) < 0)
+		return;
+	known = replicator_read_journal(r);
+	known = queue_each_removal(user, dir, send_removal, &sender) && known;
+	if (sender.begun)
+		worker_tell(worker, &r->out, -1);
+	begin_removals(r, false, !known);
+	worker_tell(worker, &r->out, -1);
+}
+
 void replicator_send_states(struct replicator *r, struct worker *worker,
 			    const struct queue_user *user, const char *peer_id, uint64_t wait_seq,
 			    bool busy)

@@ -153,7 +153,8 @@ void replicator_dirty(struct replicator *r);
 void replicator_drained(struct replicator *r);
 
 /* replicator_journal.c */
-void replicator_read_journal(struct replicator *r);
+/* True: nothing is left in it that is not in the queue. */
+bool replicator_read_journal(struct replicator *r);
 /* Sees when dsyncfs has gone; replicator_read_journal() sees when it is back. */
 void replicator_check_mount(struct replicator *r);
 void replicator_open_reader(struct replicator *r);
@@ -238,6 +239,9 @@ void replicator_send_states(struct replicator *r, struct worker *worker,
 			    bool busy);
 void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			   struct worker_reader *reader);
+/* Answers WANT_REMOVALS. */
+void replicator_send_removals(struct replicator *r, struct worker *worker,
+			      const struct queue_user *user, struct worker_reader *reader);
 /* The reader is behind WORKER_PLACED. */
 void replicator_note_place(struct replicator *r, const struct queue_user *user,
 			   struct worker_reader *reader);

@@ -451,6 +451,11 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 			break;
 		replicator_send_tombstones(r, task->worker, session->user->name, reader);
 		return;
+	case WORKER_WANT_REMOVALS:
+		if (!session->holds_slot)
+			break;
+		replicator_send_removals(r, task->worker, session->user, reader);
+		return;
 	case WORKER_PROGRESS:
 		return;
 	case WORKER_DONE:

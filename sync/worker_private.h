@@ -84,6 +84,8 @@ void worker_clear_unsettled(struct worker_process *w);
 void worker_add_unsettled(struct worker_process *w, struct worker_reader *reader);
 /* What the engine asks (struct sync_host). */
 bool worker_host_may_sync(void *ctx, const char *mailbox);
+int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
+				struct error *err);
 
 /* ---- worker_expunges.c ---- */
 

@@ -152,6 +152,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.ctx = w,
 		.begin = host_begin,
 		.may_sync = worker_host_may_sync,
+		.explain_missing = worker_host_explain_missing,
 		.save = host_save,
 		.forget = host_forget,
 		.expunged = worker_host_expunged,

@@ -49,6 +49,7 @@ const struct mailbox_format mailbox_format_maildir = {
 	.abort = maildir_abort,
 	.catch_up = maildir_catch_up,
 	.scan = maildir_scan,
+	.explain_missing = maildir_explain_missing,
 	.settle = maildir_settle,
 };
 

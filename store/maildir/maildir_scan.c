@@ -304,6 +304,29 @@ static int find_missing(struct scan *scan)
 	return rc < 0 ? rc : note_missing(scan, wanted, uids, count);
 }
 
+int maildir_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
+			    struct error *err)
+{
+	AUTO_FREE struct uidlist_query *queries = calloc(count, sizeof *queries);
+	struct maildir *md = maildir_of(box);
+	size_t used = 0;
+	int rc;
+
+	if (!queries)
+		return error_errno(err, -ENOMEM, "%s", md->path);
+	for (size_t i = 0; i < count; i++) {
+		struct maildir_name name;
+
+		if (maildir_name_parse(events[i].name, &name))
+			queries[used++] = (struct uidlist_query){.base = name.base,
+								 .base_len = name.base_len};
+	}
+	rc = uidlist_find_bases(md->uidlist, 0, queries, used, err);
+	for (size_t i = 0; rc == 0 && i < used; i++)
+		mailbox_not_missing(box, queries[i].uid);
+	return rc;
+}
+
 /* ---- the whole ---- */
 
 /* A quarter of the lines are of expunged messages: as Dovecot does, they go. */
@@ -361,6 +384,21 @@ static int scan_and_write(struct scan *scan)
 	return rc;
 }
 
+/* A mount tells of what was removed before its directory is synced: who knows of no removal then
+ * knows that a file is lost. */
+static int sync_where_files_lack(struct maildir *md, struct error *err)
+{
+	static const char *const dirs[] = {"new", "cur"};
+
+	for (size_t i = 0; md->box.missing_count > 0 && i < 2; i++) {
+		int rc = file_sync_dir(md->dirfd, dirs[i]);
+
+		if (rc < 0)
+			return error_errno(err, rc, "%s/%s", md->path, dirs[i]);
+	}
+	return 0;
+}
+
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
 			struct error *err)
 {
@@ -376,6 +414,8 @@ int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_
 	if (!lock)
 		dotlock_release(&scan.lock);
 	scan_free(&scan);
+	if (rc == 0)
+		rc = sync_where_files_lack(md, err);
 	if (rc < 0)
 		return rc;
 	if (scan.changed)

@@ -45,6 +45,18 @@ static struct sync_mailbox_state *find_state(struct test_node *node, const struc
 	return NULL;
 }
 
+static int host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
+				struct error *err)
+{
+	const struct test_node *node = ctx;
+	int ret = 0;
+
+	(void)name;
+	if (node->removal_count > 0)
+		ret = mailbox_explain_missing(mailbox, node->removals, node->removal_count, err);
+	return ret < 0 ? ret : node->removals_unknown;
+}
+
 static void host_save(void *ctx, const struct sync_peer *peer,
 		      const struct sync_mailbox_state *state)
 {
@@ -106,6 +118,7 @@ static void *run_side(void *ptr)
 	struct side *side = ptr;
 	struct sync_host host = {.ctx = side->node,
 				 .begin = host_begin,
+				 .explain_missing = host_explain_missing,
 				 .save = host_save,
 				 .forget = host_forget,
 				 .expunged = host_expunged};

@@ -32,6 +32,10 @@ struct test_node {
 	const struct sync_expunge *expunges;
 	size_t expunge_count;
 	unsigned expunge_asks;
+	/* What the host knows of missing files: the events, or that it does not know. */
+	const struct mail_event *removals;
+	size_t removal_count;
+	bool removals_unknown;
 };
 
 struct session_results {

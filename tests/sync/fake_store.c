@@ -459,6 +459,16 @@ int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct
 	return 0;
 }
 
+int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
+			    struct error *err)
+{
+	(void)box;
+	(void)events;
+	(void)count;
+	(void)err;
+	return 0;
+}
+
 const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)
 {
 	*count_r = 0;

@@ -490,6 +490,42 @@ static void a_file_comes_back_under_another_uid(void **state)
 	expect_quiet(f);
 }
 
+/* Somebody may have just removed them: what the host knows to be removed stays away, and while it
+ * does not know, all of it, and the mailbox is looked at again. */
+static void files_that_were_removed_stay_away(void **state)
+{
+	struct fixture *f = *state;
+	struct mail_event event = {.kind = MAIL_EVENT_REMOVED,
+				   .home = "",
+				   .dir = "Maildir",
+				   .name = "1795327226.M2P31607.node0:2,S",
+				   .name2 = ""};
+
+	for (int i = 0; i < 4; i++)
+		deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	remove_files(f, 0, "1795327226.M[23]P*");
+	for (int i = 0; i < 2; i++)
+		f->nodes[i].state_count = 0;
+	f->nodes[0].removals_unknown = true;
+	for (int i = 0; i < 2; i++) {
+		run_session(&f->nodes[i], &f->nodes[1 - i], SYNC_FULL, &f->results);
+		assert_int_equal(f->results.master.outcome, SYNC_AGAIN);
+		assert_int_equal(count_files(f, 0), 2);
+		assert_int_equal(f->nodes[0].state_count, 0);
+	}
+	f->nodes[0].removals_unknown = false;
+	f->nodes[0].removals = &event;
+	f->nodes[0].removal_count = 1;
+	run_session(&f->nodes[0], &f->nodes[1], SYNC_FULL, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_DONE);
+	assert_int_equal(count_files(f, 0), 3);
+	f->nodes[0].removal_count = 0;
+	run_session(&f->nodes[0], &f->nodes[1], SYNC_FULL, &f->results);
+	assert_int_equal(count_files(f, 0), 4);
+	expect_what_was_delivered(f);
+}
+
 /* An expunge meanwhile wins; of what the peer does not have either the record ends. */
 static void a_file_that_neither_has_ends(void **state)
 {
@@ -562,6 +598,7 @@ int main(void)
 		TEST(a_record_without_a_file_ends),
 		TEST(files_that_went_come_back),
 		TEST(a_file_comes_back_under_another_uid),
+		TEST(files_that_were_removed_stay_away),
 		TEST(a_file_that_neither_has_ends),
 		TEST(deletions_that_dovecot_forgot),
 		TEST(many_mails),
