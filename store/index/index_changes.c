@@ -353,15 +353,37 @@ static int compare_request_guids(const void *a, const void *b)
 	return guid_cmp(&x->guid, &y->guid);
 }
 
-/* Whether some expunge has a GUID in none of its records. requests: ascending by UID. */
-static bool has_nameless(const struct request *requests, size_t count)
+/* The highest UID of those whose expunge has a GUID in none of its records; 0: there is none.
+ * requests: ascending by UID. */
+static uint32_t last_nameless(const struct request *requests, size_t count)
 {
+	uint32_t last = 0;
+
 	for (size_t i = 0, end; i < count; i = end) {
 		bool named = false;
 
 		for (end = i; end < count && requests[end].uid == requests[i].uid; end++)
 			named = named || !guid_is_empty(&requests[end].guid);
 		if (!named)
+			last = requests[i].uid;
+	}
+	return last;
+}
+
+/* requests: ascending by GUID. */
+static bool has_expunge(const struct request *requests, size_t count, const struct guid *guid,
+			uint32_t uid)
+{
+	const struct request key = {.guid = *guid};
+	const struct request *request =
+		bsearch(&key, requests, count, sizeof(*requests), compare_request_guids);
+
+	if (request == NULL)
+		return false;
+	while (request > requests && guid_equal(&request[-1].guid, guid))
+		request--;
+	for (; request < requests + count && guid_equal(&request->guid, guid); request++) {
+		if (request->uid >= uid)
 			return true;
 	}
 	return false;
@@ -381,14 +403,16 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 	found = walk.requests.len / sizeof(*requests);
 	*nameless_r = walk.saw_nameless;
 	if (ret == 0 && found != 0) {
+		uint32_t nameless = 0;
+
 		qsort(requests, found, sizeof(*requests), compare_requests);
-		*nameless_r = *nameless_r || has_nameless(requests, found);
+		nameless = walk.saw_nameless ? UINT32_MAX : last_nameless(requests, found);
+		*nameless_r = nameless != 0;
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
-			const struct request key = {.guid = queries[i].guid};
-
-			queries[i].known = bsearch(&key, requests, found, sizeof(*requests),
-						   compare_request_guids) != NULL;
+			queries[i].known =
+				has_expunge(requests, found, &queries[i].guid,
+					    queries[i].uid != 0 ? queries[i].uid : nameless);
 		}
 	}
 	buf_free(&walk.requests);

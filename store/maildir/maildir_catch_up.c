@@ -218,6 +218,7 @@ static int find_unrecorded(struct catch_up *up, struct error *err)
 		if (!may_be_unrecorded(md, &up->items[i]))
 			continue;
 		snprintf(base, sizeof base, "%.*s", (int)up->items[i].base_len, up->items[i].base);
+		queries[k].uid = up->items[i].uid;
 		guid_from_message_guid(base, &queries[k++].guid);
 	}
 	rc = index_find_expunges(md->index, queries, count, &nameless, err);

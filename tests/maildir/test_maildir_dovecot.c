@@ -173,6 +173,41 @@ static void test_an_imap_session_and_plain_programs(void **state)
 	mailbox_close(&box);
 }
 
+/* Dovecot finds the file gone and records that without its GUID; what the log tells of the UID that
+ * the message had before is not its end. */
+static void test_a_removal_after_a_change_of_uid_is_recorded(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event event = {
+		.kind = MAIL_EVENT_REMOVED, .home = "", .dir = "", .name = "a:2,", .name2 = ""};
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_changes changes;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	struct guid guid;
+	size_t told = 0;
+	uint64_t before;
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY});
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 1, 10, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	before = mailbox_status(box)->highest_modseq;
+	must_shell("rm '%s'/*/a*", fx->maildir);
+	free(doveadm(fx, "-f tab fetch uid mailbox INBOX"));
+	catch_up(box, &event, 1);
+	assert_agrees(fx, box);
+	guid_from_message_guid("a", &guid);
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	for (size_t i = 0; i < changes.count; i++)
+		told += changes.change[i].expunged && changes.change[i].has_guid &&
+			changes.change[i].uid > 10 && guid_equal(&changes.change[i].guid, &guid);
+	assert_int_equal(told, 1);
+	mailbox_changes_free(&changes);
+	mailbox_close(&box);
+}
+
 static void test_crashed_index_is_rebuilt_and_taken(void **state)
 {
 	struct fixture *fx = *state;
@@ -237,6 +272,7 @@ int main(void)
 		UNIT(test_new_guid_and_uidvalidity),
 		UNIT(test_what_dovecot_does_is_seen_without_a_lock),
 		UNIT(test_an_imap_session_and_plain_programs),
+		UNIT(test_a_removal_after_a_change_of_uid_is_recorded),
 		UNIT(test_crashed_index_is_rebuilt_and_taken),
 		UNIT(test_separate_index_and_control_directories),
 		UNIT(test_ownership_follows_the_directory),
