@@ -16,6 +16,7 @@ void observe_begin(struct observed *op, struct observer *observer, pid_t pid)
 {
 	op->observer = observer;
 	op->origin = origins_find(observer->origins, pid);
+	op->removal = 0;
 	op->count = 0;
 }
 
@@ -46,6 +47,9 @@ void observe_end(struct observed *op)
 		place_release(op->observer->places, &op->names[i].at);
 	}
 	op->count = 0;
+	if (op->removal)
+		journal_removal_failed(op->observer->journal, op->removal);
+	op->removal = 0;
 }
 
 static bool is_mail(const struct observed_name *n)
@@ -108,14 +112,9 @@ void observe_dirty(struct observed *op)
 	}
 }
 
-uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
-		      const char *dir, const char *name, const char *name2)
-{
-	return observe_push_within(op, 0, kind, home, dir, name, name2);
-}
-
-uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			     const char *home, const char *dir, const char *name, const char *name2)
+static uint64_t push(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+		     const char *home, const char *dir, const char *name, const char *name2,
+		     uint64_t removal)
 {
 	struct mail_event event = {
 		.origin = op->origin,
@@ -129,7 +128,28 @@ uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum m
 	/* What a peer's worker does is known to dsyncd. */
 	if (op->origin && wait_ms < APPLIED_WAIT_MS)
 		wait_ms = APPLIED_WAIT_MS;
-	return journal_push(op->observer->journal, &event, wait_ms);
+	return journal_push_removal(op->observer->journal, &event, wait_ms, removal);
+}
+
+uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
+		      const char *dir, const char *name, const char *name2)
+{
+	return push(op, 0, kind, home, dir, name, name2, 0);
+}
+
+uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			     const char *home, const char *dir, const char *name, const char *name2)
+{
+	return push(op, wait_ms, kind, home, dir, name, name2, 0);
+}
+
+uint64_t observe_push_removal(struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			      const char *home, const char *dir, const char *name)
+{
+	uint64_t removal = op->removal;
+
+	op->removal = 0;
+	return push(op, wait_ms, kind, home, dir, name, "", removal);
 }
 
 /* A worker need not wait: the index log and its peer know of the removal. */
@@ -168,11 +188,11 @@ static int recover_one(void *ctx, const char *home, const char *dir)
 	return 0;
 }
 
-static void recover_removal(void *ctx, const struct mail_event *event)
+static void recover_removal(void *ctx, const struct mail_event *event, uint64_t removal)
 {
 	const struct observed *op = ctx;
 
-	observe_push(op, event->kind, event->home, event->dir, event->name, "");
+	push(op, 0, event->kind, event->home, event->dir, event->name, "", removal);
 }
 
 int observe_recover(struct observer *observer, bool clean, struct error *err)

@@ -44,6 +44,7 @@ struct observed_name {
 struct observed {
 	struct observer *observer;
 	uint32_t origin;
+	uint64_t removal; /* of names[0], told ahead; 0: it was not, or its event was pushed */
 	unsigned count;
 	struct observed_name names[2];
 };
@@ -69,9 +70,9 @@ bool observe_is_dirty(struct observed *op);
 
 /* names[0] is about to be unlinked, or renamed to names[1] where there is one; nothing else holds
  * it up any more. */
-void observe_removal_ahead(const struct observed *op);
+void observe_removal_ahead(struct observed *op);
 /* The directory names[0] is about to be removed. */
-void observe_dir_removal_ahead(const struct observed *op);
+void observe_dir_removal_ahead(struct observed *op);
 
 /* The directory is synced for a client: returns when what the client removed from it is durable in
  * the journal as well, the only evidence there is of it. */
@@ -120,12 +121,16 @@ void observe_check_stamps(struct observer *observer, int root_fd, const bool *en
 /* At start: what was dirty when the last mount died has to be scanned. clean: it did not die. */
 int observe_recover(struct observer *observer, bool clean, struct error *err);
 
-/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h. */
+/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h.
+ */
 uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
 		      const char *dir, const char *name, const char *name2);
 /* As observe_push; the event may wait for others as long (journal_push()). */
 uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
 			     const char *home, const char *dir, const char *name,
 			     const char *name2);
+/* As observe_push_within, the removal that was told ahead. */
+uint64_t observe_push_removal(struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
+			      const char *home, const char *dir, const char *name);
 
 #endif

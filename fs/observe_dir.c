@@ -63,17 +63,17 @@ void observe_dir_made(struct observed *op)
 	place_release(op->observer->places, &path);
 }
 
-void observe_dir_removal_ahead(const struct observed *op)
+void observe_dir_removal_ahead(struct observed *op)
 {
 	struct place_path path;
 
 	locate_dir(op, 0, &path);
 	if (in_home(&path))
-		journal_removal_ahead(op->observer->journal,
-				      &(struct mail_event){.kind = MAIL_EVENT_DIR_REMOVED,
-							   .home = path.home,
-							   .dir = path.dir,
-							   .name = ""});
+		op->removal = journal_removal_ahead(
+			op->observer->journal, &(struct mail_event){.kind = MAIL_EVENT_DIR_REMOVED,
+								    .home = path.home,
+								    .dir = path.dir,
+								    .name = ""});
 	place_release(op->observer->places, &path);
 }
 
@@ -85,7 +85,9 @@ void observe_dir_removed(struct observed *op)
 	locate_dir(op, 0, &path);
 	if (in_home(&path) || path.role == PLACE_MAILS) {
 		dirty_text(op, &path);
-		observe_removed(op, 0, push(op, MAIL_EVENT_DIR_REMOVED, &path));
+		observe_removed(op, 0,
+				observe_push_removal(op, 0, MAIL_EVENT_DIR_REMOVED, path.home,
+						     path.dir, ""));
 	} else if (is_home(&path)) {
 		push_rescan_home(op, path.home);
 	}

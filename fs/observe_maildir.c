@@ -20,19 +20,27 @@ static uint64_t push_within(const struct observed *op, unsigned i, unsigned wait
 				   name, name2);
 }
 
-static uint64_t push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
-			  const char *name, const char *name2)
+static unsigned wait_of(const struct observed *op, unsigned i, enum mail_event_kind kind)
 {
-	unsigned wait_ms = dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
-			   : kind == MAIL_EVENT_TOUCHED	     ? TOUCHED_WAIT_MS
-							     : MESSAGE_WAIT_MS;
-
-	return push_within(op, i, wait_ms, kind, name, name2);
+	return dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
+	       : kind == MAIL_EVENT_TOUCHED	 ? TOUCHED_WAIT_MS
+						 : MESSAGE_WAIT_MS;
 }
 
-static uint64_t push_removed(const struct observed *op, unsigned i, const char *name)
+static void push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
+		      const char *name, const char *name2)
 {
-	uint64_t ticket = push_here(op, i, MAIL_EVENT_REMOVED, name, "");
+	push_within(op, i, wait_of(op, i, kind), kind, name, name2);
+}
+
+/* Of names[0] it was told ahead. */
+static uint64_t push_removed(struct observed *op, unsigned i, const char *name)
+{
+	unsigned wait_ms = wait_of(op, i, MAIL_EVENT_REMOVED);
+	uint64_t ticket =
+		i == 0 ? observe_push_removal(op, wait_ms, MAIL_EVENT_REMOVED, op->names[i].at.home,
+					      op->names[i].at.dir, name)
+		       : push_within(op, i, wait_ms, MAIL_EVENT_REMOVED, name, "");
 
 	observe_removed(op, i, ticket);
 	return ticket;
@@ -105,7 +113,7 @@ void observe_written(struct observed *op)
 	touch(op, 0);
 }
 
-void observe_removal_ahead(const struct observed *op)
+void observe_removal_ahead(struct observed *op)
 {
 	const struct observed_name *n = &op->names[0];
 	const struct mail_event event = {
@@ -116,7 +124,7 @@ void observe_removal_ahead(const struct observed *op)
 	};
 
 	if (is_message(op, 0) && (op->count < 2 || !is_message(op, 1) || !same_box(op)))
-		journal_removal_ahead(op->observer->journal, &event);
+		op->removal = journal_removal_ahead(op->observer->journal, &event);
 }
 
 void observe_unlinked(struct observed *op)

@@ -411,8 +411,7 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
 			queries[i].known =
-				has_expunge(requests, found, &queries[i].guid,
-					    queries[i].uid != 0 ? queries[i].uid : nameless);
+				has_expunge(requests, found, &queries[i].guid, queries[i].uid);
 		}
 	}
 	buf_free(&walk.requests);

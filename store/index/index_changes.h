@@ -54,9 +54,8 @@ void index_changes_free(struct index_changes *changes);
  * whether they tell of any without saying its GUID. Reads all that there is of the logs. */
 struct index_expunge_query {
 	struct guid guid;
-	/* Its last one. A record with a lower one tells of a UID that the message had before: a
-	 * change of the UID is an expunge in the log. 0: not known; then a record counts where none
-	 * without a GUID, which may be the message's, has a higher UID. */
+	/* Its last one, or 0. A record with a lower one tells of a UID that the message had before:
+	 * a change of the UID is an expunge in the log. */
 	uint32_t uid;
 	bool known;
 };

@@ -387,11 +387,17 @@ static void set_due(struct journal *journal, unsigned wait_ms)
 
 uint64_t journal_push(struct journal *journal, const struct mail_event *event, unsigned wait_ms)
 {
+	return journal_push_removal(journal, event, wait_ms, 0);
+}
+
+uint64_t journal_push_removal(struct journal *journal, const struct mail_event *event,
+			      unsigned wait_ms, uint64_t removal)
+{
 	uint64_t ticket;
 
 	pthread_mutex_lock(&journal->mutex);
 	ticket = journal->next_ticket + 1;
-	if (journal_queue_event(&journal->queue, event, ticket))
+	if (journal_queue_event(&journal->queue, event, ticket, removal))
 		journal->next_ticket = ticket;
 	else
 		ticket = 0;
@@ -506,9 +512,14 @@ int journal_each_stamp(struct journal *journal, journal_stamp_fn *each, void *ct
 	return rc;
 }
 
-void journal_removal_ahead(struct journal *journal, const struct mail_event *event)
+uint64_t journal_removal_ahead(struct journal *journal, const struct mail_event *event)
 {
-	removal_ring_put(journal->removals, event);
+	return removal_ring_put(journal->removals, event);
+}
+
+void journal_removal_failed(struct journal *journal, uint64_t removal)
+{
+	removal_ring_forget(journal->removals, removal);
 }
 
 void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx)

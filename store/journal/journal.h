@@ -60,11 +60,17 @@ uint64_t journal_push(struct journal *journal, const struct mail_event *event, u
 void journal_wait(struct journal *journal, uint64_t ticket);
 
 /* A message or a folder is about to be removed: kind, home, dir and name as in the event that will
- * say so when it is done. Survives the end of this process at any moment; after such an end
- * journal_each_removal() gives those of the last run, of which some may have been told, and some
- * never done. Costs a copy. */
-void journal_removal_ahead(struct journal *journal, const struct mail_event *event);
-typedef void journal_removal_fn(void *ctx, const struct mail_event *event);
+ * say so when it is done. Survives the end of this process at any moment, until that event is
+ * durable; journal_each_removal() gives those of the last run, of which some may never have been
+ * done. Costs a copy. Returns what to push the event with. */
+uint64_t journal_removal_ahead(struct journal *journal, const struct mail_event *event);
+/* As journal_push, of a removal that was told ahead. */
+uint64_t journal_push_removal(struct journal *journal, const struct mail_event *event,
+			      unsigned wait_ms, uint64_t removal);
+/* It has not happened. */
+void journal_removal_failed(struct journal *journal, uint64_t removal);
+/* Each is to be pushed with its removal. */
+typedef void journal_removal_fn(void *ctx, const struct mail_event *event, uint64_t removal);
 void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx);
 
 /* Write-ahead dirt (design invariant 2). Starts the commit that puts (home, dir) into the dirty

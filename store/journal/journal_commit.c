@@ -12,6 +12,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal_private.h"
+#include "store/journal/removal_ring.h"
 #include "store/journal/slot_file.h"
 
 #define GROUP_MAX	   5000
@@ -357,6 +358,7 @@ static void group_done(struct journal *journal, struct journal_op *ops)
 	for (const struct journal_op *op = ops; op; op = op->next) {
 		if (op->ticket > journal->durable_ticket)
 			journal->durable_ticket = op->ticket;
+		removal_ring_forget(journal->removals, op->removal);
 	}
 	journal_queue_done(&journal->queue, ops);
 	journal->failures = 0;

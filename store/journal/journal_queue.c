@@ -120,7 +120,7 @@ static bool reduce(const struct journal_queue *queue, const struct mail_event *e
 }
 
 bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
-			 uint64_t ticket)
+			 uint64_t ticket, uint64_t removal)
 {
 	struct mail_event kept;
 	struct journal_op *op, *before = NULL;
@@ -145,6 +145,8 @@ bool journal_queue_event(struct journal_queue *queue, const struct mail_event *e
 			HASH_ADD_KEYPTR(hh, queue->merge, op->data, op->key_len, op);
 	}
 	op->ticket = ticket;
+	/* A scan in its place does not tell of it. */
+	op->removal = kept.kind == event->kind ? removal : 0;
 	append(queue, op);
 	return true;
 lost:

@@ -22,6 +22,7 @@ struct journal_op {
 	struct journal_op *next;
 	enum journal_op_kind kind;
 	uint64_t ticket;	 /* done(): that is durable; 0: nobody waits */
+	uint64_t removal;	 /* was told ahead; 0: none */
 	struct mail_event event; /* its strings point into data */
 	UT_hash_handle hh;	 /* in queue->merge; the key is the front of data */
 	unsigned key_len;
@@ -42,10 +43,11 @@ struct journal_queue {
 void journal_queue_init(struct journal_queue *queue, size_t count_max, size_t bytes_max);
 void journal_queue_free(struct journal_queue *queue);
 
-/* The event's time is set here. An equal one that waits already may stand for it, and where there
- * is no room a scan does: then it has no operation of its own, and the return is false. */
+/* The event's time is set here. removal: it was told ahead (0: it was not). An equal one that waits
+ * already may stand for it, and where there is no room a scan does: then it has no operation of its
+ * own, and the return is false. */
 bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
-			 uint64_t ticket);
+			 uint64_t ticket, uint64_t removal);
 /* The mailbox joins the dirty set, or leaves it with a stamp (NULL: none). -ENOMEM. */
 int journal_queue_dirty(struct journal_queue *queue, const char *home, const char *dir,
 			uint64_t ticket);

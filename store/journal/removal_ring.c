@@ -124,14 +124,14 @@ static char *put_string(char *to, const char *end, const char *text)
 	return to + size;
 }
 
-void removal_ring_put(struct removal_ring *ring, const struct mail_event *event)
+uint64_t removal_ring_put(struct removal_ring *ring, const struct mail_event *event)
 {
 	struct slot *slot;
 	uint64_t seq;
 	char *to;
 
 	if (!ring)
-		return;
+		return 0;
 	seq = __atomic_add_fetch(&ring->last_seq, 1, __ATOMIC_RELAXED);
 	slot = &ring->file->slots[seq % SLOTS];
 	__atomic_store_n(&slot->seq, 0, __ATOMIC_SEQ_CST);
@@ -141,6 +141,14 @@ void removal_ring_put(struct removal_ring *ring, const struct mail_event *event)
 	to = put_string(to, slot->text + TEXT_SIZE, event->name);
 	if (to)
 		__atomic_store_n(&slot->seq, seq, __ATOMIC_SEQ_CST);
+	return seq;
+}
+
+void removal_ring_forget(struct removal_ring *ring, uint64_t removal)
+{
+	if (ring && removal)
+		__atomic_compare_exchange_n(&ring->file->slots[removal % SLOTS].seq, &removal, 0,
+					    false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
 /* False: there is none, or it is damaged. */
@@ -175,6 +183,6 @@ void removal_ring_each(const struct removal_ring *ring, removal_ring_fn *each, v
 		struct mail_event event;
 
 		if (slot->seq == seq && read_slot(slot, &event))
-			each(ctx, &event);
+			each(ctx, &event, seq);
 	}
 }

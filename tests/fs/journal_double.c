@@ -81,7 +81,18 @@ uint64_t journal_push(struct journal *journal, const struct mail_event *event, u
 	return new_ticket(event->home, event->dir);
 }
 
-void journal_removal_ahead(struct journal *journal, const struct mail_event *event)
+uint64_t journal_push_removal(struct journal *journal, const struct mail_event *event,
+			      unsigned wait_ms, uint64_t removal)
+{
+	return journal_push(journal, event, wait_ms);
+}
+
+uint64_t journal_removal_ahead(struct journal *journal, const struct mail_event *event)
+{
+	return 0;
+}
+
+void journal_removal_failed(struct journal *journal, uint64_t removal)
 {
 }
 

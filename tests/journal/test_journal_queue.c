@@ -8,7 +8,7 @@ static void add(struct journal_queue *queue, enum mail_event_kind kind, const ch
 {
 	struct mail_event event = event_of(kind, "h", dir, name);
 
-	journal_queue_event(queue, &event, 0);
+	journal_queue_event(queue, &event, 0, 0);
 }
 
 static unsigned count(const struct journal_queue *queue, enum mail_event_kind kind)
@@ -70,9 +70,9 @@ static void test_different_origins_do_not_merge(void **state)
 	struct journal_queue queue;
 
 	journal_queue_init(&queue, 100, 1 << 20);
-	journal_queue_event(&queue, &event, 0);
+	journal_queue_event(&queue, &event, 0, 0);
 	event.origin = 5;
-	journal_queue_event(&queue, &event, 0);
+	journal_queue_event(&queue, &event, 0, 0);
 	assert_int_equal(queue.count, 2);
 	journal_queue_free(&queue);
 }
@@ -99,7 +99,7 @@ static void test_full_queue_gives_up_details_then_evidence_then_all(void **state
 
 		snprintf(name, sizeof name, "home%d", i);
 		event.home = name;
-		journal_queue_event(&queue, &event, 0);
+		journal_queue_event(&queue, &event, 0, 0);
 	}
 	assert_true(queue.lost_all);
 	assert_int_equal(queue.count, 300);

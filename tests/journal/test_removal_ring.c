@@ -40,18 +40,19 @@ static struct removal_ring *ring_open(const char *top, bool clean)
 	return ring;
 }
 
-static void put(struct removal_ring *ring, const char *name)
+static uint64_t put(struct removal_ring *ring, const char *name)
 {
-	removal_ring_put(ring, &(struct mail_event){.kind = MAIL_EVENT_REMOVED,
-						    .home = "example.org/alice",
-						    .dir = "Maildir",
-						    .name = name});
+	return removal_ring_put(ring, &(struct mail_event){.kind = MAIL_EVENT_REMOVED,
+							   .home = "example.org/alice",
+							   .dir = "Maildir",
+							   .name = name});
 }
 
-static void note(void *ctx, const struct mail_event *event)
+static void note(void *ctx, const struct mail_event *event, uint64_t removal)
 {
 	struct found *found = ctx;
 
+	assert_true(removal > 0);
 	assert_int_equal(event->kind, MAIL_EVENT_REMOVED);
 	assert_string_equal(event->home, "example.org/alice");
 	assert_string_equal(event->dir, "Maildir");
@@ -101,6 +102,30 @@ static void test_it_survives_the_process(void **state)
 	assert_int_equal(look(top, false).count, 0);
 }
 
+static void test_what_was_told_is_forgotten(void **state)
+{
+	const char *top = *state;
+	struct removal_ring *ring = ring_open(top, true);
+	uint64_t first = put(ring, "first"), second = put(ring, "second");
+	struct found found;
+
+	put(ring, "third");
+	removal_ring_forget(ring, second);
+	removal_ring_forget(ring, 0);
+	removal_ring_close(&ring);
+	found = look(top, false);
+	assert_int_equal(found.count, 2);
+	assert_string_equal(found.first, "first");
+	assert_string_equal(found.last, "third");
+	/* Whose place another has by now stays forgotten, and takes nothing with it. */
+	ring = ring_open(top, false);
+	for (unsigned i = 0; i < SLOTS; i++)
+		put(ring, "later");
+	removal_ring_forget(ring, first);
+	removal_ring_close(&ring);
+	assert_int_equal(look(top, false).count, SLOTS);
+}
+
 static void test_of_another_boot_nothing_counts(void **state)
 {
 	const char *top = *state;
@@ -144,6 +169,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		UNIT(test_it_survives_the_process),
+		UNIT(test_what_was_told_is_forgotten),
 		UNIT(test_of_another_boot_nothing_counts),
 		UNIT(test_too_long_a_name_is_left_out),
 	};

@@ -189,7 +189,9 @@ static void test_a_removal_after_a_change_of_uid_is_recorded(void **state)
 	uint64_t before;
 
 	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY});
-	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	for (int i = 0; i < 8; i++) /* so that Dovecot keeps the message's line */
+		append_mail(box,
+			    &(struct new_mail){.guid = (char[]){(char)('b' + i), 0}, .body = BODY});
 	must(mailbox_begin(box, &txn, &err), &err);
 	must(mailbox_change_uid(txn, 1, 10, 0, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);

@@ -127,9 +127,11 @@ class Model:
                 if not low <= there[token] <= high:
                     what = "lost" if there[token] < low else "doubled or back"
                     wrong.append(f"{user} {token}: {what}: there {there[token]} times, allowed {low} to {high}: {mail.operations}")
-                elif there[token] == 1 == len(mail.flaggers | {who for who, _, _ in mail.operations}) \
-                        and mail.flaggers and flags[token][0] != mail.flags:
-                    wrong.append(f"{user} {token}: flags {flags[token][0]}, set were {mail.flags}")
+                elif there[token] == 1 and mail.flaggers:
+                    if 1 == len(mail.flaggers | {who for who, _, _ in mail.operations}) and flags[token][0] != mail.flags:
+                        wrong.append(f"{user} {token}: flags {flags[token][0]}, set were {mail.flags}")
+                    # Where others moved it meanwhile, without what was flagged on the other node, this is what it has now.
+                    mail.flags = flags[token][0]
                 mail.start, mail.operations, mail.removable = there[token], [], token in removable
                 if there[token] != 1:
                     mail.flaggers.add("several")

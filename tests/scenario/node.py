@@ -4,6 +4,7 @@ import imaplib
 import json
 import os
 import poplib
+import re
 import shutil
 import signal
 import smtplib
@@ -261,6 +262,31 @@ class Node:
             return [line for line in file if any(w in line for w in ("Error:", "Warning:", "Panic:", "Fatal:"))]
 
 
+def where_it_waits(pid):
+    """A line for each task of a process: its name, and the kernel functions in which it waits."""
+    lines = []
+    for task in sorted(glob.glob(f"/proc/{pid}/task/*")):
+        try:
+            with open(f"{task}/comm", encoding="utf-8", errors="replace") as comm, open(f"{task}/stack", encoding="ascii") as stack:
+                calls = re.findall(r"\] (\w+)", stack.read())
+                lines.append(f"{os.path.basename(task)} {comm.read().strip()}: {' '.join(calls[:8])}")
+        except OSError:
+            pass
+    return lines
+
+
+def descendants(pid):
+    found = []
+    for children in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(children, encoding="ascii") as file:
+                for child in file.read().split():
+                    found += [int(child), *descendants(int(child))]
+        except OSError:
+            pass
+    return found
+
+
 class Pair:
     """Both nodes, as a context manager that says where the logs are when a test fails. location: of both, or of each."""
 
@@ -290,6 +316,9 @@ class Pair:
                     with open(node.log, encoding="utf-8", errors="replace") as file:
                         print("".join(file.readlines()[-60:]))
                 print(f"--- dsyncctl status of {node.host}\n{node.dsyncctl('status').stdout}")
+                for name, process in node.processes.items():
+                    for pid in [process.pid, *descendants(process.pid)]:
+                        print("\n".join(f"{name} {line}" for line in where_it_waits(pid)))
         bad = [] if kind else [line for node in self.nodes for line in node.sanitizer_lines()]
         for node in self.nodes:
             node.close()

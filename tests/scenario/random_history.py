@@ -26,7 +26,7 @@ import time
 import view
 from history_load import DovecotClient, PlainClient, make_user
 from history_model import Model
-from node import Pair, eventually, need
+from node import Pair, descendants, eventually, need
 
 USERS = ["one@example.org", "two@example.org"]
 FAULTS = ["link", "worker", "dsyncd", "dsyncfs", "node", "disk", "state"]
@@ -48,10 +48,6 @@ def children(pid):
         except OSError:
             pass
     return found
-
-
-def descendants(pid):
-    return [child for direct in children(pid) for child in [direct, *descendants(direct)]]
 
 
 def kill(pids):
