@@ -91,7 +91,7 @@ struct sync_host {
 	bool (*may_sync)(void *ctx, const char *mailbox);
 	/* Files of this mailbox are missing, and its directories were synced since: takes from
 	 * mailbox_missing() what the mount saw somebody remove or rename. 0; 1: that cannot be
-	 * known now; negative. May be NULL. */
+	 * known now; negative. NULL: nobody can tell, and nothing is put back. */
 	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
 			       struct error *err);
 	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is

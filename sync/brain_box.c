@@ -148,8 +148,9 @@ static int scan(struct box *box, struct error *err)
 		return ret;
 	/* A file that somebody has just removed is not to be put back. */
 	const struct sync_host *host = box->brain->host;
-	if (missing > 0 && host->explain_missing != NULL)
-		ret = host->explain_missing(host->ctx, box->name, box->mailbox, err);
+	if (missing == 0 || host->explain_missing == NULL)
+		return 0;
+	ret = host->explain_missing(host->ctx, box->name, box->mailbox, err);
 	if (ret > 0)
 		box_again(box, "files are missing, and what happened to them is not known yet");
 	box->scanned = ret == 0;

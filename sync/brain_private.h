@@ -328,7 +328,7 @@ struct box {
 	uint32_t common_uid;	       /* U0 */
 	uint64_t since;		       /* own changes above this are sent */
 	bool stateful;
-	bool scanned; /* mailbox_missing() is known */
+	bool scanned; /* mailbox_missing() tells what is lost */
 	struct blocks blocks;
 	uint64_t fill_modseq; /* S says it */
 	struct export export;

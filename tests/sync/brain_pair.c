@@ -118,7 +118,8 @@ static void *run_side(void *ptr)
 	struct side *side = ptr;
 	struct sync_host host = {.ctx = side->node,
 				 .begin = host_begin,
-				 .explain_missing = host_explain_missing,
+				 .explain_missing =
+					 side->node->cannot_explain ? NULL : host_explain_missing,
 				 .save = host_save,
 				 .forget = host_forget,
 				 .expunged = host_expunged};

@@ -36,6 +36,7 @@ struct test_node {
 	const struct mail_event *removals;
 	size_t removal_count;
 	bool removals_unknown;
+	bool cannot_explain; /* nobody tells it of removals */
 };
 
 struct session_results {

@@ -515,6 +515,10 @@ static void files_that_were_removed_stay_away(void **state)
 		assert_int_equal(f->nodes[0].state_count, 0);
 	}
 	f->nodes[0].removals_unknown = false;
+	f->nodes[0].cannot_explain = true;
+	run_session(&f->nodes[0], &f->nodes[1], SYNC_FULL, &f->results);
+	assert_int_equal(count_files(f, 0), 2);
+	f->nodes[0].cannot_explain = false;
 	f->nodes[0].removals = &event;
 	f->nodes[0].removal_count = 1;
 	run_session(&f->nodes[0], &f->nodes[1], SYNC_FULL, &f->results);
