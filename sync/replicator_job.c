@@ -58,28 +58,40 @@ static void end_job(struct job *job)
 
 /* ---- the first half: what the mount saw ---- */
 
+void replicator_begin_events(struct replicator *r)
+{
+	worker_put_begin(&r->out, WORKER_EVENTS);
+}
+
+void replicator_put_event(struct replicator *r, struct worker *worker,
+			  const struct worker_event *event)
+{
+	size_t len = strlen(event->event.dir) + strlen(event->event.name) +
+		     strlen(event->event.name2) + EVENT_ROOM;
+
+	if (len > WORKER_MESSAGE_MAX / 2)
+		return; /* no file system has such names */
+	if (r->out.len + len > WORKER_MESSAGE_MAX) {
+		worker_tell(worker, &r->out, -1);
+		replicator_begin_events(r);
+	}
+	worker_put_event(&r->out, event);
+}
+
 static void send_events(struct job *job)
 {
 	struct replicator *r = job->task.replicator;
 	const struct queue_event *event;
 
-	worker_put_begin(&r->out, WORKER_EVENTS);
+	replicator_begin_events(r);
 	DL_FOREACH (job->user->taken, event) {
 		struct worker_event message = {.event = event->event};
-		size_t len = strlen(event->event.dir) + strlen(event->event.name) +
-			     strlen(event->event.name2) + EVENT_ROOM;
 
 		if (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
 		    event->event.kind == MAIL_EVENT_DIR_RENAMED)
 			(void)peer_journal_get_mailbox(r->journal, job->user->name,
 						       event->event.dir, &message.guid, NULL);
-		if (len > WORKER_MESSAGE_MAX / 2)
-			continue; /* no file system has such names */
-		if (r->out.len + len > WORKER_MESSAGE_MAX) {
-			worker_tell(job->task.worker, &r->out, -1);
-			worker_put_begin(&r->out, WORKER_EVENTS);
-		}
-		worker_put_event(&r->out, &message);
+		replicator_put_event(r, job->task.worker, &message);
 	}
 	worker_tell(job->task.worker, &r->out, -1);
 	worker_put_begin(&r->out, WORKER_RUN);

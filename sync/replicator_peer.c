@@ -423,34 +423,16 @@ static void send_unsettled(struct replicator *r, struct worker *worker,
 	worker_tell(worker, &r->out, -1);
 }
 
-static void begin_removals(struct replicator *r, bool more, bool unknown)
-{
-	worker_put_begin(&r->out, WORKER_REMOVALS);
-	worker_put_u8(&r->out, more);
-	worker_put_u8(&r->out, unknown);
-}
-
 struct removals_sender {
 	struct replicator *r;
 	struct worker *worker;
-	bool begun;
 };
 
 static void send_removal(void *ctx, const struct mail_event *event)
 {
-	struct removals_sender *sender = ctx;
-	struct buf *out = &sender->r->out;
-	size_t room = strlen(event->dir) + strlen(event->name) + strlen(event->name2) + STATE_ROOM;
-	struct worker_event message = {.event = *event};
+	const struct removals_sender *sender = ctx;
 
-	if (sender->begun && out->len + room > WORKER_MESSAGE_MAX) {
-		worker_tell(sender->worker, out, -1);
-		sender->begun = false;
-	}
-	if (!sender->begun)
-		begin_removals(sender->r, true, false);
-	sender->begun = true;
-	worker_put_event(out, &message);
+	replicator_put_event(sender->r, sender->worker, &(struct worker_event){.event = *event});
 }
 
 void replicator_send_removals(struct replicator *r, struct worker *worker,
@@ -463,10 +445,11 @@ void replicator_send_removals(struct replicator *r, struct worker *worker,
 	if (worker_get_end(reader) < 0)
 		return;
 	known = replicator_read_journal(r);
+	replicator_begin_events(r);
 	known = queue_each_removal(user, dir, send_removal, &sender) && known;
-	if (sender.begun)
-		worker_tell(worker, &r->out, -1);
-	begin_removals(r, false, !known);
+	worker_tell(worker, &r->out, -1);
+	worker_put_begin(&r->out, WORKER_REMOVALS);
+	worker_put_u8(&r->out, known);
 	worker_tell(worker, &r->out, -1);
 }
 

@@ -203,6 +203,10 @@ void replicator_look_at_waits(struct replicator *r, const struct queue_user *use
 /* replicator_job.c */
 int replicator_start_job(struct replicator *r, struct queue_user *user, int peer,
 			 struct error *err);
+/* Events for a worker, in as many messages as they need; the last one is the caller's to tell. */
+void replicator_begin_events(struct replicator *r);
+void replicator_put_event(struct replicator *r, struct worker *worker,
+			  const struct worker_event *event);
 void replicator_job_message(struct task *task, struct worker_reader *reader);
 void replicator_job_gone(struct task *task, const char *why);
 

@@ -70,6 +70,8 @@ struct worker_events {
 	struct worker_event *list;
 	size_t count, size;
 };
+/* Those of one EVENTS message, whose strings they point to. -EPROTO, -ENOMEM (also: too many). */
+int worker_append_events(struct worker_reader *reader, struct worker_events *events);
 /* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
 char *worker_dir_of(const struct worker_process *w, const char *name);
 /* Takes the events into the mailboxes, reports BOX and BOX_GONE. result_r->reason points into err.

@@ -18,7 +18,7 @@
  *   worker  SAVE..., FORGET..., PROGRESS..., WANT_TOMBSTONES, DONE
  *   dsyncd  TOMBSTONES...                       after each WANT_TOMBSTONES
  *   worker  WANT_REMOVALS                       between BEGUN and DONE, too
- *   dsyncd  REMOVALS...                         after each WANT_REMOVALS
+ *   dsyncd  EVENTS..., REMOVALS                 after each WANT_REMOVALS
  * A session of a peer: SESSION (with the connection); BEGIN ... DONE as above. While the worker
  * keeps the connection: COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again.
  * A helper (root) answers FIND by FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
@@ -58,7 +58,7 @@ enum worker_message_type {
 	WORKER_LIST_EXPUNGES,
 	WORKER_TOMBSTONES,
 	WORKER_UNSETTLED, /* u8: all mailboxes; then directories of mailboxes */
-	WORKER_REMOVALS,  /* u8: more follow, u8: not all are known; then events */
+	WORKER_REMOVALS,  /* u8: the events before it are all */
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,

@@ -340,6 +340,27 @@ static void sync_with_peer(struct worker_process *w, const char *address,
 		sync_with_port(w, address, go);
 }
 
+int worker_append_events(struct worker_reader *reader, struct worker_events *events)
+{
+	while (reader->left) {
+		if (events->count == events->size) {
+			size_t size = events->size ? events->size * 2 : 16;
+			struct worker_event *list =
+				size > EVENTS_MAX ? NULL
+						  : realloc(events->list, size * sizeof *list);
+
+			if (!list)
+				return -ENOMEM;
+			events->list = list;
+			events->size = size;
+		}
+		if (worker_get_event(reader, &events->list[events->count]) < 0)
+			return -EPROTO;
+		events->count++;
+	}
+	return 0;
+}
+
 /* Reads the job's events into memory of their own. Returns the RUN that ends them. */
 static void read_events(struct worker_process *w, struct worker_events *events_r,
 			struct buf **texts_r, size_t *text_count_r)
@@ -362,23 +383,8 @@ static void read_events(struct worker_process *w, struct worker_events *events_r
 		text = &grown[(*text_count_r)++];
 		*text = w->in;
 		w->in = (struct buf)BUF_INIT(WORKER_MESSAGE_MAX);
-		while (reader.left) {
-			if (events_r->count == events_r->size) {
-				size_t size = events_r->size ? events_r->size * 2 : 16;
-				struct worker_event *list =
-					size > EVENTS_MAX
-						? NULL
-						: realloc(events_r->list, size * sizeof *list);
-
-				if (!list)
-					worker_broken("too many events");
-				events_r->list = list;
-				events_r->size = size;
-			}
-			if (worker_get_event(&reader, &events_r->list[events_r->count]) < 0)
-				worker_broken("a malformed event");
-			events_r->count++;
-		}
+		if (worker_append_events(&reader, events_r) < 0)
+			worker_broken("too many events, or a malformed one");
 	}
 }
 

@@ -66,37 +66,28 @@ bool worker_host_may_sync(void *ctx, const char *mailbox)
 	return true;
 }
 
-/* One message of events; their strings point into it. */
+/* By one message of events. */
 static int explain_some(struct worker_process *w, struct worker_reader *reader,
 			struct mailbox *mailbox, struct error *err)
 {
+	struct worker_events read = {0};
 	struct mail_event *events = NULL;
-	size_t count = 0, room = 0;
-	int rc = 0;
+	int rc = worker_append_events(reader, &read);
 
-	while (rc == 0 && reader->left && !reader->failed) {
-		struct worker_event event;
-
-		if (worker_get_event(reader, &event) < 0)
-			break;
-		if (count == room) {
-			struct mail_event *grown;
-
-			room = room ? room * 2 : 16;
-			grown = reallocarray(events, room, sizeof *events);
-			if (!grown) {
-				rc = error_errno(err, -ENOMEM, "user %s: removals", w->user->name);
-				break;
-			}
-			events = grown;
-		}
-		events[count++] = event.event;
+	if (rc == -EPROTO)
+		worker_broken("a malformed event");
+	if (rc == 0 && read.count) {
+		events = calloc(read.count, sizeof *events);
+		rc = events ? 0 : -ENOMEM;
 	}
-	if (rc == 0 && worker_get_end(reader) < 0)
-		worker_broken("a malformed message");
-	if (rc == 0 && count)
-		rc = mailbox_explain_missing(mailbox, events, count, err);
+	if (rc < 0)
+		error_errno(err, rc, "user %s: removals", w->user->name);
+	for (size_t i = 0; events && i < read.count; i++)
+		events[i] = read.list[i].event;
+	if (events)
+		rc = mailbox_explain_missing(mailbox, events, read.count, err);
 	free(events);
+	free(read.list);
 	return rc;
 }
 
@@ -105,7 +96,8 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 {
 	struct worker_process *w = ctx;
 	AUTO_FREE char *dir = worker_dir_of(w, name);
-	bool more = true, unknown = false;
+	struct worker_reader reader;
+	bool known;
 	int rc = 0;
 
 	if (!dir || strlen(dir) > WORKER_NAME_MAX)
@@ -113,19 +105,13 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 	worker_put_begin(&w->out, WORKER_WANT_REMOVALS);
 	worker_put_str(&w->out, dir);
 	worker_reply(w);
-	while (more) {
-		struct worker_reader reader;
-		struct error some_err = {0};
-		int some;
-
-		worker_expect(w, WORKER_REMOVALS, &reader);
-		more = worker_get_u8(&reader) != 0;
-		unknown |= worker_get_u8(&reader) != 0;
-		some = explain_some(w, &reader, mailbox, &some_err);
-		if (rc == 0 && some < 0) {
-			rc = some;
-			*err = some_err;
-		}
+	/* All are read, also after a failure. */
+	for (worker_next(w, &reader); reader.type == WORKER_EVENTS; worker_next(w, &reader)) {
+		if (rc == 0)
+			rc = explain_some(w, &reader, mailbox, err);
 	}
-	return rc < 0 ? rc : unknown;
+	known = worker_get_u8(&reader) != 0;
+	if (reader.type != WORKER_REMOVALS || worker_get_end(&reader) < 0)
+		worker_broken("a message out of order");
+	return rc < 0 ? rc : !known;
 }
