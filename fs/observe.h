@@ -121,8 +121,7 @@ void observe_check_stamps(struct observer *observer, int root_fd, const bool *en
 /* At start: what was dirty when the last mount died has to be scanned. clean: it did not die. */
 int observe_recover(struct observer *observer, bool clean, struct error *err);
 
-/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h.
- */
+/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h. */
 uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
 		      const char *dir, const char *name, const char *name2);
 /* As observe_push; the event may wait for others as long (journal_push()). */

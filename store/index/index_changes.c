@@ -353,21 +353,18 @@ static int compare_request_guids(const void *a, const void *b)
 	return guid_cmp(&x->guid, &y->guid);
 }
 
-/* The highest UID of those whose expunge has a GUID in none of its records; 0: there is none.
- * requests: ascending by UID. */
-static uint32_t last_nameless(const struct request *requests, size_t count)
+/* Whether some expunge has a GUID in none of its records. requests: ascending by UID. */
+static bool has_nameless(const struct request *requests, size_t count)
 {
-	uint32_t last = 0;
-
 	for (size_t i = 0, end; i < count; i = end) {
 		bool named = false;
 
 		for (end = i; end < count && requests[end].uid == requests[i].uid; end++)
 			named = named || !guid_is_empty(&requests[end].guid);
 		if (!named)
-			last = requests[i].uid;
+			return true;
 	}
-	return last;
+	return false;
 }
 
 /* requests: ascending by GUID. */
@@ -403,11 +400,8 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 	found = walk.requests.len / sizeof(*requests);
 	*nameless_r = walk.saw_nameless;
 	if (ret == 0 && found != 0) {
-		uint32_t nameless = 0;
-
 		qsort(requests, found, sizeof(*requests), compare_requests);
-		nameless = walk.saw_nameless ? UINT32_MAX : last_nameless(requests, found);
-		*nameless_r = nameless != 0;
+		*nameless_r = *nameless_r || has_nameless(requests, found);
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
 			queries[i].known =

@@ -182,7 +182,8 @@ void removal_ring_each(const struct removal_ring *ring, removal_ring_fn *each, v
 		const struct slot *slot = &ring->file->slots[seq % SLOTS];
 		struct mail_event event;
 
-		if (slot->seq == seq && read_slot(slot, &event))
+		/* The commit thread forgets those that were told already. */
+		if (__atomic_load_n(&slot->seq, __ATOMIC_SEQ_CST) == seq && read_slot(slot, &event))
 			each(ctx, &event, seq);
 	}
 }

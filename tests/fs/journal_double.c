@@ -8,7 +8,7 @@
 
 static char said[65536], taken[65536];
 static char tickets[TICKETS][256];
-static unsigned ticket_count, last_wait_ms;
+static unsigned ticket_count, removal_count, last_wait_ms;
 
 const char *journal_double_dirty_home;
 const char *journal_double_dirty_dir;
@@ -31,6 +31,11 @@ static void say(const char *line)
 	size_t used = strlen(said);
 
 	snprintf(said + used, sizeof said - used, "%s\n", line);
+}
+
+void journal_double_number_removals(void)
+{
+	removal_count = 0;
 }
 
 const char *journal_double_take(void)
@@ -84,16 +89,31 @@ uint64_t journal_push(struct journal *journal, const struct mail_event *event, u
 uint64_t journal_push_removal(struct journal *journal, const struct mail_event *event,
 			      unsigned wait_ms, uint64_t removal)
 {
+	if (removal) {
+		char line[64];
+
+		snprintf(line, sizeof line, "told %u", (unsigned)removal);
+		say(line);
+	}
 	return journal_push(journal, event, wait_ms);
 }
 
 uint64_t journal_removal_ahead(struct journal *journal, const struct mail_event *event)
 {
-	return 0;
+	char line[512];
+
+	snprintf(line, sizeof line, "ahead %u %s|%s|%s", ++removal_count, event->home, event->dir,
+		 event->name);
+	say(line);
+	return removal_count;
 }
 
 void journal_removal_failed(struct journal *journal, uint64_t removal)
 {
+	char line[64];
+
+	snprintf(line, sizeof line, "failed %u", (unsigned)removal);
+	say(line);
 }
 
 void journal_each_removal(const struct journal *journal, journal_removal_fn *each, void *ctx)

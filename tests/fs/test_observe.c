@@ -163,6 +163,50 @@ static void expunge_and_replacing(void **state)
 			    "REMOVED " HOME "|Maildir|1.a:2,|\n");
 }
 
+/* What is told ahead is told by its own event, or taken back. */
+static void removals_are_told_ahead(void **state)
+{
+	struct fixture *f = *state;
+	struct observed op;
+
+	unlinked(f, f->cur, "0"); /* dirty from here on */
+	unlinked(f, f->work_cur, "0");
+	journal_double_number_removals();
+	begin1(f, &op, f->cur, "1.a:2,");
+	observe_removal_ahead(&op);
+	observe_unlinked(&op);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "ahead 1 " HOME "|Maildir|1.a:2,\ntold 1\n"
+						   "REMOVED " HOME "|Maildir|1.a:2,|\n");
+	/* It fails. */
+	begin1(f, &op, f->cur, "1.a:2,");
+	observe_removal_ahead(&op);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "ahead 2 " HOME "|Maildir|1.a:2,\nfailed 2\n");
+	/* Of two removals only that of the name that goes. */
+	begin1(f, &op, f->cur, "1.a:2,");
+	observe_name(&op, f->work_cur, "2.b:2,");
+	observe_removal_ahead(&op);
+	observe_renamed(&op, true);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "ahead 3 " HOME "|Maildir|1.a:2,\n"
+						   "REMOVED " HOME "|Maildir/.Work|2.b:2,|\n"
+						   "told 3\nREMOVED " HOME "|Maildir|1.a:2,|\n"
+						   "DELIVERED " HOME "|Maildir/.Work|2.b:2,|\n");
+	/* In one mailbox nothing is removed. */
+	begin1(f, &op, f->cur, "1.a:2,");
+	observe_name(&op, f->cur, "1.a:2,S");
+	observe_removal_ahead(&op);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "");
+	begin1(f, &op, f->maildir, ".Work");
+	observe_dir_removal_ahead(&op);
+	observe_dir_removed(&op);
+	observe_end(&op);
+	assert_non_null(
+		strstr(journal_double_take(), "told 4\nDIR_REMOVED " HOME "|Maildir/.Work"));
+}
+
 static void move_between_mailboxes(void **state)
 {
 	struct fixture *f = *state;
@@ -538,6 +582,7 @@ int main(void)
 		TEST(delivery_by_link_and_unlink),
 		TEST(flags_and_seen),
 		TEST(expunge_and_replacing),
+		TEST(removals_are_told_ahead),
 		TEST(move_between_mailboxes),
 		TEST(a_sync_waits_for_removals),
 		TEST(dot_files_are_no_mail),

@@ -257,6 +257,55 @@ static void read_until(const char *dir, const char *last_name, int report_fd)
 	}
 }
 
+static void note_removal(void *ctx, const struct mail_event *event, uint64_t removal)
+{
+	assert_true(removal != 0);
+	buf_printf(ctx, "%s ", event->name);
+}
+
+/* Only what was not told, or not done, when the process ended. */
+static void test_removals_that_were_not_told_outlive_a_kill(void **state)
+{
+	static const char *const names[] = {"told", "failed", "done"};
+	struct buf found = BUF_INIT(256);
+	char dir[64];
+	struct journal *journal;
+	bool clean;
+	pid_t pid;
+	int status;
+
+	state_dir_make(dir);
+	pid = fork();
+	if (pid == 0) {
+		uint64_t removals[3];
+
+		journal = open_journal(dir, &clean);
+		for (int i = 0; i < 3; i++) {
+			struct mail_event event = {.kind = MAIL_EVENT_REMOVED,
+						   .home = "h",
+						   .dir = "Maildir",
+						   .name = names[i],
+						   .name2 = ""};
+
+			removals[i] = journal_removal_ahead(journal, &event);
+			if (i == 0)
+				journal_wait(journal,
+					     journal_push_removal(journal, &event, 0, removals[i]));
+		}
+		journal_removal_failed(journal, removals[1]);
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	journal_each_removal(journal, note_removal, &found);
+	assert_string_equal(buf_str(&found), "done ");
+	journal_close(&journal);
+	buf_free(&found);
+	state_dir_remove(dir);
+}
+
 static void test_reader_sees_every_commit_as_it_happens(void **state)
 {
 	char dir[64], name[32], byte;
@@ -656,6 +705,7 @@ int main(void)
 		cmocka_unit_test(test_second_writer_is_refused),
 		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
 		cmocka_unit_test(test_dirty_set_outlives_a_kill),
+		cmocka_unit_test(test_removals_that_were_not_told_outlive_a_kill),
 		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
 		cmocka_unit_test(test_stamps_are_of_clean_mailboxes),
 		cmocka_unit_test(test_events_that_may_wait_are_committed_together),

@@ -204,6 +204,48 @@ static void test_what_a_session_waits_for(void **state)
 	queue_free(&queue);
 }
 
+static void note_removal(void *ctx, const struct mail_event *e)
+{
+	char *names = ctx;
+
+	snprintf(names + strlen(names), 2, "%s", e->name);
+}
+
+static void test_removals_that_the_index_lacks(void **state)
+{
+	struct mail_event gone = event(1, MAIL_EVENT_REMOVED, "Maildir", "a");
+	struct mail_event renamed = event(2, MAIL_EVENT_RENAMED, "Maildir", "b");
+	struct mail_event others[] = {event(3, MAIL_EVENT_REMOVED, "Maildir/.X", "x"),
+				      event(4, MAIL_EVENT_DELIVERED, "Maildir", "n"),
+				      event(5, MAIL_EVENT_REMOVED, "Maildir", "w"),
+				      event(6, MAIL_EVENT_RESCAN, "Maildir/.X", "")};
+	struct mail_event rescan = event(7, MAIL_EVENT_RESCAN, "Maildir", "");
+	char names[16] = "";
+	struct queue queue;
+	struct queue_user *a;
+
+	others[2].origin = 5; /* a worker did it, and recorded it */
+	queue_init(&queue, 1);
+	a = queue_user_get(&queue, "a", "d/a");
+	assert_int_equal(queue_event_add(&queue, a, &gone, false, now.now_ms), 0);
+	queue_events_take(&queue, a, 1);
+	assert_int_equal(queue_event_add(&queue, a, &renamed, false, now.now_ms), 0);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(queue_event_add(&queue, a, &others[i], false, now.now_ms), 0);
+	assert_true(queue_each_removal(a, "Maildir", note_removal, names));
+	assert_string_equal(names, "ab");
+	queue_events_in_index(a, "Maildir");
+	names[0] = '\0';
+	assert_true(queue_each_removal(a, "Maildir", note_removal, names));
+	assert_string_equal(names, "b");
+	/* A scan stands for what is not told one by one. */
+	names[0] = '\0';
+	assert_false(queue_each_removal(a, "Maildir/.X", note_removal, names));
+	assert_int_equal(queue_event_add(&queue, a, &rescan, false, now.now_ms), 0);
+	assert_false(queue_each_removal(a, "Maildir", note_removal, names));
+	queue_free(&queue);
+}
+
 static void test_echoes(void **state)
 {
 	struct queue queue;
@@ -416,6 +458,7 @@ int main(void)
 		cmocka_unit_test(test_events_are_consumed_only_when_taken_in),
 		cmocka_unit_test(test_what_is_left_out_of_a_sync),
 		cmocka_unit_test(test_what_a_session_waits_for),
+		cmocka_unit_test(test_removals_that_the_index_lacks),
 		cmocka_unit_test(test_echoes),
 		cmocka_unit_test(test_coalescing),
 		cmocka_unit_test(test_what_is_owed),
