@@ -275,16 +275,19 @@ def where_it_waits(pid):
     return lines
 
 
-def descendants(pid):
+def children(pid):
     found = []
-    for children in glob.glob(f"/proc/{pid}/task/*/children"):
+    for task in glob.glob(f"/proc/{pid}/task/*/children"):
         try:
-            with open(children, encoding="ascii") as file:
-                for child in file.read().split():
-                    found += [int(child), *descendants(int(child))]
+            with open(task, encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
         except OSError:
             pass
     return found
+
+
+def descendants(pid):
+    return [child for direct in children(pid) for child in [direct, *descendants(direct)]]
 
 
 class Pair:

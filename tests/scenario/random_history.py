@@ -13,7 +13,6 @@ and gives mails new UIDs, which is no longer told from a copy when the sync brea
 --clients plain. --clocks: node b's clock is so many hours off.
 --growth: fails where descriptors or memory of a daemon that was not restarted grow from round to round."""
 import argparse
-import glob
 import os
 import random
 import re
@@ -26,7 +25,7 @@ import time
 import view
 from history_load import DovecotClient, PlainClient, make_user
 from history_model import Model
-from node import Pair, descendants, eventually, need
+from node import Pair, children, descendants, eventually, need
 
 USERS = ["one@example.org", "two@example.org"]
 FAULTS = ["link", "worker", "dsyncd", "dsyncfs", "node", "disk", "state"]
@@ -37,17 +36,6 @@ TROUBLE_IN_LOG = re.compile(r"Panic|Assert|orrupt(?!.*indexid changed)|Duplicate
                             r"Expunged GUID mismatch|out of memory")
 # Dovecot's own way to meet a full disk while it saves a mail.
 PANIC_OF_A_FULL_DISK = "maildir_save_sync_index): assertion failed: (first_uid != 0)"
-
-
-def children(pid):
-    found = []
-    for task in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            with open(task, encoding="ascii") as file:
-                found += [int(child) for child in file.read().split()]
-        except OSError:
-            pass
-    return found
 
 
 def kill(pids):

@@ -45,6 +45,7 @@ def main():
         finally:
             stop.set()
             syncs.join()
+
         def moved_once():
             there = accounts(pair)
             assert there == [[[], bases]] * 2, [[len(folder) for folder in node] for node in there]
