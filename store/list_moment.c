@@ -29,7 +29,7 @@ static int stat_in(const char *dir, const char *name, struct stat *st_r)
 	return stat(path, st_r) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-static int look(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
+int list_moment_look(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
 {
 	const struct mail_location *location = &user->location;
 	int rc = stat_in(location->index, "dovecot.mailbox.log", &moment_r->log);
@@ -70,7 +70,7 @@ int list_moment_wait(const struct mail_user *user, struct list_moment *moment_r,
 	for (;;) {
 		rc = list_lock_wait(user, err);
 		if (rc == 0)
-			rc = look(user, moment_r, err);
+			rc = list_moment_look(user, moment_r, err);
 		if (rc < 0 || !record_is_to_come(moment_r))
 			return rc;
 		nanosleep(&pause, NULL);
@@ -88,7 +88,7 @@ bool list_moment_lasts(const struct mail_user *user, const struct list_moment *m
 	struct list_moment now;
 	struct error ignored;
 
-	return !list_lock_is_held(user) && look(user, &now, &ignored) == 0 &&
+	return !list_lock_is_held(user) && list_moment_look(user, &now, &ignored) == 0 &&
 	       same_file(&moment->log, &now.log) &&
 	       same_file(&moment->subscriptions, &now.subscriptions);
 }
@@ -129,7 +129,7 @@ bool list_renamed_just_now(const struct mail_user *user, const char *name)
 		return false;
 	rc = stat(paths.mail, &st);
 	mailbox_paths_free(&paths);
-	if (rc < 0 || look(user, &moment, &ignored) < 0)
+	if (rc < 0 || list_moment_look(user, &moment, &ignored) < 0)
 		return false;
 	changed = nanoseconds(&st.st_ctim);
 	return changed > nanoseconds(&st.st_mtim) && changed > nanoseconds(&moment.log.st_mtim) &&

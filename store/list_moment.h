@@ -23,6 +23,9 @@ struct list_moment {
  * caller holds the lock. */
 int list_moment_wait(const struct mail_user *user, struct list_moment *moment_r, struct error *err);
 
+/* The present state, whatever is going on. */
+int list_moment_look(const struct mail_user *user, struct list_moment *moment_r, struct error *err);
+
 /* Whether nothing was changed and nobody has begun to: what was read since is of one piece. */
 bool list_moment_lasts(const struct mail_user *user, const struct list_moment *moment);
 

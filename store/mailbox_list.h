@@ -65,9 +65,10 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 /* Only while it still has this GUID (-ESTALE otherwise). Children stay. */
 int mailbox_list_delete(const struct mail_user *user, const char *name, const struct guid *guid,
 			struct error *err);
-/* With children. */
+/* With children. time: when it was renamed, for the mailbox log: of two names the newer one wins.
+ * 0, or one that is not yet: now. */
 int mailbox_list_rename(const struct mail_user *user, const char *from, const char *to,
-			struct error *err);
+			int64_t time, struct error *err);
 int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool subscribed,
 			   struct error *err);
 
@@ -75,8 +76,9 @@ int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool 
  * one the removed mailbox had. */
 int mailbox_list_log_deleted(const struct mail_user *user, const char *name,
 			     const struct guid *guid, int64_t time, struct error *err);
-int mailbox_list_log_renamed(const struct mail_user *user, const char *name, int64_t time,
-			     struct error *err);
+/* The record is newer than that of the old name, also where two renames share a second. */
+int mailbox_list_log_renamed(const struct mail_user *user, const char *from, const char *to,
+			     int64_t time, struct error *err);
 
 /* Whether the name can be stored, and the closest one that can: bad characters become alt_char.
  * name_r is malloc'ed. Never leaves the user's mail root. */

@@ -31,6 +31,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#define CLOCKS_AGREE_SECS 10
+
 /* ---- delete ---- */
 
 static int check_guid(const struct mail_user *user, const struct mailbox_spot *spot,
@@ -447,8 +449,16 @@ static int check_rename(const struct mail_user *user, const char *from, const ch
 	return rc;
 }
 
+/* A clock may be ahead of ours by a little; what it says may be anything. */
+static int64_t rename_time(int64_t when)
+{
+	const int64_t now = time(NULL);
+
+	return when > 0 && when <= now + CLOCKS_AGREE_SECS ? when : now;
+}
+
 int mailbox_list_rename(const struct mail_user *user, const char *from, const char *to,
-			struct error *err)
+			int64_t when, struct error *err)
 {
 	int lock = -1;
 	int rc = list_check_name(user, from, err);
@@ -473,7 +483,7 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 	}
 	if (rc == 0) {
 		crash_point("mailbox list: renamed, not logged");
-		rc = log_rename(user, to, time(NULL), err);
+		rc = log_rename(user, to, rename_time(when), err);
 	}
 	if (rc == 0)
 		list_unlock_changed(user, &lock);
@@ -534,18 +544,54 @@ int mailbox_list_log_deleted(const struct mail_user *user, const char *name,
 	return rc;
 }
 
-int mailbox_list_log_renamed(const struct mail_user *user, const char *name, int64_t time,
-			     struct error *err)
+/* When what has this name was last renamed or made, itself or with something above it; 0: not
+ * known. */
+static int newest_rename(const struct mail_user *user, const struct mailbox_log_record *records,
+			 size_t count, const char *name, int64_t *time_r)
 {
-	struct guid id;
-	bool logged;
-	int rc;
+	AUTO_FREE char *path = strdup(name);
+	char *slash = path;
 
-	mailbox_name_hash(name, user->separator, &id);
-	rc = is_logged(user, MAILBOX_LOG_RENAME, &id, time, &logged, err);
-	if (rc < 0 || logged)
+	*time_r = 0;
+	for (; path && slash; slash = strrchr(path, '/')) {
+		struct guid id;
+		int64_t own = 0;
+
+		if (slash != path)
+			*slash = '\0';
+		mailbox_name_hash(path, user->separator, &id);
+		for (size_t i = 0; i < count; i++) {
+			if ((records[i].type == MAILBOX_LOG_RENAME ||
+			     records[i].type == MAILBOX_LOG_CREATE_DIRECTORY) &&
+			    guid_equal(&records[i].id, &id))
+				own = records[i].time;
+		}
+		if (own > *time_r)
+			*time_r = own;
+	}
+	return path ? 0 : -ENOMEM;
+}
+
+int mailbox_list_log_renamed(const struct mail_user *user, const char *from, const char *to,
+			     int64_t time, struct error *err)
+{
+	AUTO_FREE struct mailbox_log_record *records = NULL;
+	int64_t before = 0, logged = 0;
+	size_t count;
+	int rc = mailbox_log_read(user, &records, &count, err);
+
+	if (rc < 0)
 		return rc;
-	rc = log_rename(user, name, time, err);
+	rc = newest_rename(user, records, count, from, &before);
+	if (rc == 0)
+		rc = newest_rename(user, records, count, to, &logged);
+	if (rc < 0)
+		return error_set(err, rc, "user=%s: out of memory", user->name);
+	/* A second's grace: the program and the log look at one clock at two moments. */
+	if (logged + 1 >= time && logged > before + 1)
+		return 0;
+	/* The other node has the old name by a record that may be a second off, too. */
+	rc = log_rename(user, to, time > before + 2 ? time : before + 2, err);
 	if (rc == 0)
 		list_refresh_index(user);
 	return rc;

@@ -94,6 +94,9 @@ struct sync_host {
 	 * known now; negative. NULL: nobody can tell, and nothing is put back. */
 	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
 			       struct error *err);
+	/* Whether all that programs did to directories up to this call is in the list's logs. 0; 1:
+	 * something is on its way; negative. NULL: nobody can tell. */
+	int (*tree_is_told)(void *ctx, struct error *err);
 	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,

@@ -39,8 +39,7 @@ static bool is_clock(int64_t secs)
 	return secs > 0 && secs <= UINT32_MAX;
 }
 
-void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
-		      struct mailbox_tree *peer)
+void brain_set_clocks(struct brain *brain, struct mailbox_tree *own, struct mailbox_tree *peer)
 {
 	bool slave = brain->role == SYNC_SLAVE;
 
@@ -48,6 +47,9 @@ void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
 		return;
 	int64_t ahead =
 		slave ? brain->own_clock - brain->peer_clock : brain->peer_clock - brain->own_clock;
-	if (llabs(ahead) > AGREE_SECS)
-		shift_times(slave ? own : peer, ahead);
+	if (llabs(ahead) <= AGREE_SECS)
+		return;
+	shift_times(slave ? own : peer, ahead);
+	if (slave)
+		brain->own_ahead = ahead;
 }

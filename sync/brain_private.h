@@ -26,6 +26,7 @@
 
 #include "store/mail_user.h"
 #include "store/mailbox.h"
+#include "store/list_moment.h"
 #include "store/mailbox_list.h"
 #include "sync/box_attributes.h"
 #include "sync/brain.h"
@@ -90,8 +91,10 @@ struct brain {
 
 	struct moves moves;
 	unsigned boxes_done, boxes_total;
+	struct list_moment tree_moment; /* not after the tree was read */
 	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
 	int64_t own_clock, peer_clock;
+	int64_t own_ahead; /* of the clock by which the trees were merged */
 
 	bool again, need_tree, full_resync;
 	int failed; /* the first mailbox that failed */
@@ -121,8 +124,7 @@ int brain_send_states(struct brain *brain, struct error *err);
 int brain_receive_states(struct brain *brain, struct error *err);
 
 /* brain_clock.c: both trees' times by one clock. */
-void brain_set_clocks(const struct brain *brain, struct mailbox_tree *own,
-		      struct mailbox_tree *peer);
+void brain_set_clocks(struct brain *brain, struct mailbox_tree *own, struct mailbox_tree *peer);
 
 /* brain_tree.c */
 int brain_read_tree(struct brain *brain, struct error *err);

@@ -32,7 +32,9 @@ int brain_read_tree(struct brain *brain, struct error *err)
 	mailbox_tree_free(&brain->tree);
 	memset(&brain->tree, 0, sizeof(brain->tree));
 	brain->have_tree = false;
-	int ret = mailbox_list_read(brain->user, &brain->tree, &brain->tree_incomplete, err);
+	int ret = list_moment_look(brain->user, &brain->tree_moment, err);
+	if (ret == 0)
+		ret = mailbox_list_read(brain->user, &brain->tree, &brain->tree_incomplete, err);
 	if (ret == 0)
 		ret = mailbox_list_add_kept(brain->user, &brain->tree, had_state, brain, err);
 	brain->have_tree = ret == 0;
@@ -446,7 +448,8 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 	case MERGE_TREE_CREATE:
 		/* One that we had, and a program that writes no mailbox log took away a moment ago:
 		 * what the mount saw of it is on its way to us. */
-		if (brain_saved_state(brain, &action->guid) != NULL &&
+		if (brain->host->tree_is_told == NULL &&
+		    brain_saved_state(brain, &action->guid) != NULL &&
 		    list_removed_just_now(user, action->name))
 			return error_set(err, -ESTALE, "it was removed here just now");
 		return mailbox_list_create(user, action->name, &action->guid, action->uid_validity,
@@ -458,11 +461,13 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 		return ret;
 	case MERGE_TREE_RENAME:
 		/* One way, what a program does here does not count. */
-		if (brain->way != SYNC_FROM_PEER && list_renamed_just_now(user, action->name))
+		if (brain->host->tree_is_told == NULL && brain->way != SYNC_FROM_PEER &&
+		    list_renamed_just_now(user, action->name))
 			return error_set(err, -ESTALE, "it was renamed here just now");
 		/* Before anybody can remove it under its new name. */
 		tell_place(brain, action->new_name, &action->guid);
-		return mailbox_list_rename(user, action->name, action->new_name, err);
+		return mailbox_list_rename(user, action->name, action->new_name,
+					   action->time ? action->time + brain->own_ahead : 0, err);
 	case MERGE_TREE_ADOPT_GUID:
 		return adopt_guid(brain, action, err);
 	case MERGE_TREE_SUBSCRIBE:
@@ -490,12 +495,41 @@ static const char *action_name(enum merge_tree_kind kind)
 	return names[kind];
 }
 
+/* What a program did to directories without a word in the mailbox log, or a mail server has logged
+ * since, the plan does not know of: it may be the opposite. One way, that does not count. */
+static int check_told(const struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	if (brain->host->tree_is_told == NULL || brain->way == SYNC_FROM_PEER)
+		return 0;
+	ret = brain->host->tree_is_told(brain->host->ctx, err);
+	if (ret == 0 && list_moment_lasts(brain->user, &brain->tree_moment))
+		return 0;
+	return ret < 0 ? ret : error_set(err, -ESTALE, "mailboxes were changed here just now");
+}
+
+static bool changes_places(const struct merge_tree_action *action)
+{
+	return action->kind == MERGE_TREE_CREATE || action->kind == MERGE_TREE_DELETE ||
+	       action->kind == MERGE_TREE_RENAME;
+}
+
 static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 {
+	struct error untold = {0};
+	int told = 1; /* not asked yet */
+
 	for (size_t i = 0; i < plan->action_count; i++) {
 		struct error err = {0};
 		const struct merge_tree_action *action = &plan->actions[i];
 
+		if (changes_places(action) && !brain->options->check_only && told > 0)
+			told = check_told(brain, &untold);
+		if (changes_places(action) && told < 0) {
+			brain_again(brain, action->name, untold.text);
+			continue;
+		}
 		if (brain->host->tree_changed != NULL)
 			brain->host->tree_changed(brain->host->ctx, action_name(action->kind),
 						  action->name, action->new_name, &action->guid);

@@ -58,6 +58,7 @@ struct merge_tree_action {
 	enum merge_tree_kind kind;
 	char *name;
 	char *new_name; /* RENAME */
+	int64_t time;	/* RENAME: when somebody did it, by the clock of the trees; 0 not known */
 	struct guid guid, own_guid;
 	uint32_t uid_validity;
 };

@@ -161,7 +161,7 @@ static int claim_rank(const struct tree_entry *entry)
 	return strcmp(entry->node[0]->name, entry->node[1]->name) == 0 ? 1 : 3;
 }
 
-static int64_t newest_time(const struct tree_entry *entry)
+int64_t tree_newest_time(const struct tree_entry *entry)
 {
 	return entry->time[0] > entry->time[1] ? entry->time[0] : entry->time[1];
 }
@@ -174,8 +174,8 @@ static int claim_cmp(const void *a, const void *b)
 
 	if (ret == 0)
 		ret = claim_rank(x) - claim_rank(y);
-	if (ret == 0 && newest_time(x) != newest_time(y))
-		ret = newest_time(x) > newest_time(y) ? -1 : 1;
+	if (ret == 0 && tree_newest_time(x) != tree_newest_time(y))
+		ret = tree_newest_time(x) > tree_newest_time(y) ? -1 : 1;
 	if (ret == 0)
 		ret = guid_cmp(&x->guid, &y->guid);
 	/* Halves of a split INBOX. */

@@ -182,6 +182,8 @@ static int try_rename(struct tree_work *work, struct slots *slots, struct slot *
 			ret = -ENOMEM;
 		else
 			action->guid = slot->entry->guid;
+		if (ret == 0)
+			action->time = tree_newest_time(slot->entry);
 	}
 	free(from);
 	return ret;

@@ -55,6 +55,8 @@ int tree_name_deletion(const struct tree_work *work, int side, enum mailbox_dele
 /* The name of a mailbox for the moment between two renames of one plan. */
 #define TREE_PASSING_PREFIX    "renaming-"
 #define TREE_PASSING_NAME_SIZE (sizeof(TREE_PASSING_PREFIX) + GUID_HEX_LEN)
+/* When somebody last renamed or made it, on either side. */
+int64_t tree_newest_time(const struct tree_entry *entry);
 void tree_passing_name(const struct guid *guid, char name_r[TREE_PASSING_NAME_SIZE]);
 /* Also of what was carried along. */
 bool tree_is_passing_name(const char *name);

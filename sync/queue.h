@@ -29,7 +29,9 @@
 
 struct queue_event {
 	struct queue_event *prev, *next;
-	struct mail_event event; /* home is ""; the strings are behind the struct */
+	struct mail_event event; /* home is ""; the strings are behind the struct, but for: */
+	char *moved_dir;	 /* where event.dir was taken to by a rename after the event */
+	struct guid guid;	 /* of the mailbox that dir was then; empty: not known */
 	bool in_index;		 /* though the job failed, for another mailbox's sake */
 	bool echo;		 /* of a worker that applies this peer's changes: nothing to do */
 };
@@ -65,8 +67,9 @@ struct queue_user {
 	struct queue_event *events;	   /* in order of seq */
 	struct queue_event *taken;	   /* those that a job has in hand */
 	unsigned event_count, fresh_count; /* of events; fresh: not echoes */
-	uint64_t failed_seq;		   /* up to here a job has tried, and failed */
-	int64_t distrust_until_ms;	   /* a worker died: its events are not taken for echoes */
+	unsigned tree_count;	   /* directories made, renamed or removed in events and taken */
+	uint64_t failed_seq;	   /* up to here a job has tried, and failed */
+	int64_t distrust_until_ms; /* a worker died: its events are not taken for echoes */
 
 	bool want_scan; /* durable: every mailbox has to be compared with its files */
 	bool scan_unsaved;
@@ -105,8 +108,13 @@ void queue_user_update(struct queue *queue, struct queue_user *user);
 
 /* ---- events ---- */
 
+/* guid: the mailbox that the event's directory was then, or NULL. A directory's rename takes the
+ * events before it along. */
 int queue_event_add(struct queue *queue, struct queue_user *user, const struct mail_event *event,
-		    bool echo, int64_t now_ms);
+		    const struct guid *guid, bool echo, int64_t now_ms);
+/* False where an event that waits made, renamed or removed the directory or one above it: what was
+ * known of dir before is not true any more. */
+bool queue_dir_is_steady(const struct queue_user *user, const char *dir);
 /* Moves up to max events to user->taken (all of a user's coalesced ones belong together, in order).
  */
 void queue_events_take(struct queue *queue, struct queue_user *user, size_t max);
@@ -121,10 +129,14 @@ size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const c
 			    size_t max);
 /* What was removed from the mailbox of this directory, or renamed in it, and is not in the index as
  * far as we know. False: there may be more, which only a scan finds. */
-bool queue_each_removal(const struct queue_user *user, const char *dir,
+bool queue_each_removal(const struct queue_user *user, const char *dir, const struct guid *guid,
 			void (*each)(void *ctx, const struct mail_event *event), void *ctx);
-/* Those of this directory are in the mailbox's index, whatever becomes of the job. */
-void queue_events_in_index(struct queue_user *user, const char *dir);
+/* Whether jobs have done with all that programs did to directories: renamed or removed them, or it
+ * takes a full comparison to know. */
+bool queue_tree_is_told(const struct queue_user *user);
+/* Those of this mailbox are in its index, whatever becomes of the job. */
+void queue_events_in_index(struct queue_user *user, const char *dir, const struct guid *guid);
+void queue_events_free(struct queue_user *user);
 /* The job has taken them in. */
 void queue_events_done(struct queue *queue, struct queue_user *user);
 /* It has not: they are first in line again. */

@@ -85,10 +85,11 @@ static void send_events(struct job *job)
 
 	replicator_begin_events(r);
 	DL_FOREACH (job->user->taken, event) {
-		struct worker_event message = {.event = event->event};
+		struct worker_event message = {.event = event->event, .guid = event->guid};
 
-		if (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
-		    event->event.kind == MAIL_EVENT_DIR_RENAMED)
+		/* One that was made and went before any worker had reported it. */
+		if (guid_is_empty(&message.guid) && (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
+						     event->event.kind == MAIL_EVENT_DIR_RENAMED))
 			(void)peer_journal_get_mailbox(r->journal, job->user->name,
 						       event->event.dir, &message.guid, NULL);
 		replicator_put_event(r, job->task.worker, &message);
@@ -184,7 +185,7 @@ static void on_box(struct job *job, struct worker_reader *reader)
 
 	if (worker_get_box(reader, &box) < 0)
 		return;
-	queue_events_in_index(job->user, box.dir);
+	queue_events_in_index(job->user, box.dir, &box.guid);
 	if (box.dir[0] != '\0')
 		note_place(r, user, box.dir, &box.guid);
 	for (unsigned i = 0; i < r->queue.peer_count; i++) {
@@ -456,6 +457,9 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		replicator_send_tombstones(r, job->task.worker, job->user->name, reader);
 	} else if (job->holds_slot && reader->type == WORKER_WANT_REMOVALS) {
 		replicator_send_removals(r, job->task.worker, job->user, reader);
+	} else if (job->holds_slot && reader->type == WORKER_WANT_TREE_TOLD) {
+		if (worker_get_end(reader) == 0)
+			replicator_send_tree_told(r, job->task.worker, job->user);
 	} else if (job->went && reader->type == WORKER_CONNECTED) {
 		replicator_peer_host(r, (unsigned)job->peer,
 				     worker_get_str(reader, TCP_ADDRESS_SIZE));

@@ -127,6 +127,41 @@ static struct queue_user *user_of(struct replicator *r, const char *home)
 	return user;
 }
 
+/* Which mailbox an event about messages or a directory itself is of: by the time a worker hears of
+ * it another may be there. */
+static void mailbox_of(struct replicator *r, const struct queue_user *user,
+		       const struct mail_event *event, struct guid *guid_r)
+{
+	*guid_r = (struct guid){0};
+	switch (event->kind) {
+	case MAIL_EVENT_DELIVERED:
+	case MAIL_EVENT_RENAMED:
+	case MAIL_EVENT_REMOVED:
+	case MAIL_EVENT_DIR_RENAMED:
+	case MAIL_EVENT_DIR_REMOVED:
+		if (!queue_dir_is_steady(user, event->dir) ||
+		    peer_journal_get_mailbox(r->journal, user->name, event->dir, guid_r, NULL) < 0)
+			*guid_r = (struct guid){0};
+		break;
+	case MAIL_EVENT_TOUCHED:
+	case MAIL_EVENT_RESCAN:
+	case MAIL_EVENT_DIR_CREATED:
+	case MAIL_EVENT_LIST_TOUCHED:
+	case MAIL_EVENT_RESCAN_HOME:
+		break;
+	}
+}
+
+static int add_event(const struct turn *turn, struct queue_user *user,
+		     const struct mail_event *event, bool echo)
+{
+	struct replicator *r = turn->r;
+	struct guid guid;
+
+	mailbox_of(r, user, event, &guid);
+	return queue_event_add(&r->queue, user, event, &guid, echo, turn->now_ms);
+}
+
 static int on_event(void *ctx, const struct mail_event *event)
 {
 	struct turn *turn = ctx;
@@ -144,7 +179,7 @@ static int on_event(void *ctx, const struct mail_event *event)
 	if (user &&
 	    !(echo && !user->job && user->slot == QUEUE_SLOT_FREE &&
 	      turn->now_ms >= user->distrust_until_ms) &&
-	    queue_event_add(&r->queue, user, event, echo, turn->now_ms) < 0)
+	    add_event(turn, user, event, echo) < 0)
 		return -ENOMEM;
 	r->read_seq = event->seq;
 	return r->queue.event_count >= QUEUE_EVENTS_MAX;

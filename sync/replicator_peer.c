@@ -440,16 +440,28 @@ void replicator_send_removals(struct replicator *r, struct worker *worker,
 {
 	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
 	struct removals_sender sender = {.r = r, .worker = worker};
+	struct guid guid;
 	bool known;
 
+	worker_get_guid(reader, &guid);
 	if (worker_get_end(reader) < 0)
 		return;
 	known = replicator_read_journal(r);
 	replicator_begin_events(r);
-	known = queue_each_removal(user, dir, send_removal, &sender) && known;
+	known = queue_each_removal(user, dir, &guid, send_removal, &sender) && known;
 	worker_tell(worker, &r->out, -1);
 	worker_put_begin(&r->out, WORKER_REMOVALS);
 	worker_put_u8(&r->out, known);
+	worker_tell(worker, &r->out, -1);
+}
+
+void replicator_send_tree_told(struct replicator *r, struct worker *worker,
+			       const struct queue_user *user)
+{
+	bool known = replicator_read_journal(r);
+
+	worker_put_begin(&r->out, WORKER_TREE_TOLD);
+	worker_put_u8(&r->out, known && queue_tree_is_told(user));
 	worker_tell(worker, &r->out, -1);
 }
 

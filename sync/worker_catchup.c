@@ -3,8 +3,9 @@
  * log.
  *
  * Directories that were removed or renamed come first, since the events of a mailbox only mean
- * something where it is now. Each mailbox is on its own: one that fails is counted and named, the
- * others go on. A damaged one is rebuilt, once.
+ * something where it is now: dsyncd has named that place where it knew of the rename, and where it
+ * did not, it says which mailbox is meant, and that one is looked for. Each mailbox is on its own:
+ * one that fails is counted and named, the others go on. A damaged one is rebuilt, once.
  */
 #include "sync/worker_private.h"
 
@@ -20,22 +21,13 @@
 #include "store/mailbox_list.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
+#include "sync/worker_groups.h"
 
 #define LOGGED_WITHIN_SECS 10 /* Dovecot writes its log record just before or after the rename */
 
-/* The events of one directory, in order. */
-struct group {
-	const char *dir;
-	char *name; /* of the mailbox; NULL: the directory is none's */
-	bool scan;
-	struct mail_event *events;
-	size_t count, size;
-};
-
 struct catch_up {
 	struct worker_process *w;
-	struct group *groups;
-	size_t count, size;
+	struct worker_groups groups;
 	struct worker_caught_up *result;
 	struct error *err;
 };
@@ -45,57 +37,6 @@ static void note_failure(struct catch_up *c, const struct error *err)
 	if (c->result->failed++ == 0)
 		*c->err = *err;
 	log_warning("%s", err->text);
-}
-
-static struct group *group_get(struct catch_up *c, const char *dir)
-{
-	struct group *group;
-
-	for (size_t i = c->count; i-- > 0;) {
-		if (strcmp(c->groups[i].dir, dir) == 0)
-			return &c->groups[i];
-	}
-	if (c->count == c->size) {
-		size_t size = c->size ? c->size * 2 : 8;
-		struct group *grown = realloc(c->groups, size * sizeof *grown);
-
-		if (!grown)
-			return NULL;
-		c->groups = grown;
-		c->size = size;
-	}
-	group = &c->groups[c->count];
-	*group = (struct group){.dir = dir};
-	if (mailbox_name_from_dir(c->w->user, dir, &group->name) < 0)
-		group->name = NULL;
-	c->count++;
-	return group;
-}
-
-static int group_add(struct catch_up *c, const struct mail_event *event)
-{
-	struct group *group = group_get(c, event->dir);
-
-	if (!group)
-		return -ENOMEM;
-	if (!group->name)
-		return 0;
-	/* A new directory may have come with mail in it that nobody saw arrive. */
-	if (event->kind == MAIL_EVENT_RESCAN || event->kind == MAIL_EVENT_DIR_CREATED) {
-		group->scan = true;
-		return 0;
-	}
-	if (group->count == group->size) {
-		size_t size = group->size ? group->size * 2 : 4;
-		struct mail_event *grown = realloc(group->events, size * sizeof *grown);
-
-		if (!grown)
-			return -ENOMEM;
-		group->events = grown;
-		group->size = size;
-	}
-	group->events[group->count++] = *event;
-	return 0;
 }
 
 char *worker_dir_of(const struct worker_process *w, const char *name)
@@ -146,8 +87,15 @@ static void report_gone(struct worker_process *w, const char *dir, bool removed)
 
 /* ---- mailboxes ---- */
 
-static int take_in(struct worker_process *w, const char *name, const struct group *group,
-		   struct error *err)
+static bool is_another(const struct mailbox *box, const struct guid *guid)
+{
+	return guid && !guid_is_empty(guid) && !guid_equal(&mailbox_status(box)->guid, guid);
+}
+
+/* guid: of the mailbox that is meant, NULL or empty: whichever has the name. -EXDEV: it is another.
+ */
+static int take_in(struct worker_process *w, const char *name, const struct worker_group *group,
+		   const struct guid *guid, struct error *err)
 {
 	struct mailbox *box = NULL;
 	size_t missing = 0;
@@ -156,6 +104,10 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 
 	if (rc < 0)
 		return rc;
+	if (is_another(box, guid)) {
+		box_cache_put(&w->boxes, w->user, &box);
+		return -EXDEV;
+	}
 	if (group && group->count)
 		rc = mailbox_catch_up(box, group->events, group->count, &changed, err);
 	/* What was seen to go is not missing. */
@@ -175,31 +127,86 @@ static int take_in(struct worker_process *w, const char *name, const struct grou
 	return rc;
 }
 
-/* group NULL: compares the whole mailbox. */
-static void process_box(struct catch_up *c, const char *name, const struct group *group)
+/* A damaged mailbox is rebuilt. */
+static int take_in_mended(struct worker_process *w, const char *name,
+			  const struct worker_group *group, const struct guid *guid,
+			  struct error *err)
 {
-	struct worker_process *w = c->w;
-	struct error err = {0};
-	int rc = take_in(w, name, group, &err);
+	int rc = take_in(w, name, group, guid, err);
 
 	if (rc == -ESTALE) /* replaced while we looked */
-		rc = take_in(w, name, group, &err);
-	if (rc == -EUCLEAN) {
-		log_warning("rebuilding a damaged mailbox: %s user=%s mailbox=%s", err.text,
-			    w->user->name, name);
-		rc = mailbox_rebuild(w->user, name, &err);
-		/* What the events brought may not be in the index that was rebuilt. */
-		if (rc == 0)
-			rc = take_in(w, name, NULL, &err);
-		if (rc == 0 && group)
-			rc = take_in(w, name, group, &err);
-	}
-	if (rc == -ENOENT || rc == -ESTALE) {
+		rc = take_in(w, name, group, guid, err);
+	if (rc != -EUCLEAN)
+		return rc;
+	log_warning("rebuilding a damaged mailbox: %s user=%s mailbox=%s", err->text, w->user->name,
+		    name);
+	rc = mailbox_rebuild(w->user, name, err);
+	/* What the events brought may not be in the index that was rebuilt. */
+	if (rc == 0)
+		rc = take_in(w, name, NULL, NULL, err);
+	if (rc == 0 && group)
+		rc = take_in(w, name, group, guid, err);
+	return rc;
+}
+
+static void note_end(struct catch_up *c, int rc, const struct error *err)
+{
+	if (rc == -ENOENT || rc == -ESTALE)
 		c->result->tree_changed = true; /* gone meanwhile: its own event tells the rest */
-		return;
+	else if (rc < 0)
+		note_failure(c, err);
+}
+
+/* group NULL: compares the whole mailbox. */
+static void process_box(struct catch_up *c, const char *name, const struct worker_group *group)
+{
+	struct error err = {0};
+	int rc = take_in_mended(c->w, name, group, NULL, &err);
+
+	note_end(c, rc, &err);
+}
+
+/* NULL: there is none, or nobody can say. */
+static char *name_of(struct worker_process *w, const struct guid *guid)
+{
+	struct mailbox_tree tree;
+	struct error err = {0};
+	char *name = NULL;
+	bool incomplete;
+
+	if (mailbox_list_read(w->user, &tree, &incomplete, &err) < 0) {
+		log_warning("%s", err.text);
+		return NULL;
 	}
-	if (rc < 0)
-		note_failure(c, &err);
+	for (size_t i = 0; i < tree.node_count && !name; i++) {
+		if (tree.nodes[i].exists && guid_equal(&tree.nodes[i].guid, guid))
+			name = strdup(tree.nodes[i].name);
+	}
+	mailbox_tree_free(&tree);
+	return name;
+}
+
+/* What was seen in a directory goes into the mailbox that it was then, wherever that is now. One
+ * that is nowhere got another GUID where it is, or is gone. */
+static void process_group(struct catch_up *c, const struct worker_group *group)
+{
+	const struct guid *guid = guid_is_empty(&group->guid) ? NULL : &group->guid;
+	AUTO_FREE char *elsewhere = NULL;
+	struct error err = {0};
+	int rc = take_in_mended(c->w, group->name, group, guid, &err);
+
+	if (guid && (rc == -EXDEV || rc == -ENOENT)) {
+		elsewhere = name_of(c->w, guid);
+		if (elsewhere) {
+			c->result->tree_changed = true;
+			log_debug("what was seen in %s is of %s user=%s", group->dir, elsewhere,
+				  c->w->user->name);
+			rc = take_in_mended(c->w, elsewhere, group, guid, &err);
+		}
+		if (rc == -EXDEV)
+			rc = take_in_mended(c->w, group->name, group, NULL, &err);
+	}
+	note_end(c, rc, &err);
 }
 
 static void scan_home(struct catch_up *c)
@@ -228,8 +235,7 @@ static void scan_home(struct catch_up *c)
 /* ---- the tree ---- */
 
 /* Whether Dovecot (or a sync) has put this into the mailbox log itself. */
-static bool is_logged(struct worker_process *w, enum mailbox_log_type type, const struct guid *id,
-		      int64_t time)
+static bool deletion_is_logged(struct worker_process *w, const struct guid *id, int64_t time)
 {
 	struct mailbox_log_record *records = NULL;
 	struct error err = {0};
@@ -241,7 +247,8 @@ static bool is_logged(struct worker_process *w, enum mailbox_log_type type, cons
 		return false;
 	}
 	for (size_t i = 0; i < count && !found; i++)
-		found = records[i].type == type && guid_equal(&records[i].id, id) &&
+		found = records[i].type == MAILBOX_LOG_DELETE_MAILBOX &&
+			guid_equal(&records[i].id, id) &&
 			records[i].time >= time - LOGGED_WITHIN_SECS;
 	free(records);
 	return found;
@@ -261,8 +268,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	if (!guid_is_empty(&event->guid) &&
 	    mailbox_log_keep(w->user, &event->guid, event->event.time, &err) < 0)
 		note_failure(c, &err);
-	if (guid_is_empty(&event->guid) ||
-	    is_logged(w, MAILBOX_LOG_DELETE_MAILBOX, &event->guid, event->event.time))
+	if (guid_is_empty(&event->guid) || deletion_is_logged(w, &event->guid, event->event.time))
 		return;
 	if (mailbox_list_log_deleted(w->user, name, &event->guid, event->event.time, &err) < 0)
 		note_failure(c, &err);
@@ -273,16 +279,13 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 {
 	struct worker_process *w = c->w;
 	struct error err = {0};
-	struct guid hash;
 
 	box_cache_forget(&w->boxes, w->user, from);
 	box_cache_forget(&w->boxes, w->user, to);
 	report_gone(w, event->event.dir, false);
-	mailbox_name_hash(to, w->user->separator, &hash);
-	if (!is_logged(w, MAILBOX_LOG_RENAME, &hash, event->event.time) &&
-	    mailbox_list_log_renamed(w->user, to, event->event.time, &err) < 0)
+	if (mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
 		note_failure(c, &err);
-	process_box(c, to, &(struct group){.scan = false});
+	process_box(c, to, &(struct worker_group){.scan = false});
 }
 
 static void process_tree_event(struct catch_up *c, const struct worker_event *event)
@@ -333,22 +336,20 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 		if ((!is_tree_event(event->event.kind) ||
 		     event->event.kind == MAIL_EVENT_DIR_CREATED) &&
 		    event->event.kind != MAIL_EVENT_RESCAN_HOME &&
-		    group_add(&c, &event->event) < 0) {
+		    worker_groups_add(&c.groups, w->user, event) < 0) {
 			error_errno(err, -ENOMEM, "user %s", w->user->name);
 			result_r->failed++;
 		}
 	}
-	for (size_t i = 0; i < c.count; i++) {
-		if (c.groups[i].name && (c.groups[i].scan || c.groups[i].count))
-			process_box(&c, c.groups[i].name, &c.groups[i]);
+	for (size_t i = 0; i < c.groups.count; i++) {
+		const struct worker_group *group = &c.groups.list[i];
+
+		if (group->name && (group->scan || group->count))
+			process_group(&c, group);
 	}
 	if (scan)
 		scan_home(&c);
-	for (size_t i = 0; i < c.count; i++) {
-		free(c.groups[i].name);
-		free(c.groups[i].events);
-	}
-	free(c.groups);
+	worker_groups_free(&c.groups);
 	if (result_r->failed)
 		result_r->reason = err->text;
 }

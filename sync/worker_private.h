@@ -88,6 +88,7 @@ void worker_add_unsettled(struct worker_process *w, struct worker_reader *reader
 bool worker_host_may_sync(void *ctx, const char *mailbox);
 int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
 				struct error *err);
+int worker_host_tree_is_told(void *ctx, struct error *err);
 
 /* ---- worker_expunges.c ---- */
 

@@ -19,6 +19,8 @@
  *   dsyncd  TOMBSTONES...                       after each WANT_TOMBSTONES
  *   worker  WANT_REMOVALS                       between BEGUN and DONE, too
  *   dsyncd  EVENTS..., REMOVALS                 after each WANT_REMOVALS
+ *   worker  WANT_TREE_TOLD                      and that
+ *   dsyncd  TREE_TOLD
  * A session of a peer: SESSION (with the connection); BEGIN ... DONE as above. While the worker
  * keeps the connection: COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again.
  * A helper (root) answers FIND by FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
@@ -59,6 +61,7 @@ enum worker_message_type {
 	WORKER_TOMBSTONES,
 	WORKER_UNSETTLED, /* u8: all mailboxes; then directories of mailboxes */
 	WORKER_REMOVALS,  /* u8: the events before it are all */
+	WORKER_TREE_TOLD, /* u8 */
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
@@ -78,7 +81,8 @@ enum worker_message_type {
 	WORKER_PROBED,
 	WORKER_EXPUNGES,
 	WORKER_WANT_TOMBSTONES,
-	WORKER_WANT_REMOVALS, /* str: directory of a mailbox */
+	WORKER_WANT_REMOVALS, /* str: directory of a mailbox, its guid */
+	WORKER_WANT_TREE_TOLD,
 };
 
 /* ---- fields ---- */
@@ -132,7 +136,7 @@ struct worker_job {
 void worker_put_job(struct buf *message, const struct worker_job *job);
 int worker_get_job(struct worker_reader *reader, struct worker_job *job_r);
 
-/* An event, and for one about a removed or renamed directory the GUID that it had. */
+/* An event, and the GUID of the mailbox that its directory was then; empty where nobody knows. */
 struct worker_event {
 	struct mail_event event; /* home is "" */
 	struct guid guid;

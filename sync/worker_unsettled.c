@@ -2,10 +2,13 @@
  * Mailboxes of which the mount saw removals or flags that could not be taken into their index (a
  * full disk): the peer, which has the mail, would undo them. They wait; the others are synced.
  *
- * And of which it has seen some since: what is missing there now may be no loss.
+ * And of which it has seen some since: what is missing there now may be no loss. The same of
+ * directories: a mailbox that is elsewhere, or nowhere, may be so by somebody's wish.
  */
 #include "sync/worker_private.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,6 +107,7 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 		return 1;
 	worker_put_begin(&w->out, WORKER_WANT_REMOVALS);
 	worker_put_str(&w->out, dir);
+	worker_put_guid(&w->out, &mailbox_status(mailbox)->guid);
 	worker_reply(w);
 	/* All are read, also after a failure. */
 	for (worker_next(w, &reader); reader.type == WORKER_EVENTS; worker_next(w, &reader)) {
@@ -114,4 +118,24 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 	if (reader.type != WORKER_REMOVALS || worker_get_end(&reader) < 0)
 		worker_broken("a message out of order");
 	return rc < 0 ? rc : !known;
+}
+
+/* The mount has told of everything when a directory was synced in it. */
+int worker_host_tree_is_told(void *ctx, struct error *err)
+{
+	struct worker_process *w = ctx;
+	const char *root = w->user->location.root;
+	struct worker_reader reader;
+	bool told;
+	int rc = file_sync_dir(AT_FDCWD, root);
+
+	if (rc < 0 && rc != -ENOENT)
+		return error_errno(err, rc, "user %s: fsync of %s", w->user->name, root);
+	worker_put_begin(&w->out, WORKER_WANT_TREE_TOLD);
+	worker_reply(w);
+	worker_next(w, &reader);
+	told = worker_get_u8(&reader) != 0;
+	if (reader.type != WORKER_TREE_TOLD || worker_get_end(&reader) < 0)
+		worker_broken("a message out of order");
+	return !told;
 }

@@ -251,7 +251,7 @@ static void test_folders(void **state)
 	assert_non_null(strstr(text, "Work/日本語 "));
 	assert_non_null(strstr(text, expected));
 	free(text);
-	must(mailbox_list_rename(&fx->user, "Work", "Old", &err), &err);
+	must(mailbox_list_rename(&fx->user, "Work", "Old", 0, &err), &err);
 	must(mailbox_list_subscribe(&fx->user, "Old/日本語", true, &err), &err);
 	give_to_user(fx);
 	text = folders(fx);

@@ -109,11 +109,12 @@ class Model:
 
     def check(self, user, account):
         """account: as view.account() gives it. Returns what is wrong, and starts the next round from what is there."""
-        there, flags = collections.Counter(), collections.defaultdict(list)
+        there, flags, places = collections.Counter(), collections.defaultdict(list), collections.defaultdict(list)
         removable = set()
         for folder, (_, mails) in account[0].items():
-            for mail_flags, _date, _size, _modseq, body in mails.values():
+            for uid, (mail_flags, _date, _size, _modseq, body) in mails.items():
                 token = subject_of(body)
+                places[token].append(f"{folder} uid {uid}")
                 there[token] += 1
                 flags[token].append(set(mail_flags))
                 if folder.startswith("D"):
@@ -126,7 +127,8 @@ class Model:
                 low, high = self.bounds(user, mail)
                 if not low <= there[token] <= high:
                     what = "lost" if there[token] < low else "doubled or back"
-                    wrong.append(f"{user} {token}: {what}: there {there[token]} times, allowed {low} to {high}: {mail.operations}")
+                    wrong.append(f"{user} {token}: {what}: there {there[token]} times ({', '.join(places[token])}), "
+                                 f"allowed {low} to {high}: {mail.operations}")
                 elif there[token] == 1 and mail.flaggers:
                     if 1 == len(mail.flaggers | {who for who, _, _ in mail.operations}) and flags[token][0] != mail.flags:
                         wrong.append(f"{user} {token}: flags {flags[token][0]}, set were {mail.flags}")

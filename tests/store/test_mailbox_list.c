@@ -101,7 +101,7 @@ static void rename_it(struct fixture *fx, const char *from, const char *to)
 	struct error err = {0};
 
 	as_mail_user();
-	must(as_root(mailbox_list_rename(&fx->user, from, to, &err)), &err);
+	must(as_root(mailbox_list_rename(&fx->user, from, to, 0, &err)), &err);
 }
 
 static void subscribe(struct fixture *fx, const char *name, bool subscribed)
@@ -385,7 +385,7 @@ static void a_rename_replaces_nothing(void **state)
 	before = own_view(fx, MAILBOXES);
 	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
 		as_mail_user();
-		if (as_root(mailbox_list_rename(&fx->user, pairs[i][0], pairs[i][1], &err)) >= 0)
+		if (as_root(mailbox_list_rename(&fx->user, pairs[i][0], pairs[i][1], 0, &err)) >= 0)
 			fail_msg("%s became %s", pairs[i][0], pairs[i][1]);
 	}
 	after = own_view(fx, MAILBOXES);
@@ -653,7 +653,7 @@ static void hostile_names_are_refused(void **state)
 
 		as_mail_user();
 		rc[0] = mailbox_list_create(&fx->user, bad[i], NULL, 0, &err);
-		rc[1] = mailbox_list_rename(&fx->user, "Work", bad[i], &err);
+		rc[1] = mailbox_list_rename(&fx->user, "Work", bad[i], 0, &err);
 		rc[2] = mailbox_list_subscribe(&fx->user, bad[i], true, &err);
 		rc[3] = mailbox_list_delete(&fx->user, bad[i], &guid, &err);
 		as_root(0);

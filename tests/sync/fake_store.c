@@ -1070,7 +1070,7 @@ int mailbox_list_delete(const struct mail_user *user, const char *name, const st
 }
 
 int mailbox_list_rename(const struct mail_user *user, const char *from, const char *to,
-			struct error *err)
+			int64_t time, struct error *err)
 {
 	struct fake_account *account = account_of(user);
 	struct fake_box *box = fake_find_box(account, from);
@@ -1090,7 +1090,7 @@ int mailbox_list_rename(const struct mail_user *user, const char *from, const ch
 		snprintf(name, sizeof(name), "%s%s", to, child->name + len);
 		snprintf(child->name, sizeof(child->name), "%.127s", name);
 	}
-	box->renamed = ++*account->clock;
+	box->renamed = time > 0 ? time : ++*account->clock;
 	return 0;
 }
 
@@ -1124,6 +1124,17 @@ int mailbox_name_storable(const struct mail_user *user, const char *name, char a
 }
 
 /* Nobody but the test changes a list here. */
+int list_moment_look(const struct mail_user *user, struct list_moment *moment_r, struct error *err)
+{
+	memset(moment_r, 0, sizeof *moment_r);
+	return 0;
+}
+
+bool list_moment_lasts(const struct mail_user *user, const struct list_moment *moment)
+{
+	return true;
+}
+
 bool list_removed_just_now(const struct mail_user *user, const char *name)
 {
 	(void)user;

@@ -170,7 +170,7 @@ static void folders(void **state)
 	sync_until_equal(f, SYNC_CHANGED);
 	assert_int_equal(box_of(f->a, "Same")->mail_count, 2);
 	assert_int_equal(f->b->subscription_count, 1);
-	assert_int_equal(mailbox_list_rename(&f->b->user, "Other", "Else", &err), 0);
+	assert_int_equal(mailbox_list_rename(&f->b->user, "Other", "Else", 0, &err), 0);
 	struct guid guid = box_of(f->a, "Same")->status.guid;
 	assert_int_equal(mailbox_list_delete(&f->a->user, "Same", &guid, &err), 0);
 	sync_until_equal(f, SYNC_CHANGED);
@@ -789,9 +789,9 @@ static void renames_by_clocks_that_differ(void **state)
 	guid_generate(&guid);
 	assert_int_equal(mailbox_list_create(&f->b->user, "Before", &guid, 7, NULL), 0);
 	sync_until_equal(f, SYNC_CHANGED);
-	assert_int_equal(mailbox_list_rename(&f->b->user, "Before", "By b", NULL), 0);
+	assert_int_equal(mailbox_list_rename(&f->b->user, "Before", "By b", 0, NULL), 0);
 	fake_find_box(f->b, "By b")->renamed = 1700000010 + 3600;
-	assert_int_equal(mailbox_list_rename(&f->a->user, "Before", "By a", NULL), 0);
+	assert_int_equal(mailbox_list_rename(&f->a->user, "Before", "By a", 0, NULL), 0);
 	fake_find_box(f->a, "By a")->renamed = 1700000020;
 	f->node_a.now = 1700000030;
 	f->node_b.now = 1700000030 + 3600;
@@ -799,9 +799,9 @@ static void renames_by_clocks_that_differ(void **state)
 	assert_non_null(fake_find_box(f->a, "By a"));
 	assert_null(fake_find_box(f->a, "By b"));
 
-	assert_int_equal(mailbox_list_rename(&f->a->user, "By a", "Again a", NULL), 0);
+	assert_int_equal(mailbox_list_rename(&f->a->user, "By a", "Again a", 0, NULL), 0);
 	fake_find_box(f->a, "Again a")->renamed = 1700000040;
-	assert_int_equal(mailbox_list_rename(&f->b->user, "By a", "Again b", NULL), 0);
+	assert_int_equal(mailbox_list_rename(&f->b->user, "By a", "Again b", 0, NULL), 0);
 	fake_find_box(f->b, "Again b")->renamed = 1700000035 + 3600;
 	if (run_until_done(&f->node_b, &f->node_a, SYNC_CHANGED, &f->results) < 0)
 		fail_msg("no end: %s", f->results.master.reason);

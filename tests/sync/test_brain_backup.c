@@ -154,7 +154,7 @@ static void change_folders(struct fixture *f, int side)
 	if (!has_mailbox(f, side, name, &guid))
 		assert_int_equal(mailbox_list_create(user, name, NULL, 0, &err), 0);
 	else if (roll(f, 3) == 0)
-		(void)mailbox_list_rename(user, name, other, &err); /* may not be possible */
+		(void)mailbox_list_rename(user, name, other, 0, &err); /* may not be possible */
 	else if (roll(f, 4) == 0)
 		(void)mailbox_list_subscribe(user, name, roll(f, 2) == 0, &err);
 	else if (roll(f, 4) == 0)

@@ -14,6 +14,7 @@
 #include "sync/queue.h"
 
 static const bool all_up[2] = {true, true};
+static const struct guid nobody;
 static const bool none_up[2] = {false, false};
 static struct queue_clock now = {.now_ms = 1000000, .now = 1700000000, .chance = 7};
 
@@ -33,7 +34,7 @@ static void add(struct queue *queue, struct queue_user *user, uint64_t seq, bool
 {
 	struct mail_event e = event(seq, MAIL_EVENT_DELIVERED, "Maildir", "a");
 
-	assert_int_equal(queue_event_add(queue, user, &e, echo, now.now_ms), 0);
+	assert_int_equal(queue_event_add(queue, user, &e, NULL, echo, now.now_ms), 0);
 }
 
 static struct worker_box box(uint8_t id, uint32_t uid_next, uint64_t modseq)
@@ -149,16 +150,16 @@ static void test_what_is_left_out_of_a_sync(void **state)
 	a = queue_user_get(&queue, "a", "d/a");
 	events[4].origin = 7; /* the peer's own */
 	for (unsigned i = 0; i < 5; i++)
-		assert_int_equal(queue_event_add(&queue, a, &events[i], i == 4, 0), 0);
+		assert_int_equal(queue_event_add(&queue, a, &events[i], NULL, i == 4, 0), 0);
 	/* A session that begins knows that they are on their way. */
 	assert_int_equal(queue_unsettled_dirs(a, 0, dirs, 3), 0);
 	assert_int_equal(queue_unsettled_dirs(a, 11, dirs, 3), 1);
 	assert_string_equal(dirs[0], "Maildir");
 	/* The job failed, though one mailbox was done. */
 	queue_events_take(&queue, a, 10);
-	queue_events_in_index(a, "Maildir/.B");
+	queue_events_in_index(a, "Maildir/.B", &nobody);
 	queue_events_put_back(&queue, a);
-	assert_int_equal(queue_event_add(&queue, a, &events[5], false, 0), 0);
+	assert_int_equal(queue_event_add(&queue, a, &events[5], NULL, false, 0), 0);
 	assert_int_equal(queue_unsettled_dirs(a, 0, dirs, 3), 1);
 	assert_string_equal(dirs[0], "Maildir");
 	assert_int_equal(queue_unsettled_dirs(a, 15, dirs, 3), 2);
@@ -198,7 +199,7 @@ static void test_what_a_session_waits_for(void **state)
 	queue_events_done(&queue, a);
 	/* What a worker did itself. */
 	echo.origin = 5;
-	assert_int_equal(queue_event_add(&queue, a, &echo, true, now.now_ms), 0);
+	assert_int_equal(queue_event_add(&queue, a, &echo, NULL, true, now.now_ms), 0);
 	assert_int_equal(queue_events_pending(a), 0);
 	assert_false(queue_events_pend_until(a, 14));
 	queue_free(&queue);
@@ -227,22 +228,83 @@ static void test_removals_that_the_index_lacks(void **state)
 	others[2].origin = 5; /* a worker did it, and recorded it */
 	queue_init(&queue, 1);
 	a = queue_user_get(&queue, "a", "d/a");
-	assert_int_equal(queue_event_add(&queue, a, &gone, false, now.now_ms), 0);
+	assert_int_equal(queue_event_add(&queue, a, &gone, NULL, false, now.now_ms), 0);
 	queue_events_take(&queue, a, 1);
-	assert_int_equal(queue_event_add(&queue, a, &renamed, false, now.now_ms), 0);
+	assert_int_equal(queue_event_add(&queue, a, &renamed, NULL, false, now.now_ms), 0);
 	for (size_t i = 0; i < 4; i++)
-		assert_int_equal(queue_event_add(&queue, a, &others[i], false, now.now_ms), 0);
-	assert_true(queue_each_removal(a, "Maildir", note_removal, names));
+		assert_int_equal(queue_event_add(&queue, a, &others[i], NULL, false, now.now_ms),
+				 0);
+	assert_true(queue_each_removal(a, "Maildir", &nobody, note_removal, names));
 	assert_string_equal(names, "ab");
-	queue_events_in_index(a, "Maildir");
+	queue_events_in_index(a, "Maildir", &nobody);
 	names[0] = '\0';
-	assert_true(queue_each_removal(a, "Maildir", note_removal, names));
+	assert_true(queue_each_removal(a, "Maildir", &nobody, note_removal, names));
 	assert_string_equal(names, "b");
 	/* A scan stands for what is not told one by one. */
 	names[0] = '\0';
-	assert_false(queue_each_removal(a, "Maildir/.X", note_removal, names));
-	assert_int_equal(queue_event_add(&queue, a, &rescan, false, now.now_ms), 0);
-	assert_false(queue_each_removal(a, "Maildir", note_removal, names));
+	assert_false(queue_each_removal(a, "Maildir/.X", &nobody, note_removal, names));
+	assert_int_equal(queue_event_add(&queue, a, &rescan, NULL, false, now.now_ms), 0);
+	assert_false(queue_each_removal(a, "Maildir", &nobody, note_removal, names));
+	queue_free(&queue);
+}
+
+/* The waiting event of that name is of this mailbox. */
+static void expect_removal(const struct queue_user *user, const char *dir, const struct guid *guid,
+			   const char *expected)
+{
+	char names[16] = "";
+
+	assert_true(queue_each_removal(user, dir, guid, note_removal, names));
+	assert_string_equal(names, expected);
+}
+
+static void test_a_rename_takes_events_along(void **state)
+{
+	const struct guid first = {{1}}, second = {{2}};
+	struct mail_event events[] = {
+		event(1, MAIL_EVENT_REMOVED, "Maildir/.D2", "a"),
+		event(2, MAIL_EVENT_REMOVED, "Maildir/.D22", "b"),
+		event(3, MAIL_EVENT_REMOVED, "Maildir/.D2/below", "c"),
+		event(4, MAIL_EVENT_DIR_RENAMED, "Maildir/.D2", "Maildir/.D0"),
+		event(5, MAIL_EVENT_REMOVED, "Maildir/.D2", "d"),
+		event(6, MAIL_EVENT_DIR_RENAMED, "Maildir/.D0", "Maildir/.Longer"),
+	};
+	const char *dirs[8];
+	struct queue queue;
+	struct queue_user *a;
+
+	queue_init(&queue, 1);
+	a = queue_user_get(&queue, "a", "d/a");
+	for (size_t i = 0; i < 4; i++) {
+		const struct guid *guid = i == 0 ? &first : NULL;
+
+		assert_true(queue_dir_is_steady(a, "Maildir/.D2"));
+		assert_int_equal(queue_event_add(&queue, a, &events[i], guid, false, 0), 0);
+		if (i == 1)
+			queue_events_take(&queue, a, 1); /* one that a worker has in hand */
+	}
+	assert_false(queue_dir_is_steady(a, "Maildir/.D2"));
+	assert_false(queue_dir_is_steady(a, "Maildir/.D0/below"));
+	assert_true(queue_dir_is_steady(a, "Maildir/.D22"));
+	assert_true(queue_dir_is_steady(a, "Maildir"));
+	for (size_t i = 4; i < 6; i++)
+		assert_int_equal(queue_event_add(&queue, a, &events[i], NULL, false, 0), 0);
+	expect_removal(a, "Maildir/.D2", &nobody, "d");
+	expect_removal(a, "Maildir/.D22", &nobody, "b");
+	expect_removal(a, "Maildir/.D0", &nobody, "");
+	expect_removal(a, "Maildir/.Longer", &nobody, "a");
+	expect_removal(a, "Maildir/.Longer/below", &nobody, "c");
+	/* Which mailbox it was says more than where. */
+	expect_removal(a, "Maildir/.Elsewhere", &first, "a");
+	expect_removal(a, "Maildir/.Longer", &second, "");
+	assert_int_equal(queue_unsettled_dirs(a, 10, dirs, 8), 4);
+	assert_string_equal(dirs[0], "Maildir/.Longer");
+	queue_events_in_index(a, "Maildir/.Elsewhere", &first);
+	assert_int_equal(queue_unsettled_dirs(a, 10, dirs, 8), 3);
+	queue_events_done(&queue, a);
+	queue_events_take(&queue, a, 100);
+	queue_events_done(&queue, a);
+	assert_true(queue_dir_is_steady(a, "Maildir/.D2"));
 	queue_free(&queue);
 }
 
@@ -286,7 +348,8 @@ static void test_coalescing(void **state)
 	user = queue_user_get(&queue, "a", "d/a");
 	for (uint64_t seq = 1; seq <= 100; seq++) {
 		touched.seq = seq;
-		assert_int_equal(queue_event_add(&queue, user, &touched, false, now.now_ms), 0);
+		assert_int_equal(queue_event_add(&queue, user, &touched, NULL, false, now.now_ms),
+				 0);
 	}
 	assert_int_equal(user->event_count, 1);
 	assert_int_equal(queue_consumed(&queue, 200), 0);
@@ -459,6 +522,7 @@ int main(void)
 		cmocka_unit_test(test_what_is_left_out_of_a_sync),
 		cmocka_unit_test(test_what_a_session_waits_for),
 		cmocka_unit_test(test_removals_that_the_index_lacks),
+		cmocka_unit_test(test_a_rename_takes_events_along),
 		cmocka_unit_test(test_echoes),
 		cmocka_unit_test(test_coalescing),
 		cmocka_unit_test(test_what_is_owed),

@@ -1,0 +1,75 @@
+#!/usr/bin/python3
+"""What happened in a folder is of that folder, wherever it is by the time anyone is told: mail is removed and delivered, then
+the folder is renamed and another takes its name; while dsyncd is down, so that all is told at once, and while it runs."""
+import os
+import time
+
+import plain
+from node import Pair, eventually
+
+USER = "renamed@example.org"
+
+
+def in_sync(pair):
+    return all(node.status()["in_sync"] for node in pair.nodes)
+
+
+def folders(pair):
+    """Of each node {folder: its base names}."""
+    found = []
+    for node in pair.nodes:
+        maildir = node.home(USER) + "/Maildir"
+        names = [name for name in os.listdir(maildir) if os.path.isdir(f"{maildir}/{name}/cur")]
+        found.append({name: sorted(plain.files(f"{maildir}/{name}")) for name in names})
+    return found
+
+
+def both_have(pair, expected):
+    def have():
+        there = folders(pair)
+        assert there == [expected] * 2, there
+        return in_sync(pair)
+
+    eventually(f"both have {expected}", have, 30)
+
+
+def shuffle(maildir, kept, removed):
+    """In .Old: one mail goes, one comes; then it is .Moved, and there is a new .Old with another mail."""
+    os.unlink(plain.find(maildir + "/.Old", removed))
+    come = plain.deliver(maildir + "/.Old", "before the rename")
+    os.rename(maildir + "/.Old", maildir + "/.Moved")
+    plain.make_maildir(maildir + "/.Old")
+    other = plain.deliver(maildir + "/.Old", "in the new one")
+    return {".Moved": sorted([kept, come]), ".Old": [other]}
+
+
+def main():
+    with Pair(dovecot=False, start=False) as pair:
+        for node in pair.nodes:
+            node.dsyncd_options = ["-D"]
+            node.start_all()
+        maildir = plain.make_home(pair.a, USER) + "/Maildir"
+        plain.make_maildir(maildir)
+        plain.make_maildir(maildir + "/.Old")
+        kept, removed = sorted(plain.deliver(maildir + "/.Old", f"mail {n}") for n in range(2))
+        both_have(pair, {".Old": [kept, removed]})
+
+        pair.a.kill("dsyncd")
+        expected = shuffle(maildir, kept, removed)
+        pair.a.start_dsyncd()
+        both_have(pair, expected)
+
+        # Again, while dsyncd runs and as it may meet it: with .Moved out of the way, and its mails the ones at stake.
+        for number in range(5):
+            os.rename(maildir + "/.Old", f"{maildir}/.Other{number}")
+            os.rename(maildir + "/.Moved", maildir + "/.Old")
+            expected[f".Other{number}"] = expected.pop(".Old")
+            kept, removed = expected.pop(".Moved")
+            both_have(pair, {**expected, ".Old": [kept, removed]})
+            time.sleep(0.02 * number)
+            expected.update(shuffle(maildir, kept, removed))
+            both_have(pair, expected)
+
+
+if __name__ == "__main__":
+    main()
