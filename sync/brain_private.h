@@ -92,6 +92,7 @@ struct brain {
 	struct moves moves;
 	unsigned boxes_done, boxes_total;
 	struct list_moment tree_moment; /* not after the tree was read */
+	bool untold;			/* the tree that was sent may not tell all */
 	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
 	int64_t own_clock, peer_clock;
 	int64_t own_ahead; /* of the clock by which the trees were merged */

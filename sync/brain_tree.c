@@ -206,7 +206,8 @@ static int send_deletes(struct brain *brain, const struct mailbox_tree *peer, st
 			    .escape_char = "",
 			    .mailboxes = list_or_null(&lists[0]),
 			    .dirs = list_or_null(&lists[1]),
-			    .unsubscribes = list_or_null(&lists[2])},
+			    .unsubscribes = list_or_null(&lists[2]),
+			    .dsyncfs_untold = brain->untold},
 	};
 	int ret = items_send(brain->items, &item, err);
 	for (unsigned i = 0; i < 3; i++)
@@ -214,8 +215,25 @@ static int send_deletes(struct brain *brain, const struct mailbox_tree *peer, st
 	return ret;
 }
 
+/* What a program did to directories without a word in the mailbox log, or a mail server has logged
+ * since, the tree does not tell: a merge may do the opposite. One way, that does not count. */
+static int check_told(const struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	if (brain->host->tree_is_told == NULL || brain->way == SYNC_FROM_PEER)
+		return 0;
+	ret = brain->host->tree_is_told(brain->host->ctx, err);
+	if (ret == 0 && list_moment_lasts(brain->user, &brain->tree_moment))
+		return 0;
+	return ret < 0 ? ret : error_set(err, -ESTALE, "mailboxes were changed here just now");
+}
+
 static int send_tree(struct brain *brain, const struct mailbox_tree *peer, struct error *err)
 {
+	struct error untold;
+
+	brain->untold = check_told(brain, &untold) < 0;
 	for (size_t i = 0; i < brain->tree.node_count; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
 
@@ -237,6 +255,7 @@ struct tree_builder {
 	struct mailbox_tree tree;
 	size_t node_size, deletion_size;
 	char escape;
+	bool untold;
 };
 
 static int add_node(struct brain *brain, struct tree_builder *builder, const struct item_node *item)
@@ -380,6 +399,7 @@ static int receive_tree(struct brain *brain, struct tree_builder *builder, bool 
 	if (ret < 0)
 		return ret;
 	builder->tree.separator = item.deletes.hierarchy_sep[0];
+	builder->untold = item.deletes.dsyncfs_untold;
 	builder->escape = item.deletes.escape_char != NULL ? item.deletes.escape_char[0] : '\0';
 	ret = add_deletions(builder, DELETED_MAILBOX, item.deletes.mailboxes);
 	if (ret == 0)
@@ -495,27 +515,23 @@ static const char *action_name(enum merge_tree_kind kind)
 	return names[kind];
 }
 
-/* What a program did to directories without a word in the mailbox log, or a mail server has logged
- * since, the plan does not know of: it may be the opposite. One way, that does not count. */
-static int check_told(const struct brain *brain, struct error *err)
-{
-	int ret = 0;
-
-	if (brain->host->tree_is_told == NULL || brain->way == SYNC_FROM_PEER)
-		return 0;
-	ret = brain->host->tree_is_told(brain->host->ctx, err);
-	if (ret == 0 && list_moment_lasts(brain->user, &brain->tree_moment))
-		return 0;
-	return ret < 0 ? ret : error_set(err, -ESTALE, "mailboxes were changed here just now");
-}
-
 static bool changes_places(const struct merge_tree_action *action)
 {
 	return action->kind == MERGE_TREE_CREATE || action->kind == MERGE_TREE_DELETE ||
-	       action->kind == MERGE_TREE_RENAME;
+	       action->kind == MERGE_TREE_RENAME || action->kind == MERGE_TREE_ADOPT_GUID;
 }
 
-static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
+/* Whether mailboxes may be made, renamed and removed here, now that the plan is known. */
+static int check_places(const struct brain *brain, bool peer_untold, struct error *err)
+{
+	if (peer_untold)
+		return error_set(err, -ESTALE, "mailboxes were changed at the peer just now");
+	if (brain->untold)
+		return error_set(err, -ESTALE, "mailboxes were changed here just now");
+	return check_told(brain, err);
+}
+
+static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan, bool peer_untold)
 {
 	struct error untold = {0};
 	int told = 1; /* not asked yet */
@@ -525,7 +541,7 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan)
 		const struct merge_tree_action *action = &plan->actions[i];
 
 		if (changes_places(action) && !brain->options->check_only && told > 0)
-			told = check_told(brain, &untold);
+			told = check_places(brain, peer_untold, &untold);
 		if (changes_places(action) && told < 0) {
 			brain_again(brain, action->name, untold.text);
 			continue;
@@ -665,7 +681,7 @@ static int merge_trees(struct brain *brain, struct tree_builder *builder, struct
 	free(own.deletions);
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
-	apply_plan(brain, &plan);
+	apply_plan(brain, &plan, builder->untold);
 	if (brain->options->check_only) {
 		keep_known(&brain->tree, &builder->tree);
 	} else if (plan.action_count > 0) {

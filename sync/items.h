@@ -105,6 +105,7 @@ struct item_deletes {
 	const char *mailboxes;	   /* "<guid> <time> <guid> <time>..." */
 	const char *dirs;
 	const char *unsubscribes;
+	bool dsyncfs_untold; /* mailboxes may be elsewhere by now, or gone */
 };
 /* Takes the next pair off *list (which may be NULL). 1: got one, 0: end, -EBADMSG. */
 int items_next_delete(const char **list, struct guid *guid_r, int64_t *time_r);

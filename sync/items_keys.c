@@ -80,6 +80,7 @@ static const struct item_key deletes_keys[] = {
 	KEY(deletes.mailboxes, "mailboxes", KEY_STR, 0),
 	KEY(deletes.dirs, "dirs", KEY_STR, 0),
 	KEY(deletes.unsubscribes, "unsubscribes", KEY_STR, 0),
+	KEY(deletes.dsyncfs_untold, "dsyncfs_untold", KEY_BOOL, KEY_EXTENSION),
 };
 
 static const struct item_key mailbox_keys[] = {

@@ -112,9 +112,9 @@ void queue_user_update(struct queue *queue, struct queue_user *user);
  * events before it along. */
 int queue_event_add(struct queue *queue, struct queue_user *user, const struct mail_event *event,
 		    const struct guid *guid, bool echo, int64_t now_ms);
-/* False where an event that waits made, renamed or removed the directory or one above it: what was
- * known of dir before is not true any more. */
-bool queue_dir_is_steady(const struct queue_user *user, const char *dir);
+/* Where the directory was before all events that no job has done with: malloc'ed. -ENOENT: nowhere,
+ * one of them made it. */
+int queue_dir_before(const struct queue_user *user, const char *dir, char **dir_r);
 /* Moves up to max events to user->taken (all of a user's coalesced ones belong together, in order).
  */
 void queue_events_take(struct queue *queue, struct queue_user *user, size_t max);

@@ -8,6 +8,7 @@
 #include "sync/queue.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
@@ -97,23 +98,48 @@ static int move_events(struct queue_user *user, const struct mail_event *renamed
 	return rc < 0 ? rc : move_list(user->events, renamed->dir, renamed->name);
 }
 
-static bool list_names(const struct queue_event *events, const char *dir)
+/* One step back: where what is at *path was before this event. -ENOENT: not at all. */
+static int step_back(const struct queue_event *event, char **path)
 {
-	const struct queue_event *event;
+	const bool renamed = event->event.kind == MAIL_EVENT_DIR_RENAMED;
+	const char *rest = renamed ? below(*path, event->event.name) : NULL;
+	char *before;
 
-	DL_FOREACH (events, event) {
-		if (is_tree_event(event) &&
-		    (below(dir, event->event.dir) || (event->event.kind == MAIL_EVENT_DIR_RENAMED &&
-						      below(dir, event->event.name))))
-			return true;
+	if (rest) {
+		if (asprintf(&before, "%s%s", event->event.dir, rest) < 0)
+			return -ENOMEM;
+		free(*path);
+		*path = before;
+		return 0;
 	}
-	return false;
+	return is_tree_event(event) && below(*path, event->event.dir) ? -ENOENT : 0;
 }
 
-bool queue_dir_is_steady(const struct queue_user *user, const char *dir)
+static int list_back(const struct queue_event *events, char **path)
 {
-	return user->tree_count == 0 ||
-	       !(list_names(user->taken, dir) || list_names(user->events, dir));
+	const struct queue_event *event = events ? events->prev : NULL;
+	int rc = 0;
+
+	for (; event && rc == 0; event = event == events ? NULL : event->prev)
+		rc = step_back(event, path);
+	return rc;
+}
+
+int queue_dir_before(const struct queue_user *user, const char *dir, char **dir_r)
+{
+	int rc;
+
+	*dir_r = strdup(dir);
+	if (!*dir_r)
+		return -ENOMEM;
+	rc = user->tree_count ? list_back(user->events, dir_r) : 0;
+	if (rc == 0 && user->tree_count)
+		rc = list_back(user->taken, dir_r);
+	if (rc < 0) {
+		free(*dir_r);
+		*dir_r = NULL;
+	}
+	return rc;
 }
 
 static void count_tree_events(struct queue_user *user)

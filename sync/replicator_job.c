@@ -449,6 +449,8 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		on_box(job, reader);
 	} else if (first && !job->listed && reader->type == WORKER_BOX_GONE) {
 		on_box_gone(job, reader);
+	} else if (first && !job->listed && reader->type == WORKER_PLACED) {
+		replicator_note_place(r, job->user, reader);
 	} else if (first && !job->listed && reader->type == WORKER_CAUGHT_UP) {
 		on_caught_up(job, reader);
 	} else if (first && reader->type == WORKER_EXPUNGES) {

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "store/base/file.h"
 #include "store/mail_user.h"
 
 #define EVENTS_A_TURN	  2000
@@ -132,6 +133,8 @@ static struct queue_user *user_of(struct replicator *r, const char *home)
 static void mailbox_of(struct replicator *r, const struct queue_user *user,
 		       const struct mail_event *event, struct guid *guid_r)
 {
+	AUTO_FREE char *dir = NULL;
+
 	*guid_r = (struct guid){0};
 	switch (event->kind) {
 	case MAIL_EVENT_DELIVERED:
@@ -139,8 +142,8 @@ static void mailbox_of(struct replicator *r, const struct queue_user *user,
 	case MAIL_EVENT_REMOVED:
 	case MAIL_EVENT_DIR_RENAMED:
 	case MAIL_EVENT_DIR_REMOVED:
-		if (!queue_dir_is_steady(user, event->dir) ||
-		    peer_journal_get_mailbox(r->journal, user->name, event->dir, guid_r, NULL) < 0)
+		if (queue_dir_before(user, event->dir, &dir) < 0 ||
+		    peer_journal_get_mailbox(r->journal, user->name, dir, guid_r, NULL) < 0)
 			*guid_r = (struct guid){0};
 		break;
 	case MAIL_EVENT_TOUCHED:

@@ -151,6 +151,7 @@ static void on_begin(struct session *session, struct worker_reader *reader)
 	if (worker_get_peer(reader, &session->peer) < 0)
 		return;
 	name_client(session);
+	(void)replicator_read_journal(session->task.replicator);
 	session->wait_seq = queue_events_pending(session->user);
 	session->begin_waits = true;
 	if (try_begin(session))

@@ -76,6 +76,14 @@ static void report_box(struct worker_process *w, const struct mailbox *box, bool
 	worker_reply(w);
 }
 
+void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid)
+{
+	worker_put_begin(&w->out, WORKER_PLACED);
+	worker_put_str(&w->out, dir);
+	worker_put_guid(&w->out, guid);
+	worker_reply(w);
+}
+
 /* removed: not only from this place. */
 static void report_gone(struct worker_process *w, const char *dir, bool removed)
 {
@@ -254,6 +262,20 @@ static bool deletion_is_logged(struct worker_process *w, const struct guid *id, 
 	return found;
 }
 
+/* Whether the mailbox is there after all: where it was, unless another has the name by now, or
+ * elsewhere. */
+static bool is_there(struct worker_process *w, const char *name, const struct guid *guid)
+{
+	AUTO_FREE char *now = NULL;
+
+	if (!mailbox_list_has(w->user, name))
+		return false;
+	if (guid_is_empty(guid))
+		return true;
+	now = name_of(w, guid);
+	return now != NULL;
+}
+
 /* An inbox that is missing is never a deletion: it is a lost disk, or comes back with the next
  * mail. */
 static void log_removed(struct catch_up *c, const char *name, const struct worker_event *event)
@@ -262,7 +284,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	struct error err = {0};
 
 	box_cache_forget(&w->boxes, w->user, name);
-	if (strcmp(name, "INBOX") == 0 || mailbox_list_has(w->user, name))
+	if (strcmp(name, "INBOX") == 0 || is_there(w, name, &event->guid))
 		return;
 	report_gone(w, event->event.dir, true);
 	if (!guid_is_empty(&event->guid) &&
@@ -283,6 +305,9 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 	box_cache_forget(&w->boxes, w->user, from);
 	box_cache_forget(&w->boxes, w->user, to);
 	report_gone(w, event->event.dir, false);
+	/* By the time it is looked at it may be gone, and then which one it was counts. */
+	if (!guid_is_empty(&event->guid))
+		worker_report_place(w, event->event.name, &event->guid);
 	if (mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
 		note_failure(c, &err);
 	process_box(c, to, &(struct worker_group){.scan = false});

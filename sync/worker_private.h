@@ -74,6 +74,8 @@ struct worker_events {
 int worker_append_events(struct worker_reader *reader, struct worker_events *events);
 /* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
 char *worker_dir_of(const struct worker_process *w, const char *name);
+/* Sends PLACED. */
+void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid);
 /* Takes the events into the mailboxes, reports BOX and BOX_GONE. result_r->reason points into err.
  */
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,

@@ -9,7 +9,7 @@
  *
  * A job (an outgoing sync), as messages:
  *   dsyncd  JOB, EVENTS..., RUN
- *   worker  BOX..., BOX_GONE..., CAUGHT_UP      the events are in uidlist and index
+ *   worker  BOX..., BOX_GONE..., PLACED..., CAUGHT_UP      the events are in uidlist and index
  *   dsyncd  LIST_EXPUNGES...                    of mailboxes with some that are no tombstones yet
  *   worker  EXPUNGES...
  *   dsyncd  GO                                  what is owed to the peer (or nothing: DONE follows)

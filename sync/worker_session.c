@@ -138,12 +138,8 @@ static void host_mailbox_placed(void *ctx, const char *mailbox, const struct gui
 	struct worker_process *w = ctx;
 	AUTO_FREE char *dir = worker_dir_of(w, mailbox);
 
-	if (!dir || strlen(dir) > WORKER_NAME_MAX)
-		return;
-	worker_put_begin(&w->out, WORKER_PLACED);
-	worker_put_str(&w->out, dir);
-	worker_put_guid(&w->out, guid);
-	worker_reply(w);
+	if (dir && strlen(dir) <= WORKER_NAME_MAX)
+		worker_report_place(w, dir, guid);
 }
 
 static struct sync_host host_of(struct worker_process *w)

@@ -99,11 +99,18 @@ class DovecotClient(Client):
                 found.append(re.match(rb'\(.*?\) "." (.*)', line).group(1).decode().strip('"'))
         return found
 
+    @staticmethod
+    def guid(client, folder):
+        """The mailbox that has this name now."""
+        found = re.search(rb"X-GUID ([0-9a-f]{32})", client.status(f'"{folder}"', "(X-GUID)")[1][0] or b"")
+        return found and found.group(1).decode()
+
     def open(self, user):
         """Selects a folder, mostly INBOX, and gives (client, folder, [(uid, token)])."""
         client, folder = self.imap(user), "INBOX"
         if self.random.random() < 0.4:
             folder = self.random.choice(self.folders(user) or ["INBOX"])
+        guid = self.guid(client, folder)
         client.select(f'"{folder}"')
         validity = int(client.response("UIDVALIDITY")[1][0])
         mails = []
@@ -111,8 +118,11 @@ class DovecotClient(Client):
             if isinstance(part, tuple):
                 uid, token = int(re.search(rb"UID (\d+)", part[0]).group(1)), subject_of(part[1])
                 if token != "none":  # expunged meanwhile
-                    self.model.saw(self.node.host, user, f"{folder} {validity}", uid, token)
                     mails.append((uid, token))
+        # Two nodes may give two mailboxes one UIDVALIDITY in one second, and each its name in turn.
+        if guid and guid == self.guid(client, folder):
+            for uid, token in mails:
+                self.model.saw(self.node.host, user, f"{guid} {validity}", uid, token)
         return client, folder, mails
 
     def pick(self, user):

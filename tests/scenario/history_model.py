@@ -6,6 +6,7 @@ what is there. An operation that was answered counts as done, one that failed ma
 moved or expunged a mail in one round, more than one outcome is right; where one client did, there is one. (So it is with two clients
 of one node: a file can go from under Dovecot after it has answered.)"""
 import collections
+import re
 import threading
 import time
 
@@ -147,7 +148,7 @@ class Model:
         """The lines of the history that name one of these mails, or a folder or a fault."""
         with open(self.path, encoding="utf-8") as file:
             return [line.rstrip() for line in file
-                    if any(token in line for token in tokens) or " t" not in line]
+                    if any(token in line for token in tokens) or not re.search(r" t\d{6}[ab]", line)]
 
 
 def subject_of(body):

@@ -1,7 +1,9 @@
 #!/usr/bin/python3
 """What happened in a folder is of that folder, wherever it is by the time anyone is told: mail is removed and delivered, then
-the folder is renamed and another takes its name; while dsyncd is down, so that all is told at once, and while it runs."""
+the folder is renamed and another takes its name, or it is removed; while dsyncd is down, so that all is told at once, and while it runs."""
 import os
+import shutil
+import signal
 import time
 
 import plain
@@ -43,18 +45,47 @@ def shuffle(maildir, kept, removed):
     return {".Moved": sorted([kept, come]), ".Old": [other]}
 
 
+def remove(folder):
+    """As rm -r: dsyncd may write in the folder meanwhile."""
+    eventually("it is removed", lambda: not shutil.rmtree(folder), 10)
+
+
+def replace(maildir):
+    """.Old becomes .Gone, which is removed, and there is a new .Old; and .Kept is removed and made again."""
+    os.rename(maildir + "/.Old", maildir + "/.Gone")
+    remove(maildir + "/.Gone")
+    plain.make_maildir(maildir + "/.Old")
+    remove(maildir + "/.Kept")
+    plain.make_maildir(maildir + "/.Kept")
+    return {".Old": [plain.deliver(maildir + "/.Old", "new")], ".Kept": [plain.deliver(maildir + "/.Kept", "new, too")]}
+
+
+def removals(pair, maildir):
+    for name in os.listdir(maildir):
+        if os.path.isdir(f"{maildir}/{name}/cur"):
+            remove(f"{maildir}/{name}")
+    both_have(pair, {})
+    expected = {}
+    for name in (".Old", ".Kept"):
+        plain.make_maildir(maildir + "/" + name)
+        expected[name] = sorted(plain.deliver(maildir + "/" + name, f"mail {n}") for n in range(3))
+    both_have(pair, expected)
+    pair.a.kill("dsyncd", signal.SIGTERM)
+    expected = replace(maildir)
+    pair.a.start_dsyncd()
+    both_have(pair, expected)
+    both_have(pair, replace(maildir))
+
+
 def main():
-    with Pair(dovecot=False, start=False) as pair:
-        for node in pair.nodes:
-            node.dsyncd_options = ["-D"]
-            node.start_all()
+    with Pair(dovecot=False) as pair:
         maildir = plain.make_home(pair.a, USER) + "/Maildir"
         plain.make_maildir(maildir)
         plain.make_maildir(maildir + "/.Old")
         kept, removed = sorted(plain.deliver(maildir + "/.Old", f"mail {n}") for n in range(2))
         both_have(pair, {".Old": [kept, removed]})
 
-        pair.a.kill("dsyncd")
+        pair.a.kill("dsyncd", signal.SIGTERM)
         expected = shuffle(maildir, kept, removed)
         pair.a.start_dsyncd()
         both_have(pair, expected)
@@ -69,6 +100,7 @@ def main():
             time.sleep(0.02 * number)
             expected.update(shuffle(maildir, kept, removed))
             both_have(pair, expected)
+        removals(pair, maildir)
 
 
 if __name__ == "__main__":

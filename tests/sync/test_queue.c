@@ -258,6 +258,16 @@ static void expect_removal(const struct queue_user *user, const char *dir, const
 	assert_string_equal(names, expected);
 }
 
+static void expect_before(const struct queue_user *user, const char *dir, const char *expected)
+{
+	char *before;
+
+	assert_int_equal(queue_dir_before(user, dir, &before), expected ? 0 : -ENOENT);
+	if (expected)
+		assert_string_equal(before, expected);
+	free(before);
+}
+
 static void test_a_rename_takes_events_along(void **state)
 {
 	const struct guid first = {{1}}, second = {{2}};
@@ -278,17 +288,19 @@ static void test_a_rename_takes_events_along(void **state)
 	for (size_t i = 0; i < 4; i++) {
 		const struct guid *guid = i == 0 ? &first : NULL;
 
-		assert_true(queue_dir_is_steady(a, "Maildir/.D2"));
+		expect_before(a, "Maildir/.D2", "Maildir/.D2");
 		assert_int_equal(queue_event_add(&queue, a, &events[i], guid, false, 0), 0);
 		if (i == 1)
 			queue_events_take(&queue, a, 1); /* one that a worker has in hand */
 	}
-	assert_false(queue_dir_is_steady(a, "Maildir/.D2"));
-	assert_false(queue_dir_is_steady(a, "Maildir/.D0/below"));
-	assert_true(queue_dir_is_steady(a, "Maildir/.D22"));
-	assert_true(queue_dir_is_steady(a, "Maildir"));
+	expect_before(a, "Maildir/.D2", NULL);
+	expect_before(a, "Maildir/.D0/below", "Maildir/.D2/below");
+	expect_before(a, "Maildir/.D22", "Maildir/.D22");
+	expect_before(a, "Maildir", "Maildir");
 	for (size_t i = 4; i < 6; i++)
 		assert_int_equal(queue_event_add(&queue, a, &events[i], NULL, false, 0), 0);
+	expect_before(a, "Maildir/.Longer", "Maildir/.D2");
+	expect_before(a, "Maildir/.D0", NULL);
 	expect_removal(a, "Maildir/.D2", &nobody, "d");
 	expect_removal(a, "Maildir/.D22", &nobody, "b");
 	expect_removal(a, "Maildir/.D0", &nobody, "");
@@ -304,7 +316,7 @@ static void test_a_rename_takes_events_along(void **state)
 	queue_events_done(&queue, a);
 	queue_events_take(&queue, a, 100);
 	queue_events_done(&queue, a);
-	assert_true(queue_dir_is_steady(a, "Maildir/.D2"));
+	expect_before(a, "Maildir/.D2", "Maildir/.D2");
 	queue_free(&queue);
 }
 
