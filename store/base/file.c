@@ -274,3 +274,10 @@ int file_sync_dir(int dirfd, const char *path)
 		return -errno;
 	return fsync(fd) < 0 ? -errno : 0;
 }
+
+int file_is_served(int fd)
+{
+	struct statx st;
+
+	return statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_TYPE, &st) < 0 ? -errno : 0;
+}

@@ -68,6 +68,11 @@ int file_mkdirs_beneath(int dirfd, const char *path, mode_t mode);
  */
 int file_remove_tree(int dirfd, const char *name);
 
+/* 0 while whoever serves the file's filesystem answers, else what it comes to (-ENOTCONN where a
+ * FUSE daemon died). What the kernel remembers of the file does not count, and its locks on it go
+ * on. */
+int file_is_served(int fd);
+
 /* fsync of a directory given by descriptor or path below dirfd ("." for itself). */
 int file_sync_dir(int dirfd, const char *path);
 

@@ -8,11 +8,13 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/index/index_private.h"
 
 #define POLL_FIRST_MS 1
 #define POLL_MAX_MS   50
+#define LOOK_MS	      1000 /* between two looks whether the mount lives */
 /* Somebody may rotate the log each time we have got it, but not for ever. */
 #define REOPEN_TRIES 10
 
@@ -44,18 +46,26 @@ int index_lock_fd(enum index_lock_method method, int fd, int timeout_ms)
 {
 	const int64_t deadline =
 		monotonic_ms() + (timeout_ms < 0 ? INDEX_LOCK_TIMEOUT_MS_DEFAULT : timeout_ms);
-	int64_t pause_ms = POLL_FIRST_MS;
+	int64_t pause_ms = POLL_FIRST_MS, look_ms = monotonic_ms() + LOOK_MS;
 
 	for (;;) {
 		struct timespec pause;
-		int64_t left;
+		int64_t now, left;
 		int ret = lock_try(method, fd);
 
 		if (ret != -EAGAIN)
 			return ret;
-		left = deadline - monotonic_ms();
+		now = monotonic_ms();
+		left = deadline - now;
 		if (left <= 0)
 			return -EAGAIN;
+		/* Somebody else who waits on a mount that is gone holds its locks for ever. */
+		if (now >= look_ms) {
+			ret = file_is_served(fd);
+			if (ret < 0)
+				return ret;
+			look_ms = now + LOOK_MS;
+		}
 		if (pause_ms > left)
 			pause_ms = left;
 		pause.tv_sec = 0;

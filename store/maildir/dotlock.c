@@ -227,6 +227,7 @@ struct waiting {
 	useconds_t step_us;
 	bool keep_stale; /* it is not for this caller to remove */
 	bool found_stale;
+	int rc; /* why there is no use in waiting */
 };
 
 static void waiting_begin(struct waiting *wait, int timeout_ms)
@@ -242,6 +243,9 @@ static bool waiting_step(struct waiting *wait, int dirfd, const char *what, cons
 
 	if (now >= wait->judge_ms) {
 		wait->judge_ms = now + JUDGE_MS;
+		wait->rc = file_is_served(dirfd);
+		if (wait->rc < 0)
+			return false;
 		if (lock_is_stale(dirfd, name, file, &st)) {
 			wait->found_stale = true;
 			if (!wait->keep_stale)
@@ -258,11 +262,13 @@ static bool waiting_step(struct waiting *wait, int dirfd, const char *what, cons
 	return true;
 }
 
-static int busy_error(int dirfd, const char *what, const char *name, int timeout_ms,
-		      struct error *err)
+static int busy_error(const struct waiting *wait, int dirfd, const char *what, const char *name,
+		      int timeout_ms, struct error *err)
 {
 	AUTO_BUF struct buf text = BUF_INIT(512);
 
+	if (wait->rc < 0)
+		return error_errno(err, wait->rc, "%s/%s", what, name);
 	if (file_read_at(dirfd, name, &text) < 0)
 		buf_clear(&text);
 	return error_set(err, -EAGAIN, "%s/%s: still held after %d ms by \"%s\"", what, name,
@@ -293,7 +299,7 @@ int dotlock_acquire(int dirfd, const char *what, const char *file, int timeout_m
 	waiting_begin(&wait, timeout_ms);
 	while ((rc = try_lock(lock)) == -EEXIST) {
 		if (!waiting_step(&wait, dirfd, what, lock->name, file)) {
-			rc = busy_error(dirfd, what, lock->name, timeout_ms, err);
+			rc = busy_error(&wait, dirfd, what, lock->name, timeout_ms, err);
 			goto failed_told;
 		}
 	}
@@ -371,7 +377,7 @@ int dotlock_wait(int dirfd, const char *what, const char *file, int timeout_ms, 
 		*waited_r = true;
 		if (waiting_step(&wait, dirfd, what, name, file))
 			continue;
-		return wait.found_stale ? 0 : busy_error(dirfd, what, name, timeout_ms, err);
+		return wait.found_stale ? 0 : busy_error(&wait, dirfd, what, name, timeout_ms, err);
 	}
 	if (errno != ENOENT)
 		return error_errno(err, -errno, "%s/%s", what, name);

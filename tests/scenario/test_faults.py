@@ -2,6 +2,7 @@
 """Bad input: a wrong password, strangers, a hostile peer, unknown users, damaged mailboxes, bad settings. What is bad
 ends with a reason; everything else goes on syncing."""
 import contextlib
+import fcntl
 import os
 import random
 import re
@@ -388,8 +389,36 @@ def service_manager(pair):
     goes_on(pair, OTHER, "after the service")
 
 
+def locks_on_a_dead_mount(pair):
+    """Who waits for a lock when the mount dies does not wait until the lock's own time is over: the holder may be a process
+    that waits on that mount, too."""
+    mailbox = root(pair.a)
+    plain.deliver(mailbox, "before")
+    same(pair)
+    for name in ("dovecot.index.log", "dovecot-uidlist.lock"):
+        with open(f"{mailbox}/{name}", "a+b", buffering=0) as held, tempfile.TemporaryDirectory() as copy:
+            if name.endswith(".log"):
+                fcntl.lockf(held, fcntl.LOCK_EX)
+            else:
+                held.write(f"{os.getpid()}:{socket.gethostname()}".encode())
+            # Something to take in, so that it locks.
+            plain.deliver(mailbox, f"for {name}")
+            waits = subprocess.Popen([f"{BUILD}/tools/dsync", "-o", f"mail_location=maildir:{mailbox}", "mirror", f"maildir:{copy}/Maildir"],
+                                     stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": copy})
+            time.sleep(2)
+            assert waits.poll() is None, (waits.returncode, waits.stderr.read())
+            pair.a.kill("dsyncfs")
+            before = time.monotonic()
+            _, said = waits.communicate(timeout=60)
+            assert time.monotonic() - before < 20 and waits.returncode == 1 and "not connected" in said, (waits.returncode, said)
+        pair.a.start_dsyncfs()
+        if name.endswith(".lock"):
+            os.unlink(f"{mailbox}/{name}")
+        goes_on(pair, USER, f"after {name}", timeout=30)
+
+
 PARTS = [settings, service_manager, wrong_password, unknown_users, hostile_names, hostile_mails, damaged_mailboxes, strangers,
-         many_mailboxes]
+         many_mailboxes, locks_on_a_dead_mount]
 
 
 def main():
