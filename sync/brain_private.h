@@ -4,7 +4,9 @@
  *   brain.c           the session: roles, order, outcome
  *   brain_handshake.c H, who the peer is, what both may say
  *   brain_clock.c     times of two clocks
- *   brain_tree.c      N and D, and carrying out merge_tree's actions
+ *   brain_names.c     mailbox names of a Dovecot
+ *   brain_tree_send.c N and D to the peer
+ *   brain_tree.c      the peer's, and carrying out merge_tree's actions
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_evidence.c  one mailbox: its changes, of the log and of the tombstones
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
@@ -132,6 +134,10 @@ int brain_read_tree(struct brain *brain, struct error *err);
 /* *ended_r: the peer closed in agreement before it sent anything (dsyncfs: it was busy itself). */
 int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err);
 bool brain_box_is_wanted(const struct brain *brain, const char *name, const struct guid *guid);
+
+/* brain_tree_send.c. peer: its tree where it has to be known, else NULL. */
+struct peer_tree;
+int brain_send_tree(struct brain *brain, const struct peer_tree *peer, struct error *err);
 
 struct box;
 

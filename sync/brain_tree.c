@@ -7,7 +7,6 @@
  * peer become storable ones first, so nothing it sends can name anything outside the user's mail.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,11 +14,11 @@
 #include "store/base/log.h"
 #include "store/base/tabescape.h"
 #include "store/list_moment.h"
+#include "sync/brain_names.h"
 #include "sync/brain_private.h"
 #include "sync/merge_tree.h"
 
-#define DELETES_BYTES_MAX ((size_t)64 * 1024 * 1024)
-#define NAME_BYTES_MAX	  4096
+#define NAME_BYTES_MAX 4096
 
 /* Only of a mailbox that the peer may still have. */
 static bool had_state(void *ctx, const struct guid *guid)
@@ -109,112 +108,6 @@ static int check_complete(const struct brain *brain, struct error *err)
 	return stream_set_failed(brain->stream, ret, err);
 }
 
-/* ---- sending ---- */
-
-static int send_node(struct brain *brain, const struct mailbox_node *node, struct error *err)
-{
-	bool selectable = node->exists && !guid_is_empty(&node->guid);
-	/* A Dovecot makes mailboxes of directories: 2.3 in a Maildir++, 2.4 in an mdbox. As a
-	 * parent it comes with what is below it. */
-	bool exists =
-		selectable || (node->exists &&
-			       items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program"));
-	struct item item = {
-		.type = ITEM_NODE,
-		.node = {.name = node->name,
-			 .existence = exists ? "y" : "n",
-			 .mailbox_guid = node->guid,
-			 .has_guid = selectable,
-			 .uid_validity = selectable ? node->uid_validity : 0,
-			 .uid_next = selectable ? node->uid_next : 0,
-			 .last_renamed_or_created = node->last_renamed_or_created,
-			 .subscribed = node->subscribed,
-			 .last_subscription_change = node->last_subscription_change},
-	};
-
-	return items_send(brain->items, &item, err);
-}
-
-static const char *list_or_null(const struct buf *list)
-{
-	return list->len > 0 ? buf_str(list) : NULL;
-}
-
-static void hash_name(const char *name, char separator, struct guid *guid_r)
-{
-	char visible[NAME_BYTES_MAX];
-	size_t len = strlen(name);
-
-	if (len >= sizeof(visible))
-		len = 0; /* nobody has such a name */
-	for (size_t i = 0; i < len; i++)
-		visible[i] = name[i] == '/' ? separator : name[i];
-	visible[len] = '\0';
-	guid_from_name(visible, guid_r);
-}
-
-static void append_deletion(struct buf lists[3], const struct mailbox_deletion *deletion,
-			    const struct guid *guid)
-{
-	struct buf *list = &lists[deletion->kind == DELETED_MAILBOX	? 0
-				  : deletion->kind == DELETED_DIRECTORY ? 1
-									: 2];
-	char hex[GUID_HEX_SIZE];
-
-	(void)buf_printf(list, "%s%s %" PRId64, list->len > 0 ? " " : "", guid_to_hex(guid, hex),
-			 deletion->time);
-}
-
-/* Of what was deleted by name only the hash is known, made with our separator. Only a name that
- * the peer has matters to it, and of that we can make its own. */
-static void append_translated(struct buf lists[3], const struct mailbox_tree *own,
-			      const struct mailbox_tree *peer)
-{
-	for (size_t n = 0; n < peer->node_count; n++) {
-		struct guid hash, peer_hash;
-
-		hash_name(peer->nodes[n].name, own->separator, &hash);
-		for (size_t i = 0; i < own->deletion_count; i++) {
-			if (own->deletions[i].kind == DELETED_MAILBOX ||
-			    !guid_equal(&own->deletions[i].guid, &hash))
-				continue;
-			hash_name(peer->nodes[n].name, peer->separator, &peer_hash);
-			append_deletion(lists, &own->deletions[i], &peer_hash);
-		}
-	}
-}
-
-/* peer: its tree where it is known already, else NULL. */
-static int send_deletes(struct brain *brain, const struct mailbox_tree *peer, struct error *err)
-{
-	struct buf lists[3] = {BUF_INIT(DELETES_BYTES_MAX), BUF_INIT(DELETES_BYTES_MAX),
-			       BUF_INIT(DELETES_BYTES_MAX)};
-	bool translate = peer != NULL && peer->separator != brain->tree.separator;
-	char separator[2] = {translate ? peer->separator : brain->tree.separator, '\0'};
-
-	for (size_t i = 0; i < brain->tree.deletion_count; i++) {
-		const struct mailbox_deletion *deletion = &brain->tree.deletions[i];
-
-		if (!translate || deletion->kind == DELETED_MAILBOX)
-			append_deletion(lists, deletion, &deletion->guid);
-	}
-	if (translate && brain->tree.deletion_count > 0)
-		append_translated(lists, &brain->tree, peer);
-	struct item item = {
-		.type = ITEM_DELETES,
-		.deletes = {.hierarchy_sep = separator,
-			    .escape_char = "",
-			    .mailboxes = list_or_null(&lists[0]),
-			    .dirs = list_or_null(&lists[1]),
-			    .unsubscribes = list_or_null(&lists[2]),
-			    .dsyncfs_untold = brain->untold},
-	};
-	int ret = items_send(brain->items, &item, err);
-	for (unsigned i = 0; i < 3; i++)
-		buf_free(&lists[i]);
-	return ret;
-}
-
 /* What a program did to directories without a word in the mailbox log, or a mail server has logged
  * since, the tree does not tell: a merge may do the opposite. One way, that does not count. */
 static int check_told(const struct brain *brain, struct error *err)
@@ -229,24 +122,12 @@ static int check_told(const struct brain *brain, struct error *err)
 	return ret < 0 ? ret : error_set(err, -ESTALE, "mailboxes were changed here just now");
 }
 
-static int send_tree(struct brain *brain, const struct mailbox_tree *peer, struct error *err)
+static int send_tree(struct brain *brain, const struct peer_tree *peer, struct error *err)
 {
 	struct error untold;
 
 	brain->untold = check_told(brain, &untold) < 0;
-	for (size_t i = 0; i < brain->tree.node_count; i++) {
-		const struct mailbox_node *node = &brain->tree.nodes[i];
-
-		if (!brain_box_is_wanted(brain, node->name, &node->guid))
-			continue;
-		int ret = send_node(brain, node, err);
-		if (ret < 0)
-			return ret;
-	}
-	int ret = items_send_end(brain->items, err);
-	if (ret == 0)
-		ret = send_deletes(brain, peer, err);
-	return ret;
+	return brain_send_tree(brain, peer, err);
 }
 
 /* ---- receiving ---- */
@@ -254,7 +135,7 @@ static int send_tree(struct brain *brain, const struct mailbox_tree *peer, struc
 struct tree_builder {
 	struct mailbox_tree tree;
 	size_t node_size, deletion_size;
-	char escape;
+	struct peer_names names;
 	bool untold;
 };
 
@@ -387,6 +268,18 @@ static int receive_nodes(struct brain *brain, struct tree_builder *builder, bool
 	return items_unexpected(brain->items, &item, ITEM_NODE, err);
 }
 
+/* Only a Dovecot has an escape character. */
+static void set_names(const struct brain *brain, const struct item_deletes *deletes,
+		      struct peer_names *names_r)
+{
+	*names_r = (struct peer_names){
+		.escape = deletes->escape_char != NULL ? deletes->escape_char[0] : '\0',
+		/* What 2.3 has and 2.4 has not. */
+		.unescaped = !items_peer_has_key(brain->items, ITEM_HANDSHAKE,
+						 "import_commit_msgs_interval"),
+	};
+}
+
 static int receive_tree(struct brain *brain, struct tree_builder *builder, bool *ended_r,
 			struct error *err)
 {
@@ -400,12 +293,14 @@ static int receive_tree(struct brain *brain, struct tree_builder *builder, bool 
 		return ret;
 	builder->tree.separator = item.deletes.hierarchy_sep[0];
 	builder->untold = item.deletes.dsyncfs_untold;
-	builder->escape = item.deletes.escape_char != NULL ? item.deletes.escape_char[0] : '\0';
+	set_names(brain, &item.deletes, &builder->names);
 	ret = add_deletions(builder, DELETED_MAILBOX, item.deletes.mailboxes);
 	if (ret == 0)
 		ret = add_deletions(builder, DELETED_DIRECTORY, item.deletes.dirs);
 	if (ret == 0)
 		ret = add_deletions(builder, DELETED_SUBSCRIPTION, item.deletes.unsubscribes);
+	if (ret == 0)
+		ret = names_from_peer(&builder->names, &brain->tree, &builder->tree);
 	if (ret == 0)
 		ret = resolve_clashes(&builder->tree);
 	if (ret < 0) {
@@ -670,7 +565,7 @@ static int merge_trees(struct brain *brain, struct tree_builder *builder, struct
 		.role = brain_merge_role(brain),
 		.own = &own,
 		.peer = &builder->tree,
-		.peer_escape = builder->escape,
+		.peer_escape = builder->names.escape,
 		.own_incomplete = brain->tree_incomplete,
 		.own_has_no_directories = brain->user->location.layout == MAIL_LAYOUT_MAILDIRPP,
 		.peer_stays = brain->way == SYNC_FROM_PEER,
@@ -702,8 +597,9 @@ static int exchange_trees(struct brain *brain, struct tree_builder *builder, boo
 
 	if (ret == 0)
 		ret = receive_tree(brain, builder, ended_r, err);
+	const struct peer_tree peer = {&builder->tree, builder->names};
 	if (ret == 0 && dovecot)
-		ret = send_tree(brain, &builder->tree, err);
+		ret = send_tree(brain, &peer, err);
 	return ret;
 }
 
