@@ -1,8 +1,7 @@
 """A Dovecot 2.4 beside the machine's own: in a tree that another distribution was installed into.
 
-DOVECOT24_RUN is a command that runs its arguments there as root, with this network; DOVECOT24_ROOT is the tree's root as
-seen from here. (debootstrap --variant=minbase trixie TREE, chroot TREE apt-get install dovecot-imapd dovecot-lmtpd;
-then DOVECOT24_RUN="chroot TREE".)"""
+That of tools/debian13_tree, where it was made; or another one: DOVECOT24_RUN is a command that runs its arguments there as root,
+with this network, and DOVECOT24_ROOT is the tree's root as seen from here."""
 import os
 import shlex
 import shutil
@@ -15,6 +14,8 @@ import threading
 from dovecot_node import DovecotNode
 from dsync_sides import DSYNC, MAIL_UID, USER, Dovecot, run
 from node import DOVECOT_CONF, PASSWORD, VMAIL, dovecot_config, eventually, skip
+
+TREE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/debian13_tree")
 
 CONF = """
 dovecot_config_version = 2.4.0
@@ -129,17 +130,26 @@ def close_bridges(bridges):
     bridges.clear()
 
 
+def tree_words():
+    """(the command's words, the tree's root), or None: there is no tree."""
+    command, root = os.environ.get("DOVECOT24_RUN"), os.environ.get("DOVECOT24_ROOT")
+    if command and root:
+        return shlex.split(command), root
+    made = subprocess.run([TREE, "path"], capture_output=True, text=True, check=False)
+    return ([TREE, "run"], made.stdout.strip()) if made.returncode == 0 else None
+
+
 def run_there():
-    """The command's words; skips the test where there is none."""
+    """What tree_words() gives; skips the test where there is nothing, or no Dovecot 2.4 in it."""
     if os.geteuid() != 0:
         skip("needs root")
-    command, root = os.environ.get("DOVECOT24_RUN"), os.environ.get("DOVECOT24_ROOT")
-    if not command or not root:
-        skip("needs a tree with Dovecot 2.4: DOVECOT24_RUN and DOVECOT24_ROOT")
-    version = subprocess.run([*shlex.split(command), "dovecot", "--version"], capture_output=True, text=True, check=False).stdout
+    tree = tree_words()
+    if not tree:
+        skip("needs a tree with Dovecot 2.4: tools/debian13_tree make")
+    version = subprocess.run([*tree[0], "dovecot", "--version"], capture_output=True, text=True, check=False).stdout
     if not version.startswith("2.4."):
-        skip(f"DOVECOT24_RUN runs no Dovecot 2.4, but {version.strip() or 'nothing'}")
-    return shlex.split(command), root
+        skip(f"{shlex.join(tree[0])} runs no Dovecot 2.4, but {version.strip() or 'nothing'}")
+    return tree
 
 
 def read(path):

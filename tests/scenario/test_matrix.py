@@ -2,8 +2,8 @@
 """The matrix: {our dsync, our dsyncd} x {Dovecot 2.3, 2.4} x {command pipe, tcp, tcps} x {we start, they start} x {mirror,
 backup, backup -R} x {maildir, mdbox}. After each, doveadm shows the same on both sides, and one more run changes nothing.
 
-Without arguments so many cells that each pair of values occurs; `all`: every one. Cells with 2.4 are run where DOVECOT24_RUN and
-DOVECOT24_ROOT name a tree with it (dovecot24.py); else they are counted as skipped."""
+Without arguments so many cells that each pair of values occurs; `all`: every one. Cells with 2.4 are run where there is a tree
+with it (dovecot24.py); else they are counted as skipped."""
 import collections
 import hashlib
 import itertools
@@ -15,7 +15,7 @@ import sys
 import time
 
 from certificates import Authority
-from dovecot24 import Dovecot24, bridge_script, close_bridges
+from dovecot24 import Dovecot24, bridge_script, close_bridges, tree_words
 from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, deliver, run, until_done
 from dsyncd_here import Dsyncd
 from node import eventually, need
@@ -312,7 +312,7 @@ class Sides:
 
 
 def has_24():
-    return bool(os.environ.get("DOVECOT24_RUN") and os.environ.get("DOVECOT24_ROOT"))
+    return tree_words() is not None
 
 
 def run_cells(cells, directory, authority):
@@ -342,7 +342,7 @@ def main():
     cells = [cell for cell in cells if all(word in cell for word in words)]
     with Directory() as directory, Authority() as authority:
         run_cells(cells, directory, authority)
-    print(f"{len(cells)} of {len(every)} cells" + ("" if has_24() else "; those with Dovecot 2.4 skipped: no DOVECOT24_RUN"))
+    print(f"{len(cells)} of {len(every)} cells" + ("" if has_24() else "; those with Dovecot 2.4 skipped: no tools/debian13_tree"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Two nodes of ours, of which one runs beside Dovecot 2.3 and the other beside 2.4: deliveries, flags, expunges, folders and
-subscriptions on both, also at once; both show the same to IMAP and POP3 clients. DOVECOT24_RUN (dovecot24.py) has to let mounts
-below the tree be seen in it."""
+subscriptions on both, also at once; both show the same to IMAP and POP3 clients. What runs words in the tree with 2.4 (dovecot24.py) has to
+let mounts below the tree be seen in it."""
 import signal
 import subprocess
 import sys
@@ -36,7 +36,7 @@ class Node24(Node):
         if name != "dovecot":
             return super().start(name, argv, network)
         if subprocess.run([*self.command, "mountpoint", "-q", self.there() + "/mount"], check=False).returncode != 0:
-            skip("DOVECOT24_RUN does not let mounts below the tree be seen in it")
+            skip("mounts below the tree with Dovecot 2.4 are not seen in it")
         return super().start(name, [*self.command, *(word.replace(self.dir, self.there()) for word in argv)], network)
 
     def kill(self, name, sig=signal.SIGKILL):
