@@ -43,6 +43,7 @@ class Deliveries(threading.Thread):
     def __init__(self, node):
         super().__init__()
         self.node, self.number, self.stopped, self.error = node, 0, False, None
+        self.pause_secs = 0.05
         self.subjects = []
 
     def run(self):
@@ -53,7 +54,7 @@ class Deliveries(threading.Thread):
                     self.node.deliver(user, subject)
                     self.subjects.append((user, subject))
                     self.number += 1
-                time.sleep(0.05)
+                time.sleep(self.pause_secs)
         except Exception as error:  # pylint: disable=broad-except
             self.error = error
 
@@ -89,8 +90,11 @@ def same(a, b):
     eventually("both nodes show the same", check, timeout=60)
 
 
-def in_sync(node):
+def in_sync(node, deliveries):
+    """With pauses between the mails: where one is always on its way, a slow machine is never in sync."""
+    deliveries.pause_secs = 0.5
     eventually("in sync", lambda: node.dsyncctl("status").stdout.startswith("in sync"), timeout=60, every=0.1)
+    deliveries.pause_secs = 0.05
 
 
 def migrate(a, b):
@@ -111,11 +115,11 @@ def migrate(a, b):
         # a's clients and mail have gone to b; what a still had is there by now.
         deliveries.serve_at(b)
         a.take_over()
-        in_sync(a)
+        in_sync(a, deliveries)
         print("a is migrated after", deliveries.number, "mails")
         noted = {user: inbox(b, user)[1] for user in USERS}
         deliveries.serve_at(a)
-        in_sync(a)
+        in_sync(a, deliveries)
         b.take_over()
         eventually("a has met the new b", lambda: "another node than before" in log_of(a))
         deliveries.serve_at(b)
@@ -123,8 +127,8 @@ def migrate(a, b):
     finally:
         deliveries.stop()
     same(a, b)
-    in_sync(a)
-    in_sync(b)
+    in_sync(a, deliveries)
+    in_sync(b, deliveries)
     print("both are migrated after", deliveries.number, "mails")
     for user in USERS:
         validity, subjects = inbox(a, user)
