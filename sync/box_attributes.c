@@ -271,7 +271,7 @@ void box_attributes_apply(struct box *box)
 				    received->attribute.key, brain->user->name, box->name);
 			continue;
 		}
-		if (!counts(box, received) || brain->options->check_only)
+		if (!counts(box, received) || brain->check_only)
 			continue;
 		int ret = attributes_set(brain->user, box->name, &box->status.guid,
 					 &received->attribute, &err);

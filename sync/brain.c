@@ -90,6 +90,11 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 	return NULL;
 }
 
+bool brain_is_asked(const struct brain *brain)
+{
+	return brain->check_only && !brain->options->check_only;
+}
+
 bool brain_has_digests(const struct brain *brain)
 {
 	return brain->peer.is_dsyncfs && items_peer_has_key(brain->items, ITEM_MAIL, "body_digest");
@@ -403,6 +408,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.type = options->type,
 		.way = options->way,
 		.keeps = options->keeps,
+		.check_only = options->check_only,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};

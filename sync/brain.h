@@ -147,6 +147,9 @@ struct sync_options {
 	/* Nothing is changed here; what could not be done makes it fail. The peer does what it
 	 * does with what we send. */
 	bool check_only;
+	/* Master, to the peer: it changes nothing either, and fails where it could not do all of
+	 * it. result_r->checked tells whether it knows how to: else the session is a real one. */
+	bool check_peer;
 	const struct sync_box *boxes; /* SYNC_BOXES */
 	size_t box_count;
 	struct guid node_id;  /* this node's; empty: do not introduce ourselves as dsyncfs */
@@ -177,6 +180,7 @@ struct sync_result {
 	unsigned mailboxes; /* opened for syncing (skipped ones do not count) */
 	unsigned mails_sent, mails_received;
 	unsigned changes_applied;
+	bool checked;	  /* with check_peer */
 	char reason[512]; /* why not SYNC_DONE */
 };
 

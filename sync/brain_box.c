@@ -387,13 +387,19 @@ static void save_state(struct box *box)
 	crash_point("sync: after a state was saved");
 }
 
+/* Nothing has happened to it. */
+static bool is_check(const struct brain *brain)
+{
+	return brain->result->checked || brain_is_asked(brain);
+}
+
 static void tell_settled(const struct box *box)
 {
 	const struct sync_host *host = box->brain->host;
 	const struct mailbox_status *status =
 		box->import.committed ? mailbox_status(box->mailbox) : &box->status;
 
-	if (host->mailbox_settled != NULL)
+	if (host->mailbox_settled != NULL && !is_check(box->brain))
 		host->mailbox_settled(host->ctx, box->name, box->import.foreign ? NULL : status);
 }
 
@@ -405,7 +411,7 @@ static void finish_box(struct box *box)
 	brain->result->mailboxes++;
 	brain->result->mails_sent += sent;
 	brain->result->mails_received += received;
-	if (brain->host->mailbox_done != NULL)
+	if (brain->host->mailbox_done != NULL && !is_check(brain))
 		brain->host->mailbox_done(brain->host->ctx, box->name, sent, received);
 	if (box->failed != 0)
 		return;

@@ -33,7 +33,7 @@ uint32_t fill_from(const struct box *box)
 	const struct sync_options *options = box->brain->options;
 	const struct mailbox_status *status = &box->status;
 
-	if (options->check_only || mail_filter_is_set(&box->brain->filter) ||
+	if (box->brain->check_only || mail_filter_is_set(&box->brain->filter) ||
 	    box->brain->way != SYNC_BOTH_WAYS || status->messages != 0 || status->uid_next != 1)
 		return 0;
 	return options->fill_from != 0 ? options->fill_from : FILL_FROM_DEFAULT;

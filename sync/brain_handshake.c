@@ -155,9 +155,12 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 	char value[DSYNCFS_VALUE_SIZE];
 
 	brain->own_clock = clock_now(brain);
+	brain->result->checked = brain->options->check_peer &&
+				 items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_check");
 	struct item item = {
 		.type = ITEM_HANDSHAKE,
 		.handshake = {.hostname = brain->options->hostname,
+			      .dsyncfs_check = brain->result->checked,
 			      .sync_type = brain->type == SYNC_FULL ? "f"
 					   : brain->wire_stateful   ? "s"
 								    : "c",
@@ -337,6 +340,7 @@ static int take_way(struct brain *brain, const struct item_handshake *master, st
 	if (master->backup_send && master->backup_recv)
 		return refuse(brain, "a one-way sync in both directions", err);
 	brain->keeps = master->no_backup_overwrite;
+	brain->check_only |= master->dsyncfs_check && master->backup_recv;
 	brain->way = master->backup_recv ? SYNC_FROM_PEER : SYNC_TO_PEER;
 	return 0;
 }

@@ -68,7 +68,8 @@ struct brain {
 	enum sync_role role;
 	enum sync_type type; /* what this session does, in both roles */
 	enum sync_way way;
-	bool keeps; /* one way: the destination keeps what it has (no_backup_overwrite) */
+	bool keeps;	 /* one way: the destination keeps what it has (no_backup_overwrite) */
+	bool check_only; /* nothing is changed here, by our options or by the master's wish */
 	struct mail_filter filter;
 	char *filter_flag; /* what it points to */
 	struct sync_peer peer;
@@ -112,6 +113,8 @@ const struct sync_mailbox_state *brain_saved_state(const struct brain *brain,
 						   const struct guid *guid);
 const struct item_state *brain_wire_state(const struct brain *brain, const struct guid *guid);
 struct box;
+/* The master only wants to know: nobody here is told what would be done. */
+bool brain_is_asked(const struct brain *brain);
 /* A mail of the mailbox has been sent or received. */
 void brain_progress(const struct box *box);
 /* Does the peer tell, and want to be told, the digest of each body? */

@@ -435,16 +435,16 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan, 
 		struct error err = {0};
 		const struct merge_tree_action *action = &plan->actions[i];
 
-		if (changes_places(action) && !brain->options->check_only && told > 0)
+		if (changes_places(action) && !brain->check_only && told > 0)
 			told = check_places(brain, peer_untold, &untold);
 		if (changes_places(action) && told < 0) {
 			brain_again(brain, action->name, untold.text);
 			continue;
 		}
-		if (brain->host->tree_changed != NULL)
+		if (brain->host->tree_changed != NULL && !brain_is_asked(brain))
 			brain->host->tree_changed(brain->host->ctx, action_name(action->kind),
 						  action->name, action->new_name, &action->guid);
-		int ret = brain->options->check_only ? 0 : apply_action(brain, action, &err);
+		int ret = brain->check_only ? 0 : apply_action(brain, action, &err);
 		/* To create one, nothing of it has to be there: what is missing is the place. */
 		bool no_place = ret == -ENOENT && plan->actions[i].kind == MERGE_TREE_CREATE;
 
@@ -577,7 +577,7 @@ static int merge_trees(struct brain *brain, struct tree_builder *builder, struct
 	if (ret < 0)
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan, builder->untold);
-	if (brain->options->check_only) {
+	if (brain->check_only) {
 		keep_known(&brain->tree, &builder->tree);
 	} else if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);

@@ -142,9 +142,9 @@ static void look_again(const struct dsync_run *run, const struct dsync_settled *
 }
 
 /* options: what is not the same for all sessions. quiet: nothing is done, so only failures are
- * said. */
+ * said. *checked_r: with check_peer, whether it was no more. */
 static int run_session(const struct dsync_run *run, struct stream *stream,
-		       struct sync_options options, bool quiet)
+		       struct sync_options options, bool quiet, bool *checked_r)
 {
 	const struct dsync_options *command = run->options;
 	bool master = options.role == SYNC_MASTER;
@@ -184,6 +184,8 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	if (rc == 0 && result.outcome == SYNC_DONE)
 		look_again(run, &session.settled, &result);
 	dsync_settled_free(&session.settled);
+	*checked_r = result.checked;
+	quiet |= result.checked;
 	if (rc == 0 && master && !quiet)
 		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
 			 run->user->name, result.mailboxes, result.mails_sent,
@@ -201,6 +203,7 @@ static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_
 		.role = SYNC_SLAVE, .allow_one_way = true, .check_only = check_only};
 	struct stream *stream = NULL;
 	struct error err = {0};
+	bool checked;
 	int status;
 
 	guid_generate(&options.node_id);
@@ -209,7 +212,7 @@ static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status = run_session(run, stream, options, check_only);
+	status = run_session(run, stream, options, check_only, &checked);
 	stream_free(&stream);
 	return status;
 }
@@ -219,10 +222,12 @@ int dsync_run_server(const struct dsync_run *run, int fd_in, int fd_out)
 	return serve(run, fd_in, fd_out, false);
 }
 
+/* What the sessions of a command share. */
 struct local_end {
 	const struct dsync_run *run;
-	const struct mail_user *user;
+	const struct mail_user *user; /* LOCATION2's, where that is mail of this machine */
 	bool check_only;
+	bool done; /* the other end cannot check, and has done it */
 };
 
 static int serve_local(void *ctx, int fd)
@@ -261,9 +266,11 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 	};
 	struct dsync_peer peer;
 	struct error err = {0};
+	bool checked, local = location->place == DSYNC_PLACE_LOCAL;
 	int status, peer_status;
 
 	options.check_only = check_only && options.way != SYNC_TO_PEER;
+	options.check_peer = check_only && options.way == SYNC_TO_PEER && !local;
 	end->check_only = check_only && options.way != SYNC_FROM_PEER;
 	/* Behind a doveadm port may be a dsyncd, which keeps states for the nodes that it knows: we
 	   are none, and come without an id. One way, there is nothing that dsyncfs nodes add. And
@@ -275,7 +282,9 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status = run_session(run, peer.stream, options, check_only);
+	status =
+		run_session(run, peer.stream, options, check_only && !options.check_peer, &checked);
+	end->done |= options.check_peer && !checked;
 	peer_status = dsync_disconnect(&peer);
 	if (location->place == DSYNC_PLACE_COMMAND && peer_status != 0)
 		log_at(status == DSYNC_EXIT_DONE || peer_status == DSYNC_EXIT_AGAIN
@@ -310,16 +319,10 @@ static int sync_all(const struct dsync_run *run, const struct dsync_location *lo
 	return status;
 }
 
-/* Of a destination at another end only that end can know. */
-static bool can_check_first(const struct dsync_run *run, const struct dsync_location *location)
+/* With -1 nothing can be in the way. */
+static bool checks_first(const struct dsync_run *run)
 {
-	enum sync_way way = way_of(run->options);
-
-	/* With -1 nothing can be in the way. */
-	if (run->options->once)
-		return false;
-	return way == SYNC_FROM_PEER ||
-	       (way == SYNC_TO_PEER && location->place == DSYNC_PLACE_LOCAL);
+	return way_of(run->options) != SYNC_BOTH_WAYS && !run->options->once;
 }
 
 /* Of what another end would do to itself, only that end knows. */
@@ -402,11 +405,11 @@ static int run_master(const struct dsync_run *run, const struct dsync_location *
 		mail_user_free(&other);
 		return status;
 	}
-	if (can_check_first(run, location))
+	if (checks_first(run))
 		status = sync_all(run, location, &end, true);
-	if (status == DSYNC_EXIT_FAILED)
+	if (status == DSYNC_EXIT_FAILED && !end.done)
 		log_error("nothing was changed");
-	else
+	else if (!end.done)
 		status = sync_all(run, location, &end, false);
 	mail_user_free(&other);
 	return status;

@@ -183,7 +183,7 @@ static int merge_anew(struct box *box, struct error *err)
 			"cannot take below its UIDNEXT %u; nothing of it was changed. Move "
 			"it away to have it made anew",
 			uid, box->own.uid_next);
-	if (box->brain->options->check_only)
+	if (box->brain->check_only)
 		return 0;
 	log_notice("it is made anew: the source's message with UID %u does not fit user=%s "
 		   "mailbox=%s",
@@ -243,7 +243,7 @@ int import_make_plan(struct box *box, struct error *err)
 		box_fail(box, ret, &merge_err);
 		return 0;
 	}
-	if (box->brain->options->check_only) {
+	if (box->brain->check_only) {
 		say_planned(box);
 		import->planned = false;
 		import->request_count = 0;

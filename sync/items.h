@@ -65,6 +65,7 @@ struct item_handshake {
 	const char *alt_char;
 	/* extensions, see PROTOCOL.md */
 	bool dsyncfs_program;
+	bool dsyncfs_check;  /* the slave changes nothing */
 	const char *dsyncfs; /* "<version> <node id>" */
 	bool dsyncfs_busy;
 	bool dsyncfs_boxes;    /* no tree phase */

@@ -43,8 +43,9 @@ static const struct item_key handshake_keys[] = {
 	KEY(handshake.import_commit_msgs_interval, "import_commit_msgs_interval", KEY_DEC32, 0),
 	KEY(handshake.hashed_headers, "hashed_headers", KEY_STR, 0),
 	KEY(handshake.alt_char, "alt_char", KEY_STR, 0),
-	/* Listed by whatever is dsyncfs, introduced or not; never set. */
+	/* Listed by whatever is dsyncfs, introduced or not; the first is never set. */
 	KEY(handshake.dsyncfs_program, "dsyncfs_program", KEY_BOOL, 0),
+	KEY(handshake.dsyncfs_check, "dsyncfs_check", KEY_BOOL, 0),
 	KEY(handshake.dsyncfs, "dsyncfs", KEY_STR, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_busy, "dsyncfs_busy", KEY_BOOL, KEY_EXTENSION),
 	KEY(handshake.dsyncfs_boxes, "dsyncfs_boxes", KEY_BOOL, KEY_EXTENSION),

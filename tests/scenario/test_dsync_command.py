@@ -182,6 +182,51 @@ def one_way(directory):
     assert len(view["Work"][0]) == 4 and "Stays" in view, view
 
 
+def refused_before_anything(directory):
+    """A message is missing in the middle of the copy's INBOX, and cannot be put back there: whatever the copy is behind, it
+    stays as it is, though other folders of it could become the source's. So it is for what is found in the tree."""
+    for name in ("local", "command"):
+        home, backup = f"{directory}/refused-{name}", f"{directory}/refused-{name}-copies"
+        make_home(home)
+        make_home(backup)
+        source, copy = home + "/Maildir", backup + "/Maildir"
+        words = [f"maildir:{copy}"] if name == "local" else ["env", f"HOME={backup}", DSYNC, *SETTINGS, "server"]
+        for number in range(1, 4):
+            deliver(source, f"170000000{number}.M1P1.x", f"Subject: {number}\n\nx\n")
+            deliver(source, f"170000001{number}.M1P1.x", f"Subject: {number}\n\nx\n", folder="Work")
+        dsync(home, "backup", *words, expect=(0,))
+        dsync(home, "backup", *words, expect=(0,))
+
+        def scan(home, name=name):
+            run([DSYNC, *SETTINGS, "mirror", f"maildir:{directory}/refused-{name}-{os.path.basename(home)}/Maildir"],
+                env={**os.environ, "HOME": home})
+
+        def is_refused(text, home=home, copy=copy, words=words):
+            kept = snapshot(copy)
+            result = dsync(home, "backup", *words, expect=(1,))
+            assert "INBOX" in result.stderr and text in result.stderr and "nothing was changed" in result.stderr, result.stderr
+            assert " sent, " not in result.stderr and "mailboxes, " not in result.stderr, result.stderr
+            assert snapshot(copy) == kept
+
+        hole, = [file for part in ("new", "cur") for file in os.listdir(f"{copy}/{part}") if file.startswith("1700000002")]
+        for part in ("new", "cur"):
+            if os.path.exists(f"{copy}/{part}/{hole}"):
+                os.unlink(f"{copy}/{part}/{hole}")
+        deliver(copy, "1700000020.M1P1.x", "Subject: stray\n\nx\n", folder="Stray")
+        deliver(source, "1700000021.M1P1.x", "Subject: new\n\nx\n", folder="New")
+        deliver(source, "1700000022.M1P1.x", "Subject: new\n\nx\n", folder="Work")
+        scan(backup)
+        is_refused("")
+        # What a user has to do is what README says: move it away.
+        os.rename(copy, copy + ".old")
+        dsync(home, "backup", *words, expect=(0,))
+        assert maildir_view(copy) == maildir_view(source)
+        deliver(copy, "1700000030.M1P1.x", "Subject: ahead\n\nx\n")
+        deliver(copy, "1700000031.M1P1.x", "Subject: stray\n\nx\n", folder="Stray")
+        scan(backup)
+        is_refused("its UIDNEXT is ")
+
+
 def saved_states(directory):
     """-s: what is printed is what the next run is told, and then only what changed is looked for."""
     home, copy = directory + "/state", directory + "/state-copy"
@@ -296,7 +341,7 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, saved_states, dry_run, lost_uidlist,
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything, saved_states, dry_run, lost_uidlist,
                      failures):
             step(directory)
             print("ok:", step.__name__)

@@ -195,7 +195,7 @@ static void garbled_transcripts_do_not_crash(void **state)
 	each_transcript(garble);
 }
 
-/* Our own header lines are those of 2.3, but for the word that says whose program it is. */
+/* Our own header lines are those of 2.3, but for the words that say whose program it is. */
 static void header_lines_are_dovecots(void **state)
 {
 	(void)state;
@@ -211,7 +211,7 @@ static void header_lines_are_dovecots(void **state)
 	assert_int_equal(items_send_header(items, false, &err), 0);
 	assert_int_equal(stream_flush(stream, &err), 0);
 	const struct buf *written = stream_written(stream);
-	static const char word[] = "\tdsyncfs_program";
+	static const char word[] = "\tdsyncfs_program\tdsyncfs_check";
 	size_t word_len = sizeof(word) - 1;
 	char *at = memmem(written->data, written->len, word, word_len);
 	assert_non_null(at);
