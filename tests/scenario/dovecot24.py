@@ -1,7 +1,8 @@
 """A Dovecot 2.4 beside the machine's own: in a tree that another distribution was installed into.
 
 That of tools/debian13_tree, where it was made; or another one: DOVECOT24_RUN is a command that runs its arguments there as root,
-with this network, and DOVECOT24_ROOT is the tree's root as seen from here."""
+with this network, and DOVECOT24_ROOT is the tree's root as seen from here. For what runs beside a mount of ours
+it has to let mounts below the tree be seen in it."""
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ import threading
 
 from dovecot_node import DovecotNode
 from dsync_sides import DSYNC, MAIL_UID, USER, Dovecot, run
-from node import DOVECOT_CONF, PASSWORD, VMAIL, dovecot_config, eventually, skip
+from node import DOVECOT_CONF, PASSWORD, VMAIL, Node, dovecot_config, eventually, skip
 
 TREE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/debian13_tree")
 
@@ -175,6 +176,14 @@ def make_dir(root):
     return real, name
 
 
+def command_with(args, *options):
+    """Options of all its commands about mail come behind the command's words."""
+    formats = args[:2] if args[0] == "-f" else ()
+    args = args[len(formats):]
+    words = 2 if args[0] in ("mailbox", "flags", "sieve") else 1
+    return [*formats, *args[:words], *options, *args[words:]]
+
+
 class Dovecot24(Dovecot):
     """Its directory has the same name in the tree and here (by a link)."""
 
@@ -227,11 +236,18 @@ class Dovecot24(Dovecot):
 
     def own(self, *args, **options):
         """On the account: as root, by the userdb."""
-        formats = args[:2] if args[0] == "-f" else ()
-        args = args[len(formats):]
-        # The user's option comes behind the command's words.
-        words = 2 if args[0] in ("mailbox", "flags", "sieve") else 1
-        return self.doveadm(*formats, *args[:words], "-u", USER, *args[words:], **options)
+        return self.doveadm(*command_with(args, "-u", USER), **options)
+
+    def as_owner(self):
+        return [*self.command, *super().as_owner()]
+
+    def location_options(self, location):
+        driver, path = location.split(":")
+        layout = "maildir++" if driver == "maildir" else "fs"
+        return ["-o", f"mail_driver={driver}", "-o", f"mail_path={path}", "-o", f"mailbox_list_layout={layout}"]
+
+    def without_userdb(self, args):
+        return command_with(args, "--no-userdb-lookup")
 
     def script(self):
         """A script for LOCATION2 that leads to its dsync-server."""
@@ -277,3 +293,33 @@ class DovecotNode24(DovecotNode):
             return
         os.unlink(self.dir)
         shutil.rmtree(self.real)
+
+
+class Node24(Node):
+    """A node of ours beside it: its directory is in the tree; mount and daemons run here, Dovecot there."""
+
+    def __init__(self, network, host, location="maildir:~/Maildir", *options):
+        self.command, self.root = run_there()
+        super().__init__(network, host, location, *options)
+        text = dovecot_config.beginning_24(location, VMAIL, self.mount) + DOVECOT_CONF.format(dir=self.dir, address=self.address)
+        with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
+            file.write(text.replace(self.dir, self.there()))
+
+    def there(self):
+        return self.dir[len(self.root):]
+
+    def make_dir(self):
+        return tempfile.mkdtemp(prefix=f"dsyncfs-{self.host}-", dir=self.root + "/tmp")
+
+    def start(self, name, argv, network=True):
+        if name != "dovecot":
+            return super().start(name, argv, network)
+        if subprocess.run([*self.command, "mountpoint", "-q", self.there() + "/mount"], check=False).returncode != 0:
+            skip("mounts below the tree with Dovecot 2.4 are not seen in it")
+        return super().start(name, [*self.command, *(word.replace(self.dir, self.there()) for word in argv)], network)
+
+    def kill(self, name, sig=signal.SIGKILL):
+        if name == "dovecot":
+            end(self.processes.pop(name), sig)
+        else:
+            super().kill(name, sig)

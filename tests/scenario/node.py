@@ -291,15 +291,16 @@ def descendants(pid):
 
 
 class Pair:
-    """Both nodes, as a context manager that says where the logs are when a test fails. location: of both, or of each."""
+    """Both nodes, as a context manager that says where the logs are when a test fails. location: of both, or of each; kinds: the
+    class of each."""
 
-    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None, clock_b=0):
+    def __init__(self, dovecot=True, location="maildir:~/Maildir", settings="", start=True, tls=None, clock_b=0, kinds=(Node, Node)):
         self.network = Network()
         self.nodes = []
         try:
             locations = (location, location) if isinstance(location, str) else location
-            for host, where in zip("ab", locations):
-                self.nodes.append(Node(self.network, host, where, settings, tls, clock_b if host == "b" else 0))
+            for host, where, kind in zip("ab", locations, kinds):
+                self.nodes.append(kind(self.network, host, where, settings, tls, clock_b if host == "b" else 0))
             self.a, self.b = self.nodes
             if start:
                 for node in self.nodes:

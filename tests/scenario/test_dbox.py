@@ -1,16 +1,21 @@
 #!/usr/bin/python3
-"""sdbox on one node and mdbox on the other, and purge beside Dovecot."""
+"""sdbox on one node and mdbox on the other, and purge beside Dovecot.
+
+Usage: test_dbox.py [24]      24: beside a Dovecot 2.4 on both nodes, and beside one on either (dovecot24.py)
+"""
 import json
 import os
+import sys
 
 import view
-from node import Pair, need
+from dovecot24 import Node24
+from node import Node, Pair, need
 from test_dovecot import USER, run
 
 
-def purge():
+def purge(kinds):
     """By dsyncctl, beside Dovecot on the mount: the room is back, and nothing else changed at either node."""
-    with Pair(location="mdbox:~/mdbox") as pair:
+    with Pair(location="mdbox:~/mdbox", kinds=kinds) as pair:
         for number in range(20):
             pair.a.deliver(USER, f"mail {number}", body="x" * 70 + "\r\n" * 20)
         view.eventually_same(pair, USER)
@@ -35,12 +40,14 @@ def purge():
             assert not node.dovecot_log_problems(), node.dovecot_log_problems()
 
 
-def main():
+def main(version="23"):
     need("dovecot")
-    run(("sdbox:~/sdbox", "mdbox:~/mdbox"))
-    purge()
+    kinds_of = {"23": [(Node, Node)], "24": [(Node24, Node24), (Node, Node24), (Node24, Node)]}[version]
+    for kinds in kinds_of:
+        run(("sdbox:~/sdbox", "mdbox:~/mdbox"), kinds=kinds)
+    purge(kinds_of[0])
     print("ok")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

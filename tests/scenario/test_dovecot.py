@@ -71,8 +71,8 @@ def both_directions(pair, here, there):
     client.logout()
 
 
-def run(location):
-    with Pair(location=location) as pair:
+def run(location, **options):
+    with Pair(location=location, **options) as pair:
         idle_sees_delivery(pair)
         both_directions(pair, pair.a, pair.b)
         both_directions(pair, pair.b, pair.a)

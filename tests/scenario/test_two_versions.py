@@ -1,66 +1,15 @@
 #!/usr/bin/python3
 """Two nodes of ours, of which one runs beside Dovecot 2.3 and the other beside 2.4: deliveries, flags, expunges, folders and
-subscriptions on both, also at once; both show the same to IMAP and POP3 clients. What runs words in the tree with 2.4 (dovecot24.py) has to
-let mounts below the tree be seen in it."""
-import signal
-import subprocess
+subscriptions on both, also at once; both show the same to IMAP and POP3 clients. Needs a tree with Dovecot 2.4 (dovecot24.py)."""
 import sys
-import tempfile
 
 import view
-from dovecot24 import end, run_there
+from dovecot24 import Node24
 from dovecot_node import eventually_in_sync
-from node import DOVECOT_CONF, VMAIL, Node, Pair, dovecot_config, need, skip
+from node import Node, Pair, need
 from test_dovecot_peer import uids
 
 USER = "alice@example.org"
-
-
-class Node24(Node):
-    """Its directory is in the tree; mount and daemons run here, Dovecot there."""
-
-    def __init__(self, network, host, location):
-        self.command, self.root = run_there()
-        super().__init__(network, host, location)
-        text = dovecot_config.beginning_24(location, VMAIL, self.mount) + DOVECOT_CONF.format(dir=self.dir, address=self.address)
-        with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
-            file.write(text.replace(self.dir, self.there()))
-
-    def there(self):
-        return self.dir[len(self.root):]
-
-    def make_dir(self):
-        return tempfile.mkdtemp(prefix="dsyncfs-two-", dir=self.root + "/tmp")
-
-    def start(self, name, argv, network=True):
-        if name != "dovecot":
-            return super().start(name, argv, network)
-        if subprocess.run([*self.command, "mountpoint", "-q", self.there() + "/mount"], check=False).returncode != 0:
-            skip("mounts below the tree with Dovecot 2.4 are not seen in it")
-        return super().start(name, [*self.command, *(word.replace(self.dir, self.there()) for word in argv)], network)
-
-    def kill(self, name, sig=signal.SIGKILL):
-        if name == "dovecot":
-            end(self.processes.pop(name), sig)
-        else:
-            super().kill(name, sig)
-
-
-class TwoVersions(Pair):
-    """a beside 2.3, b beside 2.4."""
-
-    def __init__(self, location):
-        super().__init__(location=location, start=False)
-        self.b.close()
-        self.nodes.pop()
-        self.b = Node24(self.network, "b", location)
-        self.nodes.append(self.b)
-        try:
-            for node in self.nodes:
-                node.start_all()
-        except BaseException:
-            self.__exit__(True, None, None)
-            raise
 
 
 def changes(pair, here):
@@ -105,7 +54,7 @@ def at_once(pair):
 
 
 def scenario(location):
-    with TwoVersions(location) as pair:
+    with Pair(location=location, kinds=(Node, Node24)) as pair:
         pair.a.deliver(USER, "first")
         view.eventually_same(pair, USER)
         for node in pair.nodes:
