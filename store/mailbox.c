@@ -323,11 +323,12 @@ int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, str
 	return told(txn->box, rc, err);
 }
 
-int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err)
+int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, bool copied,
+		     struct error *err)
 {
 	if (guid_is_empty(guid))
 		return told(txn->box, error_set(err, -EINVAL, "an empty mailbox GUID"), err);
-	return told(txn->box, txn->box->format->set_guid(txn, guid, err), err);
+	return told(txn->box, txn->box->format->set_guid(txn, guid, copied, err), err);
 }
 
 int mailbox_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,

@@ -144,7 +144,9 @@ int mailbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid,
 int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err);
 int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);
-int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err);
+/* copied: another mailbox has the old one and keeps what is stored under it. */
+int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, bool copied,
+		     struct error *err);
 /* Raises, never lowers; 0 leaves a value. */
 int mailbox_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
 		  uint32_t first_recent_uid, struct error *err);

@@ -444,7 +444,7 @@ static int give_new_guid(struct reader *r, struct mailbox_node *node)
 	guid_generate(&guid);
 	rc = mailbox_begin(box, &txn, r->err);
 	if (rc == 0)
-		rc = mailbox_set_guid(txn, &guid, r->err);
+		rc = mailbox_set_guid(txn, &guid, true, r->err);
 	if (rc == 0)
 		rc = mailbox_commit(&txn, NULL, r->err);
 	else

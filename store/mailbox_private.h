@@ -102,7 +102,8 @@ struct mailbox_format {
 	int (*change_uid)(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 			  struct error *err);
 	int (*set_uid_validity)(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);
-	int (*set_guid)(struct mailbox_txn *txn, const struct guid *guid, struct error *err);
+	int (*set_guid)(struct mailbox_txn *txn, const struct guid *guid, bool copied,
+			struct error *err);
 	int (*raise)(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
 		     uint32_t first_recent_uid, struct error *err);
 	int (*commit)(struct mailbox_txn *txn, bool *foreign_r, struct error *err);

@@ -324,7 +324,7 @@ static int adopt_guid(struct brain *brain, const struct merge_tree_action *actio
 	if (ret == 0 && !guid_equal(&mailbox_status(box)->guid, &action->own_guid))
 		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", action->name);
 	if (ret == 0)
-		ret = mailbox_set_guid(txn, &action->guid, err);
+		ret = mailbox_set_guid(txn, &action->guid, false, err);
 	if (ret == 0)
 		ret = mailbox_commit(&txn, NULL, err);
 	mailbox_abort(&txn);

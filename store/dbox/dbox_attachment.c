@@ -1,6 +1,7 @@
 /* See dbox_attachment.h. */
 #include "store/dbox/dbox_attachment.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -165,6 +166,67 @@ static int make_path(const char *dir, const char *name, const char *suffix, char
 	return -ENOMEM;
 }
 
+/* "-<GUID>-<UID>" */
+static bool is_suffix(const char *text)
+{
+	char hex[GUID_HEX_SIZE];
+	struct guid guid;
+	size_t digits;
+
+	if (strlen(text) < sizeof hex || *text != '-')
+		return false;
+	memcpy(hex, text + 1, sizeof hex - 1);
+	hex[sizeof hex - 1] = '\0';
+	text += sizeof hex;
+	digits = *text == '-' ? strspn(text + 1, "0123456789") : 0;
+	return digits > 0 && text[1 + digits] == '\0' && guid_from_hex(hex, &guid) == 0;
+}
+
+/* What the name of path (without its suffix) has with any suffix is the same: each was a link to it
+ * when its message was a copy of the first one. -ENOENT: it has none. */
+static int find_other_suffix(const char *path, char **found_r)
+{
+	const char *slash = strrchr(path, '/'), *name = slash + 1;
+	AUTO_FREE char *parent = strndup(path, (size_t)(slash - path));
+	AUTO_DIR DIR *dir = parent ? opendir(parent) : NULL;
+	const struct dirent *entry;
+	size_t len = strlen(name);
+
+	*found_r = NULL;
+	if (!dir)
+		return parent ? -errno : -ENOMEM;
+	while ((errno = 0, entry = readdir(dir)) != NULL) {
+		if (strncmp(entry->d_name, name, len) == 0 && is_suffix(entry->d_name + len))
+			return make_path(parent, entry->d_name, "", found_r);
+	}
+	return errno ? -errno : -ENOENT;
+}
+
+/* The attachment's file: with the suffix, or, for a mailbox that has got another GUID since, with
+ * another one. No suffix (mdbox): there is one name. */
+static int find_file(const char *dir, const char *name, const char *suffix, char **path_r)
+{
+	AUTO_FREE char *stem = NULL;
+	int rc = make_path(dir, name, suffix, path_r);
+
+	if (rc < 0 || *suffix == '\0' || access(*path_r, F_OK) == 0 || errno != ENOENT)
+		return rc;
+	rc = make_path(dir, name, "", &stem);
+	if (rc == 0) {
+		char *other;
+
+		rc = find_other_suffix(stem, &other);
+		/* Whoever opens the name that it should have says that there is none. */
+		if (rc == -ENOENT)
+			return 0;
+		if (rc == 0) {
+			free(*path_r);
+			*path_r = other;
+		}
+	}
+	return rc;
+}
+
 int dbox_attachments_link(const char *dir, const struct dbox_attachments *attachments,
 			  const char *from_suffix, const char *to_suffix, struct error *err)
 {
@@ -172,7 +234,7 @@ int dbox_attachments_link(const char *dir, const struct dbox_attachments *attach
 		const char *name = attachments->list[i].name;
 		AUTO_FREE char *from = NULL;
 		AUTO_FREE char *to = NULL;
-		int rc = make_path(dir, name, from_suffix, &from);
+		int rc = find_file(dir, name, from_suffix, &from);
 
 		if (rc == 0)
 			rc = make_path(dir, name, to_suffix, &to);
@@ -277,7 +339,7 @@ static int begin_attachment(struct dbox_attached *attached, struct error *err)
 	const struct dbox_attachment *attachment = &attached->attachments.list[attached->next];
 	AUTO_FREE char *path = NULL;
 	struct stat st;
-	int rc = make_path(attached->dir, attachment->name, attached->suffix, &path);
+	int rc = find_file(attached->dir, attachment->name, attached->suffix, &path);
 
 	if (rc < 0)
 		return error_errno(err, rc, "%s", attached->dir);

@@ -7,7 +7,8 @@
  * start and bytes: where the attachment is in the whole message; options: "-" as it is in the file,
  * "B76" base64 of it in lines of 76 characters; name: below the directory. The body that is stored
  * with the message lacks these bytes. The file of an sdbox message has the name with a suffix, the
- * mailbox's GUID and the UID. "<directory>/hashes/<hash>" is another link to what "<hash>-<GUID>"
+ * mailbox's GUID and the UID; it is found by the part before that where the mailbox has got another
+ * GUID. "<directory>/hashes/<hash>" is another link to what "<hash>-<GUID>"
  * has, for as long as there is one.
  *
  * We read them, and remove them with their message; new messages are stored whole.

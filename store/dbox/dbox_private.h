@@ -8,6 +8,7 @@
  *   dbox_spool    messages being received, in one nameless file
  *   dbox_txn      a change: locks, and what callers want, collected
  *   mdbox_commit, sdbox_commit   carry it out
+ *   sdbox_attachments   files beside a message's own
  *   mdbox_storage, mdbox_append, mdbox_refs, mdbox_recover   the storage that mdbox mailboxes share
  *
  * What exists is decided by the index, whose records carry flags and keywords. An mdbox record says
@@ -181,6 +182,8 @@ struct dbox_txn {
 	struct index_txn *index_txn;
 	struct index_txn *map_txn; /* mdbox */
 	bool foreign;
+	struct guid new_guid; /* of the mailbox; empty: it keeps its own */
+	bool guid_copied;     /* another mailbox has the old one */
 	int failed; /* a call that had done a part of its work: nothing is committed any more */
 	bool sync;  /* messages are added or removed */
 	struct dbox_op *ops;
@@ -207,7 +210,7 @@ int dbox_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid, st
 int dbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		    struct error *err);
 int dbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);
-int dbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err);
+int dbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, bool copied, struct error *err);
 int dbox_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
 	       uint32_t first_recent_uid, struct error *err);
 int dbox_commit(struct mailbox_txn *txn, bool *foreign_r, struct error *err);
@@ -226,6 +229,15 @@ int dbox_note_pop3(struct dbox_txn *txn, struct error *err);
 
 /* None where there are none, or none can be read. */
 void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r);
+/* Message uid has those of source_uid, too. */
+int sdbox_attachments_link(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err);
+void sdbox_attachments_remove(struct dbox *db, uint32_t uid);
+/* The mailbox gets txn->new_guid, which their names end in: they have both names before the index
+ * knows it, and the new ones alone afterwards (undo: the old ones). */
+void sdbox_attachments_rename_begin(struct dbox_txn *txn);
+void sdbox_attachments_rename_end(struct dbox_txn *txn, bool undo);
+/* In a mailbox that was made anew: they get the names that end in its GUID, whatever they had. */
+void sdbox_attachments_recover(struct dbox *db, uint32_t uid);
 /* Before the first change, under the index's lock: removes files that dead writers left. */
 int sdbox_recover(struct dbox *db, struct error *err);
 

@@ -486,12 +486,14 @@ int dbox_set_uid_validity(struct mailbox_txn *base, uint32_t uid_validity, struc
 	return poison(txn, index_set_uid_validity(txn->index_txn, uid_validity, err));
 }
 
-int dbox_set_guid(struct mailbox_txn *base, const struct guid *guid, struct error *err)
+int dbox_set_guid(struct mailbox_txn *base, const struct guid *guid, bool copied, struct error *err)
 {
 	struct dbox_txn *txn = dbox_txn_of(base);
 
 	if (guid_equal(guid, &txn->db->box.status.guid))
 		return 0;
+	txn->new_guid = *guid;
+	txn->guid_copied = copied;
 	txn->sync = true;
 	return poison(txn,
 		      index_update_ext_hdr(txn->index_txn, dbox_hdr_def(txn->db->multi),

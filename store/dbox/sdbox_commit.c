@@ -104,45 +104,11 @@ static int place_spool(struct dbox_txn *txn, struct dbox_op *op, struct error *e
 			  op->spool->size, &metadata, err);
 }
 
-void sdbox_attachments_of(struct dbox *db, uint32_t uid, struct dbox_attachments *attachments_r)
-{
-	const struct index_record record = {.uid = uid};
-	struct dbox_message message;
-	struct error ignored;
-	bool owned;
-	int fd;
-
-	*attachments_r = (struct dbox_attachments){0};
-	if (!db->attachments || dbox_message_of(db, &record, &message, &fd, &owned, &ignored) < 0)
-		return;
-	close(fd);
-	if (message.metadata.external &&
-	    dbox_attachments_parse(message.metadata.other, attachments_r) < 0)
-		log_warning("%s/u.%u: where its attachments are cannot be read", db->path, uid);
-	dbox_message_free(&message);
-}
-
-static int link_attachments(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
-{
-	char from[DBOX_ATTACHMENT_SUFFIX_SIZE], to[DBOX_ATTACHMENT_SUFFIX_SIZE];
-	struct dbox_attachments attachments;
-	int rc = 0;
-
-	sdbox_attachments_of(db, source_uid, &attachments);
-	if (attachments.count) {
-		dbox_attachments_suffix_of(db, source_uid, from);
-		dbox_attachments_suffix_of(db, uid, to);
-		rc = dbox_attachments_link(db->attachments, &attachments, from, to, err);
-	}
-	dbox_attachments_free(&attachments);
-	return rc;
-}
-
 /* Another name for the file of source_uid; in the alternative storage where that is. */
 static int link_file(struct dbox *db, uint32_t source_uid, uint32_t uid, struct error *err)
 {
 	char from[4400], to[4400], name[16];
-	int rc = link_attachments(db, source_uid, uid, err);
+	int rc = sdbox_attachments_link(db, source_uid, uid, err);
 
 	if (rc < 0)
 		return rc;
@@ -187,7 +153,7 @@ static int place_copy(struct dbox_txn *txn, struct dbox_op *op, struct error *er
 
 		metadata.guid = op->guid;
 		if (metadata.external)
-			rc = link_attachments(db, op->source_uid, op->uid, err);
+			rc = sdbox_attachments_link(db, op->source_uid, op->uid, err);
 		if (rc == 0)
 			rc = place_file(db, op->uid, fd, message.body_offset, message.body_size,
 					&metadata, err);
@@ -222,13 +188,9 @@ static int place_op(struct dbox_txn *txn, struct dbox_op *op, struct error *err)
 
 static void remove_file(struct dbox *db, uint32_t uid)
 {
-	char name[16], alt[4400], suffix[DBOX_ATTACHMENT_SUFFIX_SIZE];
-	struct dbox_attachments attachments;
+	char name[16], alt[4400];
 
-	sdbox_attachments_of(db, uid, &attachments);
-	dbox_attachments_suffix_of(db, uid, suffix);
-	dbox_attachments_remove(db->attachments, &attachments, suffix);
-	dbox_attachments_free(&attachments);
+	sdbox_attachments_remove(db, uid);
 	sdbox_file_name(uid, name);
 	if (unlinkat(db->dirfd, name, 0) == 0)
 		return;
@@ -312,15 +274,19 @@ static int commit(struct dbox_txn *txn, struct error *err)
 	}
 	if (rc == 0)
 		rc = dbox_note_pop3(txn, err);
+	if (rc == 0)
+		sdbox_attachments_rename_begin(txn);
 	if (rc == 0) {
 		index_save_dates_write(&txn->dates, txn->index_txn, db->path);
 		rc = index_commit_part(txn->index_txn, txn->sync, err);
 	}
 	if (rc < 0) {
+		sdbox_attachments_rename_end(txn, true);
 		undo(txn);
 		return rc;
 	}
 	DBOX_STEP("index");
+	sdbox_attachments_rename_end(txn, false);
 	for (size_t i = 0; i < txn->op_count; i++) {
 		const struct dbox_op *op = &txn->ops[i];
 

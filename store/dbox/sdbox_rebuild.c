@@ -132,6 +132,14 @@ static int append_messages(struct dbox *db, const struct index *old, const struc
 	return rc;
 }
 
+/* The old index may not have said what GUID the mailbox had. */
+static void recover_attachments(struct dbox *db, const struct uids *uids)
+{
+	dbox_update_status(db);
+	for (size_t i = 0; db->attachments && i < uids->count; i++)
+		sdbox_attachments_recover(db, uids->list[i]);
+}
+
 static int rebuild(struct dbox *db, const struct mailbox_place *place, struct error *err)
 {
 	struct uids uids = {0};
@@ -144,6 +152,8 @@ static int rebuild(struct dbox *db, const struct mailbox_place *place, struct er
 		rc = dbox_replace_begin(db, place, old, 0, err);
 		if (rc == 0)
 			rc = append_messages(db, old, &uids, err);
+		if (rc == 0)
+			recover_attachments(db, &uids);
 		ended = dbox_replace_end(db, rc == 0, rc == 0 ? err : NULL);
 		if (rc == 0)
 			rc = ended;

@@ -389,7 +389,8 @@ int maildir_set_uid_validity(struct mailbox_txn *base, uint32_t uid_validity, st
 	return poison(txn, index_set_uid_validity(txn->index_txn, uid_validity, err));
 }
 
-int maildir_set_guid(struct mailbox_txn *base, const struct guid *guid, struct error *err)
+int maildir_set_guid(struct mailbox_txn *base, const struct guid *guid, bool copied,
+		     struct error *err)
 {
 	struct maildir_txn *txn = maildir_txn_of(base);
 

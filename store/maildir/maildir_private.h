@@ -290,7 +290,8 @@ int maildir_bury(struct mailbox_txn *txn, uint32_t uid, const struct guid *guid,
 int maildir_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, uint64_t modseq,
 		       struct error *err);
 int maildir_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, struct error *err);
-int maildir_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err);
+int maildir_set_guid(struct mailbox_txn *txn, const struct guid *guid, bool copied,
+		     struct error *err);
 int maildir_raise(struct mailbox_txn *txn, uint32_t uid_next, uint64_t highest_modseq,
 		  uint32_t first_recent_uid, struct error *err);
 int maildir_commit(struct mailbox_txn *txn, bool *foreign_r, struct error *err);

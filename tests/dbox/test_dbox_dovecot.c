@@ -173,7 +173,7 @@ static void test_new_guid_and_uidvalidity(void **state)
 	assert_agrees(fx, box);
 	guid_generate(&guid);
 	must(mailbox_begin(box, &txn, &err), &err);
-	must(mailbox_set_guid(txn, &guid, &err), &err);
+	must(mailbox_set_guid(txn, &guid, false, &err), &err);
 	must(mailbox_set_uid_validity(txn, 1900000000, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);
 	assert_agrees(fx, box);
@@ -465,6 +465,22 @@ static void assert_attachments(struct fixture *fx, unsigned files)
 	free(text);
 }
 
+/* From here on they are in a directory of their own. */
+static char *use_attachment_dir(struct fixture *fx)
+{
+	char *dir;
+
+	assert_true(asprintf(&dir, "%s/attachments", fx->home) > 0);
+	fx->user.location.attachments = dir;
+	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n%s' >> '%s'/dovecot.conf", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_path" : "mail_attachment_dir", dir,
+		   dovecot_is_24() ? "mail_ext_attachment_min_size" : "mail_attachment_min_size",
+		   dovecot_is_24() ? "mail_ext_attachment {\\n  fs posix {\\n  }\\n}\\n" : "",
+		   fx->root);
+	give_to_user(fx);
+	return dir;
+}
+
 /* They are read, have their message's UID with sdbox, and go with it. */
 static void test_attachments_elsewhere(void **state)
 {
@@ -478,14 +494,7 @@ static void test_attachments_elsewhere(void **state)
 
 	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
 	mailbox_close(&box);
-	assert_true(asprintf(&dir, "%s/attachments", fx->home) > 0);
-	fx->user.location.attachments = dir;
-	must_shell("mkdir '%s' && printf '%s = %s\\n%s = 1k\\n%s' >> '%s'/dovecot.conf", dir,
-		   dovecot_is_24() ? "mail_ext_attachment_path" : "mail_attachment_dir", dir,
-		   dovecot_is_24() ? "mail_ext_attachment_min_size" : "mail_attachment_min_size",
-		   dovecot_is_24() ? "mail_ext_attachment {\\n  fs posix {\\n  }\\n}\\n" : "",
-		   fx->root);
-	give_to_user(fx);
+	dir = use_attachment_dir(fx);
 	box = must_open(fx, "INBOX");
 	for (int i = 0; i < 2; i++) {
 		write_mail_with_attachments(path);
@@ -533,6 +542,80 @@ static void test_attachments_elsewhere(void **state)
 	mailbox_close(&box);
 }
 
+static void give_guid(struct mailbox *box, bool copied)
+{
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	struct guid guid;
+
+	guid_generate(&guid);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_guid(txn, &guid, copied, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+}
+
+static void assert_body(struct mailbox *box, uint32_t uid, const char *expected)
+{
+	char *text = body_of(box, uid, NULL);
+
+	assert_string_equal(text, expected);
+	free(text);
+}
+
+/* The names of an sdbox mailbox's attachments end in its GUID. */
+static void test_attachments_of_a_mailbox_with_another_guid(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_inbox(fx);
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char path[400], *expected;
+
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	mailbox_close(&box);
+	use_attachment_dir(fx);
+	write_mail_with_attachments(path);
+	expected = shell_output("cat '%s'", path);
+	box = must_open(fx, "INBOX");
+	for (int i = 0; i < 2; i++)
+		free(doveadm_with(fx, path, "save -m INBOX"));
+
+	/* By us: Dovecot finds them, and nothing is left under the old names. */
+	give_guid(box, false);
+	give_to_user(fx);
+	assert_attachments(fx, 6);
+	assert_agrees(fx, box);
+	assert_body(box, 2, expected);
+	/* One that was copied as a directory: the names belong to the other mailbox. */
+	give_guid(box, true);
+	assert_attachments(fx, 12);
+
+	/* By Dovecot, which does not find them any more. */
+	free(doveadm(fx, "mailbox update --mailbox-guid 0123456789abcdef0123456789abcdef INBOX"));
+	must(mailbox_refresh(box, &err), &err);
+	assert_body(box, 1, expected);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 1, 8, 0, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 9, .guid = ""}, &err), &err);
+	must(mailbox_expunge(txn, 2, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	give_to_user(fx);
+	assert_body(box, 8, expected);
+	assert_body(box, 9, expected);
+	assert_agrees(fx, box);
+
+	/* An index that is lost, and the GUID with it. */
+	mailbox_close(&box);
+	must_shell("rm '%s'/sdbox/mailboxes/INBOX/dbox-Mails/dovecot.index*", fx->home);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	give_to_user(fx);
+	box = must_open(fx, "INBOX");
+	assert_body(box, 8, expected);
+	assert_agrees(fx, box);
+	free(expected);
+	mailbox_close(&box);
+}
+
 #define UNIT(name)                                                                                 \
 	{#name " (mdbox)", name, setup_mdbox, fixture_teardown, NULL},                             \
 	{                                                                                          \
@@ -555,6 +638,9 @@ int main(void)
 		UNIT(test_separate_index_directory),
 		UNIT(test_compressed_messages),
 		UNIT(test_attachments_elsewhere),
+		{"test_attachments_of_a_mailbox_with_another_guid",
+		 test_attachments_of_a_mailbox_with_another_guid, setup_sdbox, fixture_teardown,
+		 NULL},
 	};
 
 	if (!dovecot_is_there()) {

@@ -107,7 +107,7 @@ static void test_new_guid_and_uidvalidity(void **state)
 	assert_agrees(fx, box);
 	guid_generate(&guid);
 	must(mailbox_begin(box, &txn, &err), &err);
-	must(mailbox_set_guid(txn, &guid, &err), &err);
+	must(mailbox_set_guid(txn, &guid, false, &err), &err);
 	must(mailbox_set_uid_validity(txn, 1900000000, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);
 	assert_agrees(fx, box);

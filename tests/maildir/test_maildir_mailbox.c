@@ -316,7 +316,7 @@ static void test_header_values_are_set_and_raised(void **state)
 	guid_generate(&guid);
 	must(mailbox_begin(box, &txn, &err), &err);
 	must(mailbox_set_uid_validity(txn, 4242, &err), &err);
-	must(mailbox_set_guid(txn, &guid, &err), &err);
+	must(mailbox_set_guid(txn, &guid, false, &err), &err);
 	must(mailbox_raise(txn, 50, 1000, 2, &err), &err);
 	must(mailbox_commit(&txn, NULL, &err), &err);
 	for (int i = 0; i < 2; i++) {

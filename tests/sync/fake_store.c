@@ -901,7 +901,8 @@ int mailbox_set_uid_validity(struct mailbox_txn *txn, uint32_t uid_validity, str
 	return 0;
 }
 
-int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, struct error *err)
+int mailbox_set_guid(struct mailbox_txn *txn, const struct guid *guid, bool copied,
+		     struct error *err)
 {
 	(void)err;
 	txn->work.status.guid = *guid;
