@@ -9,7 +9,9 @@
  *      mailbox has, but that had references or was not in the map, is put into the one it was first
  *      saved to
  *
- * All of it under the map's lock. Memory: about a hundred bytes a message.
+ * All of it under the map's lock. A damaged map is replaced by one that is complete. Whoever is
+ * killed before the end leaves a mark (mdbox_rebuild_mark.c), by which it is done again. Memory:
+ * about a hundred bytes a message.
  */
 #include "store/dbox/mdbox_rebuild.h"
 
@@ -435,29 +437,29 @@ void mdbox_rebuild_set_aside(const struct rebuild *rebuild)
 
 /* ---- all of it ---- */
 
-/* The map as it is, or what can be read of it. locked_r: it is sound and locked. */
-static int look_at_map(struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
+/* A sound map is locked: what is delivered from now on waits for us. Nobody adds to one that is
+ * damaged. *txn_r NULL: it is. */
+static int lock_map(const struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
 {
 	struct mdbox_storage *storage = rebuild->storage;
+	int rc = storage->map ? mdbox_map_begin(storage, txn_r, err) : 0;
+
+	if (rc == 0 && *txn_r && !mdbox_map_is_sound(storage))
+		index_abort(txn_r);
+	return rc == -EUCLEAN ? 0 : rc;
+}
+
+/* In place of a damaged one, with what can be read of it. Its UIDVALIDITY is another: the map UIDs
+ * that a mailbox knows are no longer what they were until it has been written, too. */
+static int begin_new_map(struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	uint32_t uid_validity = (uint32_t)time(NULL);
+	struct index_status status = {0};
 	struct index_options options;
 	struct index *old = NULL;
-	struct index_status status = {0};
 	int rc;
 
-	*txn_r = NULL;
-	if (storage->map) {
-		rc = mdbox_map_begin(storage, txn_r, err);
-		if (rc == 0 && !mdbox_map_is_sound(storage)) {
-			index_abort(txn_r);
-			rc = -EUCLEAN;
-		}
-		if (rc == 0) {
-			rebuild->rebuild_count = mdbox_map_rebuild_count(storage);
-			return match_map(rebuild, storage->map, err);
-		}
-		if (rc != -EUCLEAN)
-			return rc;
-	}
 	log_warning("%s/%s: the map is made anew from the files", storage->index_path,
 		    INDEX_NAME_MAP);
 	mdbox_map_options(storage, &options);
@@ -472,9 +474,31 @@ static int look_at_map(struct rebuild *rebuild, struct index_txn **txn_r, struct
 		rc = match_map(rebuild, old, err);
 	}
 	index_close(&old);
+	if (status.uid_validity >= uid_validity)
+		uid_validity = status.uid_validity + 1;
 	if (rc == 0)
-		rc = mdbox_storage_replace_map(storage, status.uid_validity, err);
+		rc = mdbox_map_begin_new(storage, uid_validity, err);
 	return rc < 0 ? rc : mdbox_map_begin(storage, txn_r, err);
+}
+
+static int match(struct rebuild *rebuild, struct index_txn **txn, struct error *err)
+{
+	if (!*txn)
+		return begin_new_map(rebuild, txn, err);
+	rebuild->rebuild_count = mdbox_map_rebuild_count(rebuild->storage);
+	return match_map(rebuild, rebuild->storage->map, err);
+}
+
+static int place_new_map(struct mdbox_storage *storage, struct index_txn **txn, struct error *err)
+{
+	int rc;
+
+	index_abort(txn);
+	rc = mdbox_map_place(storage, err);
+	if (rc == 0)
+		rc = mdbox_map_begin(storage, txn, err);
+	DBOX_STEP("rebuild: map placed");
+	return rc;
 }
 
 static void rebuild_free(struct rebuild *rebuild)
@@ -488,25 +512,50 @@ static void rebuild_free(struct rebuild *rebuild)
 	mdbox_storage_close(&rebuild->storage);
 }
 
+static int run(struct rebuild *rebuild, struct index_txn **txn, struct error *err)
+{
+	struct mdbox_storage *storage = rebuild->storage;
+	int rc = lock_map(rebuild, txn, err);
+
+	if (rc == 0)
+		rc = read_storage(rebuild, err);
+	if (rc == 0)
+		rc = match(rebuild, txn, err);
+	if (rc == 0)
+		rc = mdbox_rebuild_count(rebuild, err);
+	DBOX_STEP("rebuild: begun");
+	if (rc == 0)
+		rc = mdbox_rebuild_map(rebuild, *txn, err);
+	DBOX_STEP("rebuild: map written");
+	if (rc == 0 && storage->map_is_new)
+		rc = place_new_map(storage, txn, err);
+	if (rc == 0)
+		rc = mdbox_rebuild_boxes(rebuild, err);
+	DBOX_STEP("rebuild: mailboxes written");
+	if (rc == 0)
+		mdbox_rebuild_set_aside(rebuild);
+	return rc;
+}
+
 int mdbox_rebuild(const struct mailbox_place *place, struct error *err)
 {
 	struct rebuild rebuild = {.place = place};
 	struct index_txn *txn = NULL;
-	int rc = dbox_storage_of_damaged(place, &rebuild.storage, err);
+	int mark = -1, rc = dbox_storage_of_damaged(place, &rebuild.storage, err);
 
 	if (rc == 0)
-		rc = read_storage(&rebuild, err);
+		rc = mdbox_rebuild_mark(rebuild.storage, &mark, err);
+	if (rc == 1) {
+		mdbox_storage_close(&rebuild.storage);
+		return 0;
+	}
 	if (rc == 0)
-		rc = look_at_map(&rebuild, &txn, err);
-	if (rc == 0)
-		rc = mdbox_rebuild_count(&rebuild, err);
-	if (rc == 0)
-		rc = mdbox_rebuild_map(&rebuild, txn, err);
-	if (rc == 0)
-		rc = mdbox_rebuild_boxes(&rebuild, err);
+		rc = run(&rebuild, &txn, err);
 	index_abort(&txn);
-	if (rc == 0)
-		mdbox_rebuild_set_aside(&rebuild);
+	if (rebuild.storage) {
+		mdbox_map_discard_new(rebuild.storage);
+		mdbox_rebuild_unmark(rebuild.storage, &mark, rc == 0);
+	}
 	if (rc == 0)
 		log_warning("%s: rebuilt: %zu messages, %zu of which no mailbox had",
 			    rebuild.storage->path, rebuild.count, rebuild.orphans);

@@ -267,6 +267,7 @@ static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 	index_close(&old);
 	index_close(&db.index);
 	free(name);
+	DBOX_STEP("rebuild: mailbox written");
 	return rc == -ESTALE ? 0 : rc; /* being deleted */
 }
 

@@ -150,7 +150,11 @@ int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_
 	*storage_r = NULL;
 	if (rc < 0)
 		return rc;
-	rc = open_map(storage, make, err);
+	if (mdbox_rebuild_is_unfinished(storage))
+		rc = error_set(err, -EUCLEAN, "%s: being rebuilt was begun and not finished",
+			       storage->path);
+	else
+		rc = open_map(storage, make, err);
 	if (rc == -EUCLEAN && make && storage->map && mdbox_storage_uid_validity(storage) == 0)
 		rc = name_map(storage, err);
 	if (rc < 0)
@@ -166,29 +170,60 @@ int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_sto
 
 	if (rc < 0)
 		return rc;
-	rc = open_map(*storage_r, true, err);
-	if (rc == -EUCLEAN)
+	rc = open_map(*storage_r, false, err);
+	if (rc == -EUCLEAN || rc == -ENOENT)
 		index_close(&(*storage_r)->map);
 	else if (rc < 0)
 		mdbox_storage_close(storage_r);
-	return rc == -EUCLEAN ? 0 : rc;
+	return rc == -EUCLEAN || rc == -ENOENT ? 0 : rc;
 }
 
-int mdbox_storage_replace_map(struct mdbox_storage *storage, uint32_t uid_validity,
-			      struct error *err)
+/* By the beginning of its name a mount knows the file as a log, whose appends it has to see. */
+#define NEW_MAP INDEX_NAME_MAP ".log.new"
+
+/* One at a time makes it (see mdbox_rebuild_mark()): what is there was left by one that was killed.
+ */
+int mdbox_map_begin_new(struct mdbox_storage *storage, uint32_t uid_validity, struct error *err)
 {
-	const struct index_create create = {.uid_validity = uid_validity ? uid_validity
-									 : (uint32_t)time(NULL),
-					    .next_uid = 1,
-					    .replace = true,
-					    .synced = true};
+	const struct index_create create = {
+		.uid_validity = uid_validity, .next_uid = 1, .replace = true, .synced = true};
+	struct index_options options;
+	int rc;
+
+	mdbox_map_options(storage, &options);
+	options.name = NEW_MAP;
+	index_close(&storage->map);
+	index_discard(storage->index_fd, NEW_MAP);
+	rc = index_create(storage->index_fd, &options, &create, err);
+	if (rc == 0)
+		rc = index_open(storage->index_fd, &options, &storage->map, err);
+	storage->map_is_new = rc == 0;
+	if (rc < 0)
+		index_discard(storage->index_fd, NEW_MAP);
+	return rc;
+}
+
+int mdbox_map_place(struct mdbox_storage *storage, struct error *err)
+{
 	struct index_options options;
 	int rc;
 
 	mdbox_map_options(storage, &options);
 	index_close(&storage->map);
-	rc = index_create(storage->index_fd, &options, &create, err);
-	return rc < 0 ? rc : index_open(storage->index_fd, &options, &storage->map, err);
+	rc = index_adopt(storage->index_fd, &options, NEW_MAP, err);
+	if (rc < 0)
+		return rc;
+	storage->map_is_new = false;
+	return index_open(storage->index_fd, &options, &storage->map, err);
+}
+
+void mdbox_map_discard_new(struct mdbox_storage *storage)
+{
+	if (storage->map_is_new) {
+		index_close(&storage->map);
+		index_discard(storage->index_fd, NEW_MAP);
+	}
+	storage->map_is_new = false;
 }
 
 void mdbox_storage_close(struct mdbox_storage **storage_ptr)

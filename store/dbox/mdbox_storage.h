@@ -30,9 +30,11 @@ struct mdbox_storage {
 	int file_fd;
 	char file_name[4300];
 	int64_t recovered_s; /* when what dead writers left was looked for; 0: not yet */
+	bool map_is_new;     /* map is that of mdbox_map_begin_new() */
 };
 
-/* With make, what is missing is made: directories, the map. Else -ENOENT. */
+/* With make, what is missing is made: directories, the map. Else -ENOENT. -EUCLEAN also where a
+ * rebuild was begun and not finished. */
 struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
 	uint32_t rotate_size;	  /* 0: the default */
@@ -44,9 +46,12 @@ int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_
 /* As it is: a map that cannot be read is NULL. */
 int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_storage **storage_r,
 			       struct error *err);
-/* An empty map in place of a damaged one; uid_validity 0: a new one. */
-int mdbox_storage_replace_map(struct mdbox_storage *storage, uint32_t uid_validity,
-			      struct error *err);
+/* Instead of a damaged map: an empty one that nobody else sees, beside it, until mdbox_map_place()
+ * puts it in its place with what it has got by then. Who is killed in between has changed nothing.
+ */
+int mdbox_map_begin_new(struct mdbox_storage *storage, uint32_t uid_validity, struct error *err);
+int mdbox_map_place(struct mdbox_storage *storage, struct error *err);
+void mdbox_map_discard_new(struct mdbox_storage *storage);
 void mdbox_storage_close(struct mdbox_storage **storage);
 /* Which every mailbox says it belongs to. */
 uint32_t mdbox_storage_uid_validity(const struct mdbox_storage *storage);
@@ -147,6 +152,15 @@ int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_ui
 /* Before a change, at most once a minute: corrects the counts of what dead writers left, and
  * removes their files. */
 int mdbox_recover(struct mdbox_storage *storage, struct error *err);
+
+/* ---- rebuilds that were killed (mdbox_rebuild_mark.c) ---- */
+
+bool mdbox_rebuild_is_unfinished(const struct mdbox_storage *storage);
+/* One at a time. *mark_r is for mdbox_rebuild_unmark(). 1: there was one just now, and it is done.
+ */
+int mdbox_rebuild_mark(const struct mdbox_storage *storage, int *mark_r, struct error *err);
+/* done false: whoever opens the storage next has to do it again. -1 is accepted. */
+void mdbox_rebuild_unmark(const struct mdbox_storage *storage, int *mark, bool done);
 
 /* ---- mdbox_purge.c ---- */
 

@@ -57,18 +57,23 @@ static struct mailbox *make_box(struct fixture *fx, const char *name)
 	return must_open(fx, name);
 }
 
-static void fill(struct mailbox *box, unsigned count)
+static void fill_with(struct mailbox *box, const char *prefix, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
 		char guid[32], body[100];
 
-		snprintf(guid, sizeof guid, "mail.%u", i);
+		snprintf(guid, sizeof guid, "%s.%u", prefix, i);
 		snprintf(body, sizeof body, "Subject: %u\n\nbody of %u\n", i, i);
 		append_mail(box, &(struct new_mail){.guid = guid,
 						    .body = body,
 						    .flags = i % 3 ? MAIL_SEEN : 0,
 						    .keywords = {i % 2 ? "K" : "L"}});
 	}
+}
+
+static void fill(struct mailbox *box, unsigned count)
+{
+	fill_with(box, "mail", count);
 }
 
 static void purge(struct fixture *fx, uint32_t messages, uint32_t corrected)
@@ -407,6 +412,106 @@ static void test_rebuild_killed(void **state)
 	mailbox_close(&box);
 }
 
+/* ---- a rebuild of an mdbox storage that is killed at each of its steps ---- */
+
+static bool rebuild_killed_at(struct fixture *fx, const char *step)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		struct error err;
+
+		kill_after = step;
+		dbox_test_step = end_here;
+		mailbox_rebuild(&fx->user, "INBOX", &err);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WEXITSTATUS(status) == 77;
+}
+
+/* Nobody reads, appends or purges by what is half done: all are told to rebuild. */
+static void assert_rebuild_is_asked_for(struct fixture *fx)
+{
+	struct mailbox *box = NULL;
+	struct mailbox_txn *txn = NULL;
+	struct mail_purged purged;
+	struct error err = {0};
+	int rc = mailbox_open(&fx->user, "Work", &box, &err);
+
+	if (rc == 0)
+		rc = mailbox_begin(box, &txn, &err);
+	assert_int_equal(rc, -EUCLEAN);
+	mailbox_close(&box);
+	assert_int_equal(mail_purge(&fx->user, &purged, &err), -EUCLEAN);
+}
+
+static void assert_bodies(struct fixture *fx, const char *name, unsigned count)
+{
+	struct mailbox *box = must_open(fx, name);
+
+	assert_int_equal(mailbox_status(box)->messages, count);
+	for (unsigned i = 0; i < count; i++) {
+		char expected[100], *text = body_of(box, i + 1, NULL);
+
+		snprintf(expected, sizeof expected, "Subject: %u\n\nbody of %u\n", i, i);
+		assert_string_equal(text, expected);
+		free(text);
+	}
+	if (strcmp(name, "INBOX") == 0)
+		assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
+static void test_storage_rebuild_killed_at_each_step(void **state)
+{
+	static const char *const steps[] = {"rebuild: begun", "rebuild: map written",
+					    "rebuild: map placed", "rebuild: mailbox written",
+					    "rebuild: mailboxes written"};
+	static const char *const commands[] = {
+		"printf garbage > dovecot.map.index.log",
+		"rm dovecot.map.index*",
+		"truncate -s -100 dovecot.map.index.log",
+		/* Nothing knows of the last message that was put into Work. */
+		"truncate -s -100 ../mailboxes/Work/dbox-Mails/dovecot.index.log",
+		/* What of it can be read goes into another file. */
+		"printf XXXX | dd of=m.1 bs=1 seek=$(stat -c %%s m.1) 2>/dev/null; "
+		"rm dovecot.map.index*",
+	};
+	struct fixture *fx = *state;
+	unsigned killed = 0;
+
+	for (size_t i = 0; i < sizeof commands / sizeof commands[0] * 5; i++) {
+		struct mailbox *box = make_box(fx, "INBOX"), *work = make_box(fx, "Work");
+		struct error err = {0};
+		char command[200];
+
+		fill(box, 5);
+		fill_with(work, "work", 3);
+		mailbox_close(&box);
+		mailbox_close(&work);
+		snprintf(command, sizeof command, "cd '%%s/mdbox/storage' && %s", commands[i / 5]);
+		must_shell(command, fx->home);
+		if (rebuild_killed_at(fx, steps[i % 5])) {
+			give_to_user(fx);
+			assert_rebuild_is_asked_for(fx);
+			killed++;
+		}
+		must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+		give_to_user(fx);
+		assert_bodies(fx, "INBOX", 5);
+		assert_bodies(fx, "Work", 3);
+		must_shell("cd '%s/mdbox/storage' && ! ls -A | grep -e rebuild -e log.new",
+			   fx->home);
+		if (i < sizeof commands / sizeof commands[0] * 5 - 1)
+			must_shell("rm -rf '%s/mdbox'", fx->home);
+	}
+	assert_rebuild_finds_nothing(fx, 8);
+	/* A map that only lost its end is sound, and not placed. */
+	assert_int_equal(killed, 25 - 2);
+}
+
 static void test_damaged_map(void **state)
 {
 	static const char *const commands[] = {
@@ -532,6 +637,7 @@ int main(void)
 		MDBOX(test_damaged_index),
 		SDBOX(test_damaged_index),
 		MDBOX(test_rebuild_killed),
+		MDBOX(test_storage_rebuild_killed_at_each_step),
 		SDBOX(test_rebuild_killed),
 		MDBOX(test_damaged_map),
 		MDBOX(test_purge_leaves_a_damaged_file),
