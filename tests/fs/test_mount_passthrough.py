@@ -1,6 +1,7 @@
 """Kernel pass-through: the data of mail goes past the daemon, what it must see does not, and nobody can tell the two
 apart. Where library or kernel have no pass-through there is nothing to test."""
 import errno
+import fcntl
 import mmap
 import os
 import platform
@@ -53,6 +54,45 @@ def data_goes_past_the_daemon():
                 assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED), (name, error)
                 continue
             raise AssertionError(f"{name} is written to without a word to the daemon")
+
+
+def files_that_writers_share_are_never_passed_through():
+    """mdbox's m.N are appended to under a lock that is the mount's. A process that outlives its mount has lost it and
+    cannot write any more, whoever opened the file first and under whatever name, when the next one gets the lock."""
+    with Mount() as mount:
+        storage = f"{mount.mount}/{ALICE}/mdbox/storage"
+        os.makedirs(storage)
+        writers = {}
+        writers["m.1"] = os.open(f"{storage}/m.1", os.O_RDWR | os.O_CREAT, 0o600)
+        # Somebody reads it already.
+        write_file(f"{storage}/m.2", b"")
+        reader = os.open(f"{storage}/m.2", os.O_RDONLY)
+        writers["m.2"] = os.open(f"{storage}/m.2", os.O_RDWR)
+        # As Dovecot makes one, which it goes on writing to.
+        made = f"{storage}/.temp.1795.P44Q1M2.host"
+        writers["m.3"] = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.rename(made, f"{storage}/m.3")
+        for fd in writers.values():
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            assert os.write(fd, b"one") == 3
+        mount.kill()
+        mount.start()
+        for name, old in writers.items():
+            fd = os.open(f"{storage}/{name}", os.O_RDWR | os.O_APPEND)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert os.write(fd, b" two") == 4
+            for attempt in ((os.write, b" LATE"), (os.pwrite, b"LATE", 0), (os.ftruncate, 0)):
+                try:
+                    attempt[0](old, *attempt[1:])
+                except OSError as error:
+                    assert error.errno in (errno.ENOTCONN, errno.ECONNABORTED), (name, error)
+                    continue
+                raise AssertionError(f"{name} is written to by a process that has lost its lock")
+            os.close(old)
+            os.close(fd)
+            with open(f"{mount.backing}/{ALICE}/mdbox/storage/{name}", "rb") as file:
+                assert file.read() == b"one two", name
+        os.close(reader)
 
 
 def no_request_for_data():
@@ -231,6 +271,7 @@ if __name__ == "__main__":
     need_passthrough()
     run_tests([
         data_goes_past_the_daemon,
+        files_that_writers_share_are_never_passed_through,
         no_request_for_data,
         deliveries_are_seen,
         all_see_what_is_written,
