@@ -1,9 +1,13 @@
 #!/usr/bin/python3
 """mdbox under Dovecot's LMTP on both nodes, while a mount, the replicator and workers are killed: what was acknowledged is there,
-once, on both nodes, and nobody has to rebuild anything."""
+once, on both nodes, and nobody has to rebuild anything.
+
+Usage: test_kill_mdbox.py [LOCATION LOCATION]      of each node
+"""
 import os
 import signal
 import smtplib
+import sys
 import threading
 import time
 
@@ -45,9 +49,9 @@ def subjects(account):
     return sorted(found)
 
 
-def main():
+def main(*locations):
     need("dovecot")
-    with Pair(location="mdbox:~/mdbox") as pair:
+    with Pair(location=locations or "mdbox:~/mdbox") as pair:
         pair.a.deliver(USER, "first")
         view.eventually_same(pair, USER)
         loads = [Load(node) for node in pair.nodes]
@@ -98,4 +102,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

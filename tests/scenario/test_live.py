@@ -2,7 +2,7 @@
 """One mailbox under live load on both nodes: LMTP, three IMAP sessions each that flag, copy and expunge, and dsyncctl purge, while
 the replicator writes into it what happens on the other node. Nothing is lost or doubled, and Dovecot has nothing to say.
 
-Usage: test_live.py [LOCATION [SECONDS]]
+Usage: test_live.py [LOCATION [SECONDS [24]]]      24: beside a Dovecot 2.4 (dovecot24.py)
 """
 import imaplib
 import random
@@ -11,7 +11,8 @@ import threading
 import time
 
 import view
-from node import Pair, need
+from dovecot24 import Node24
+from node import Node, Pair, need
 
 USER = "busy@example.org"
 
@@ -102,10 +103,10 @@ def purge(node):
     return step
 
 
-def main(location="mdbox:~/mdbox", seconds="3"):
+def main(location="mdbox:~/mdbox", seconds="3", version="23"):
     need("dovecot")
     imaplib.Commands.setdefault("EXPUNGE", ("SELECTED",))
-    with Pair(location=location) as pair:
+    with Pair(location=location, kinds=(Node24, Node24) if version == "24" else (Node, Node)) as pair:
         pair.a.deliver(USER, "first")
         pair.a.imap(USER).create("Copies")
         view.eventually_same(pair, USER)

@@ -1,5 +1,8 @@
 #!/usr/bin/python3
-"""The link is cut, both sides deliver, flag, move and expunge, the link heals: merged, nothing lost, doubled or back."""
+"""The link is cut, both sides deliver, flag, move and expunge, the link heals: merged, nothing lost, doubled or back.
+
+Usage: test_partition.py [LOCATION [LOCATION]]      of both nodes, or of each
+"""
 import sys
 import time
 
@@ -18,9 +21,9 @@ def subjects(account, folder):
     return sorted(found)
 
 
-def main(location="maildir:~/Maildir"):
+def main(location="maildir:~/Maildir", other=None):
     need("dovecot")
-    with Pair(location=location) as pair:
+    with Pair(location=(location, other or location)) as pair:
         for number in range(8):
             pair.a.deliver(USER, f"mail {number}")
         pair.a.imap(USER).create("Kept")
