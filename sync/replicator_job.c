@@ -449,8 +449,6 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		on_box(job, reader);
 	} else if (first && !job->listed && reader->type == WORKER_BOX_GONE) {
 		on_box_gone(job, reader);
-	} else if (first && !job->listed && reader->type == WORKER_PLACED) {
-		replicator_note_place(r, job->user, reader);
 	} else if (first && !job->listed && reader->type == WORKER_CAUGHT_UP) {
 		on_caught_up(job, reader);
 	} else if (first && reader->type == WORKER_EXPUNGES) {
@@ -472,7 +470,7 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		replicator_save_state(r, job->user, r->peers[job->peer].id, reader);
 	} else if (job->holds_slot && reader->type == WORKER_FORGET) {
 		replicator_forget_state(r, job->user, r->peers[job->peer].id, reader);
-	} else if (job->holds_slot && reader->type == WORKER_PLACED) {
+	} else if ((job->holds_slot || (first && !job->listed)) && reader->type == WORKER_PLACED) {
 		replicator_note_place(r, job->user, reader);
 	} else if (job->went && reader->type == WORKER_PROGRESS) {
 		return;
