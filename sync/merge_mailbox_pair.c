@@ -110,7 +110,8 @@ static void link_rest(struct inst **x, size_t x_count, struct inst **y, size_t y
 /* The 'e' items above the common UID that the other side has not heard of, by GUID. */
 struct expunges {
 	const struct merge_item **list;
-	bool *used;
+	bool *used;	/* looked at for a message of the other side */
+	bool *answered; /* there is one of the other side for it */
 	size_t count;
 };
 
@@ -146,7 +147,8 @@ static int expunges_list(const struct merge_work *work, int number, struct expun
 		return 0;
 	expunges_r->list = calloc(count, sizeof(const struct merge_item *));
 	expunges_r->used = calloc(count, sizeof(*expunges_r->used));
-	if (expunges_r->list == NULL || expunges_r->used == NULL)
+	expunges_r->answered = calloc(count, sizeof(*expunges_r->answered));
+	if (expunges_r->list == NULL || expunges_r->used == NULL || expunges_r->answered == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < side->item_count; i++) {
 		const struct merge_item *item = &side->items[i];
@@ -163,6 +165,40 @@ static void expunges_free(struct expunges *expunges)
 {
 	free(expunges->list);
 	free(expunges->used);
+	free(expunges->answered);
+}
+
+/* The first of that GUID, or of what follows. */
+static size_t expunges_find(const struct expunges *expunges, const struct guid *guid)
+{
+	size_t low = 0, high = expunges->count;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (guid_cmp(&expunges->list[mid]->guid128, guid) < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+/* Takes one of x's GUID that x came after: its UID is lower, and its MODSEQ, too. A message that is
+ * renumbered gets its new UID before it loses the old one. */
+static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
+			    const struct merge_item *x)
+{
+	for (size_t i = expunges_find(expunges, guid);
+	     i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid) &&
+	     expunges->list[i]->uid < x->uid;
+	     i++) {
+		if (!expunges->answered[i] && expunges->list[i]->flags.modseq < x->flags.modseq) {
+			expunges->answered[i] = true;
+			return true;
+		}
+	}
+	return false;
 }
 
 /*
@@ -170,34 +206,31 @@ static void expunges_free(struct expunges *expunges)
  * another UID, which this side does not have (any more): they are the same message, carried over or
  * renumbered here in a session that broke off. Only an expunge since the last agreement counts (the
  * caller gives only those), else an old record would take a message that came back to the mailbox.
+ * Where this side has expunged it, too, and x has come since, x is another: a message that is moved
+ * to and fro on both sides would be lost. (So one that was renumbered here, and whose flags were
+ * changed after that, comes back.)
  */
 static bool expunged_elsewhere(const struct merge_side *side, const struct inst *x,
-			       struct expunges *there)
+			       struct expunges *there, struct expunges *own)
 {
 	struct guid guid;
-	size_t low = 0, high = there->count;
 
 	if (there->count == 0)
 		return false;
 	guid_from_message_guid(x->item->guid, &guid);
-	while (low < high) {
-		size_t mid = low + (high - low) / 2;
-
-		if (guid_cmp(&there->list[mid]->guid128, &guid) < 0)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	for (; low < there->count && guid_equal(&there->list[low]->guid128, &guid); low++) {
+	for (size_t i = expunges_find(there, &guid);
+	     i < there->count && guid_equal(&there->list[i]->guid128, &guid); i++) {
 		const struct merge_item *here =
-			merge_items_find(side->items, side->item_count, there->list[low]->uid);
+			merge_items_find(side->items, side->item_count, there->list[i]->uid);
 
-		if (there->used[low])
+		if (there->used[i])
 			continue;
 		/* Where this side has that message itself, x is another instance. Each record is
 		 * looked at once, so that many of one GUID cost no square. */
-		there->used[low] = true;
-		if (here == NULL || here->type != 's' || strcmp(here->guid, x->item->guid) != 0)
+		there->used[i] = true;
+		if (here != NULL && here->type == 's' && strcmp(here->guid, x->item->guid) == 0)
+			continue;
+		if (!expunges_answer(own, &guid, x->item))
 			return true;
 	}
 	return false;
@@ -218,7 +251,8 @@ static void pair_group(struct merge_work *work, struct inst **a, size_t a_count,
 		} else if (x->expunged_there) {
 			x->gone = true;
 		} else if (a_count == 0 || b_count == 0) {
-			x->gone = expunged_elsewhere(work->side[x->side], x, &there[x->side]);
+			x->gone = expunged_elsewhere(work->side[x->side], x, &there[x->side],
+						     &there[1 - x->side]);
 		}
 	}
 }

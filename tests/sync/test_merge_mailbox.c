@@ -333,6 +333,20 @@ static void a_message_that_came_back_is_not_killed_by_its_old_expunge(void **sta
 	assert_int_equal(count_of(1, 0), 1);
 }
 
+static void a_message_moved_to_and_fro_on_both_sides_is_not_lost(void **state)
+{
+	model_deliver(&model.box[0], 0, 2);
+	sync_and_compare();
+	/* In and out again there; here in, out, and in. */
+	model_deliver(&model.box[0], 2, 1);
+	model_expunge(&model.box[0], 2);
+	model_deliver(&model.box[1], 2, 1);
+	model_expunge(&model.box[1], 2);
+	model_deliver(&model.box[1], 2, 1);
+	sync_and_compare();
+	assert_int_equal(count_of(0, 2), 1);
+}
+
 static void uidvalidity_of_the_fuller_side_wins(void **state)
 {
 	model.box[0].uid_validity = 1800000000;
@@ -531,6 +545,7 @@ int main(void)
 		CASE(expunge_of_a_half_renumbered_message_counts),
 		CASE(a_copy_of_an_expunged_message_stays),
 		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
+		CASE(a_message_moved_to_and_fro_on_both_sides_is_not_lost),
 		CASE(uidvalidity_of_the_fuller_side_wins),
 		CASE(expunges_of_two_messages_of_one_uid_do_not_contradict),
 		CASE(a_state_that_does_not_fit_is_thrown_away),

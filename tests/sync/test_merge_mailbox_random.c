@@ -142,7 +142,7 @@ static unsigned instances(const struct model_box *box, unsigned guid)
 	return count;
 }
 
-static void check_messages(struct history *h, bool without_state)
+static void check_messages(struct history *h)
 {
 	const char *difference = model_difference(&h->model);
 
@@ -156,7 +156,7 @@ static void check_messages(struct history *h, bool without_state)
 		CHECK(h, gone || count > 0, "guid %s is lost", model_guid(guid));
 		if (h->copies || !gone || count == 0)
 			continue;
-		CHECK(h, h->untied[guid] || (without_state && h->half_moved[guid]),
+		CHECK(h, h->untied[guid] || h->half_moved[guid],
 		      "guid %s came back", model_guid(guid));
 		/* It is a message again. */
 		h->expunged[guid] = 0;
@@ -240,7 +240,7 @@ static void random_session(struct history *h, bool must_work)
 		check_snapshots(h);
 		if (model->mode == MERGE_DSYNCFS)
 			check_movers(h);
-		check_messages(h, without_state);
+		check_messages(h);
 		memset(h->half_moved, 0, sizeof(h->half_moved));
 		memset(h->untied, 0, sizeof(h->untied));
 		check_second_session(h);
