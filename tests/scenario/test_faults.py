@@ -413,7 +413,7 @@ def locks_on_a_dead_mount(pair):
 
 
 PARTS = [settings, service_manager, wrong_password, unknown_users, hostile_names, hostile_mails, damaged_mailboxes, strangers,
-         many_mailboxes, locks_on_a_dead_mount]
+         locks_on_a_dead_mount, many_mailboxes]
 
 
 def main():
