@@ -156,8 +156,8 @@ static void check_messages(struct history *h)
 		CHECK(h, gone || count > 0, "guid %s is lost", model_guid(guid));
 		if (h->copies || !gone || count == 0)
 			continue;
-		CHECK(h, h->untied[guid] || h->half_moved[guid],
-		      "guid %s came back", model_guid(guid));
+		CHECK(h, h->untied[guid] || h->half_moved[guid], "guid %s came back",
+		      model_guid(guid));
 		/* It is a message again. */
 		h->expunged[guid] = 0;
 	}
