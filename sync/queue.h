@@ -124,7 +124,7 @@ uint64_t queue_events_pending(const struct queue_user *user);
 bool queue_events_pend_until(const struct queue_user *user, uint64_t seq);
 /* Directories of mailboxes with removals or flags that are not in the index though they should be:
  * up to seq, or tried by a job that failed. Gives each once, at most max, and returns how many
- * there are (max + 1: more than that). The names live as long as the events. */
+ * there are (max + 1: more than that). The names live until an event is added or done with. */
 size_t queue_unsettled_dirs(const struct queue_user *user, uint64_t seq, const char **dirs,
 			    size_t max);
 /* What was removed from the mailbox of this directory, or renamed in it, and is not in the index as
