@@ -218,6 +218,11 @@ class Dovecot:
             return [line for line in file if any(word in line for word in ("Error", "Panic", "Fatal"))]
 
 
+def next_second():
+    """For what is logged in whole seconds: of two opposite changes in one, the log cannot tell which came last."""
+    time.sleep(1.1 - time.time() % 1)
+
+
 def until_done(command, runs=4):
     """Exit status 2 says that it wants to be run again. Gives the last run's result."""
     for _ in range(runs):
