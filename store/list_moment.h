@@ -31,7 +31,8 @@ bool list_moment_lasts(const struct mail_user *user, const struct list_moment *m
 
 /* Programs that are not a mail server take a mailbox's directory away, or rename it, and write no
  * mailbox log. Whether that may have happened within the last two seconds: then the mount's word of
- * it is still to come, and the list does not mean what it says. */
+ * it is still to come, and the list does not mean what it says. For who cannot ask the replicator
+ * whether the mount has told of everything: the dsync command. */
 bool list_removed_just_now(const struct mail_user *user, const char *name);
 bool list_renamed_just_now(const struct mail_user *user, const char *name);
 

@@ -45,7 +45,8 @@ void queue_events_free(struct queue_user *user)
 
 static bool is_tree_event(const struct queue_event *event)
 {
-	return event->event.kind == MAIL_EVENT_DIR_CREATED ||
+	return event->event.kind == MAIL_EVENT_RESCAN_HOME ||
+	       event->event.kind == MAIL_EVENT_DIR_CREATED ||
 	       event->event.kind == MAIL_EVENT_DIR_RENAMED ||
 	       event->event.kind == MAIL_EVENT_DIR_REMOVED;
 }
@@ -98,13 +99,16 @@ static int move_events(struct queue_user *user, const struct mail_event *renamed
 	return rc < 0 ? rc : move_list(user->events, renamed->dir, renamed->name);
 }
 
-/* One step back: where what is at *path was before this event. -ENOENT: not at all. */
+/* One step back: where what is at *path was before this event. -ENOENT: not at all, or nobody
+ * knows: what a look at the whole home stands for may have moved anything. */
 static int step_back(const struct queue_event *event, char **path)
 {
 	const bool renamed = event->event.kind == MAIL_EVENT_DIR_RENAMED;
 	const char *rest = renamed ? below(*path, event->event.name) : NULL;
 	char *before;
 
+	if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
+		return -ENOENT;
 	if (rest) {
 		if (asprintf(&before, "%s%s", event->event.dir, rest) < 0)
 			return -ENOMEM;

@@ -279,6 +279,7 @@ static void test_a_rename_takes_events_along(void **state)
 		event(5, MAIL_EVENT_REMOVED, "Maildir/.D2", "d"),
 		event(6, MAIL_EVENT_DIR_RENAMED, "Maildir/.D0", "Maildir/.Longer"),
 	};
+	const struct mail_event home = event(7, MAIL_EVENT_RESCAN_HOME, "", "");
 	const char *dirs[8];
 	struct queue queue;
 	struct queue_user *a;
@@ -317,6 +318,9 @@ static void test_a_rename_takes_events_along(void **state)
 	queue_events_take(&queue, a, 100);
 	queue_events_done(&queue, a);
 	expect_before(a, "Maildir/.D2", "Maildir/.D2");
+	/* A look at the home stands for renames that nobody tells of. */
+	assert_int_equal(queue_event_add(&queue, a, &home, NULL, false, 0), 0);
+	expect_before(a, "Maildir/.D2", NULL);
 	queue_free(&queue);
 }
 
