@@ -223,10 +223,37 @@ static int list_changes(struct index *index, uint64_t since, struct mailbox_chan
 	return rc;
 }
 
+/* Dovecot's record of a message whose file it misses names none (reference section 11, 13). */
+static int name_expunges(struct mailbox *box, struct mailbox_changes *changes, struct error *err)
+{
+	int rc = 0;
+
+	for (size_t i = 0; box->format->expunged_guid && rc == 0 && i < changes->count; i++) {
+		struct mailbox_change *change = &changes->change[i];
+
+		if (!change->expunged || change->has_guid)
+			continue;
+		rc = box->format->expunged_guid(box, change->uid, &change->guid, err);
+		change->has_guid = rc == 0;
+		if (rc == -ENOENT)
+			rc = 0;
+	}
+	return rc;
+}
+
 int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes *changes_r,
 		    struct error *err)
 {
-	return told(box, list_changes(box->format->index(box), since, changes_r, err), err);
+	int rc = list_changes(box->format->index(box), since, changes_r, err), named;
+
+	if (rc < 0 && rc != -ERANGE)
+		return told(box, rc, err);
+	named = name_expunges(box, changes_r, err);
+	if (named < 0) {
+		mailbox_changes_free(changes_r);
+		rc = named;
+	}
+	return told(box, rc, err);
 }
 
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,

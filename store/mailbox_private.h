@@ -77,6 +77,10 @@ struct mailbox_format {
 	int (*find)(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
 	/* Whose log tells about changes; the box keeps it. */
 	struct index *(*index)(struct mailbox *box);
+	/* Which message it was that has gone from this UID; -ENOENT: not known any more. NULL: the
+	 * log names all of them. */
+	int (*expunged_guid)(struct mailbox *box, uint32_t uid, struct guid *guid_r,
+			     struct error *err);
 
 	int (*body_open)(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 			 struct mail_body_info *info_r, struct error *err);

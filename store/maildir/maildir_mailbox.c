@@ -29,6 +29,7 @@ const struct mailbox_format mailbox_format_maildir = {
 	.each = maildir_each,
 	.find = maildir_find,
 	.index = maildir_index,
+	.expunged_guid = maildir_expunged_guid,
 	.body_open = maildir_body_open,
 	.body_read = maildir_body_read,
 	.body_close = maildir_body_close,
@@ -298,6 +299,18 @@ int maildir_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
 		return error_set(err, rc, "%s: no message with UID %u", md->path, uid);
 	rc = uidlist_find(md->uidlist, uid, &line, err);
 	return rc < 0 ? rc : fill_mail(md, &record, &line, mail_r, err);
+}
+
+/* Lines of expunged messages stay until the uidlist is written anew. */
+int maildir_expunged_guid(struct mailbox *box, uint32_t uid, struct guid *guid_r, struct error *err)
+{
+	struct maildir *md = maildir_of(box);
+	struct uidlist_record line;
+	int rc = uidlist_find(md->uidlist, uid, &line, err);
+
+	if (rc == 0)
+		guid_from_message_guid(maildir_line_guid(md, &line), guid_r);
+	return rc;
 }
 
 int maildir_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mailbox_each_fn *each,

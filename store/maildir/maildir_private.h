@@ -77,6 +77,8 @@ int maildir_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mai
 		 void *ctx, struct error *err);
 int maildir_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
 struct index *maildir_index(struct mailbox *box);
+int maildir_expunged_guid(struct mailbox *box, uint32_t uid, struct guid *guid_r,
+			  struct error *err);
 
 /* ---- maildir_setup.c ---- */
 

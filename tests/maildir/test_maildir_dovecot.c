@@ -210,6 +210,34 @@ static void test_a_removal_after_a_change_of_uid_is_recorded(void **state)
 	mailbox_close(&box);
 }
 
+/* What the mount saw is still on its way. */
+static void test_an_expunge_of_a_missing_file_is_named(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_changes changes;
+	struct error err = {0};
+	struct guid guid;
+	uint64_t before;
+
+	for (int i = 0; i < 8; i++) /* so that Dovecot keeps the message's line */
+		append_mail(box,
+			    &(struct new_mail){.guid = (char[]){(char)('a' + i), 0}, .body = BODY});
+	before = mailbox_status(box)->highest_modseq;
+	must_shell("rm '%s'/*/c*", fx->maildir);
+	free(doveadm(fx, "-f tab fetch uid mailbox INBOX"));
+	mailbox_close(&box);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_status(box)->messages, 7);
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	guid_from_message_guid("c", &guid);
+	assert_int_equal(changes.count, 1);
+	assert_true(changes.change[0].expunged && changes.change[0].has_guid);
+	assert_true(guid_equal(&changes.change[0].guid, &guid));
+	mailbox_changes_free(&changes);
+	mailbox_close(&box);
+}
+
 static void test_crashed_index_is_rebuilt_and_taken(void **state)
 {
 	struct fixture *fx = *state;
@@ -275,6 +303,7 @@ int main(void)
 		UNIT(test_what_dovecot_does_is_seen_without_a_lock),
 		UNIT(test_an_imap_session_and_plain_programs),
 		UNIT(test_a_removal_after_a_change_of_uid_is_recorded),
+		UNIT(test_an_expunge_of_a_missing_file_is_named),
 		UNIT(test_crashed_index_is_rebuilt_and_taken),
 		UNIT(test_separate_index_and_control_directories),
 		UNIT(test_ownership_follows_the_directory),
