@@ -353,18 +353,21 @@ static int compare_request_guids(const void *a, const void *b)
 	return guid_cmp(&x->guid, &y->guid);
 }
 
-/* Whether some expunge has a GUID in none of its records. requests: ascending by UID. */
-static bool has_nameless(const struct request *requests, size_t count)
+/* The last expunge that has a GUID in none of its records; 0: each has. requests: ascending by UID.
+ */
+static uint32_t last_nameless(const struct request *requests, size_t count)
 {
+	uint32_t uid = 0;
+
 	for (size_t i = 0, end; i < count; i = end) {
 		bool named = false;
 
 		for (end = i; end < count && requests[end].uid == requests[i].uid; end++)
 			named = named || !guid_is_empty(&requests[end].guid);
 		if (!named)
-			return true;
+			uid = requests[i].uid;
 	}
-	return false;
+	return uid;
 }
 
 /* requests: ascending by GUID. */
@@ -391,6 +394,7 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 {
 	struct walk walk = {.index = index, .since = UINT64_MAX, .with_nameless = true};
 	struct request *requests;
+	uint32_t nameless = 0;
 	size_t found;
 	int ret;
 
@@ -401,11 +405,13 @@ int index_find_expunges(struct index *index, struct index_expunge_query *queries
 	*nameless_r = walk.saw_nameless;
 	if (ret == 0 && found != 0) {
 		qsort(requests, found, sizeof(*requests), compare_requests);
-		*nameless_r = *nameless_r || has_nameless(requests, found);
+		nameless = walk.saw_nameless ? UINT32_MAX : last_nameless(requests, found);
+		*nameless_r = nameless != 0;
 		qsort(requests, found, sizeof(*requests), compare_request_guids);
 		for (size_t i = 0; i < count; i++) {
-			queries[i].known =
-				has_expunge(requests, found, &queries[i].guid, queries[i].uid);
+			/* With its UID forgotten, each later one without name may be it. */
+			queries[i].known = has_expunge(requests, found, &queries[i].guid,
+						       queries[i].uid ? queries[i].uid : nameless);
 		}
 	}
 	buf_free(&walk.requests);

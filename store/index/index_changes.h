@@ -54,8 +54,9 @@ void index_changes_free(struct index_changes *changes);
  * whether they tell of any without saying its GUID. Reads all that there is of the logs. */
 struct index_expunge_query {
 	struct guid guid;
-	/* Its last one, or 0. A record with a lower one tells of a UID that the message had before:
-	 * a change of the UID is an expunge in the log. */
+	/* Its last one. A record with a lower one tells of a UID that the message had before: a
+	 * change of the UID is an expunge in the log. 0: not known; then a record without GUID
+	 * above the last with this one may be the message's. */
 	uint32_t uid;
 	bool known;
 };
