@@ -29,6 +29,7 @@
 #define ROUNDS_MAX 5
 /* To read so many names of a directory costs about as much as to try all names of one file. */
 #define MESSAGES_PER_PROBE 4096
+#define NO_FILE		   ".dsyncfs.none" /* a name that no file has */
 
 /* What the events say about one base name. */
 struct item {
@@ -485,6 +486,24 @@ static int catch_up_items(struct catch_up *up, bool *changed_r, struct error *er
 	return rc;
 }
 
+/*
+ * The mount tells of an unlink before the kernel hears that it is done, and until then the kernel
+ * may still know the file. It holds the directory's lock meanwhile, for which a lookup of a name
+ * that it does not know waits.
+ */
+static void await_removals(const struct catch_up *up)
+{
+	struct stat st;
+
+	for (size_t i = 0; i < up->count; i++) {
+		if (!up->items[i].removed)
+			continue;
+		(void)fstatat(up->md->dirfd, "cur/" NO_FILE, &st, AT_SYMLINK_NOFOLLOW);
+		(void)fstatat(up->md->dirfd, "new/" NO_FILE, &st, AT_SYMLINK_NOFOLLOW);
+		return;
+	}
+}
+
 int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err)
 {
@@ -494,6 +513,8 @@ int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_
 
 	if (rc == 0)
 		rc = group_events(&up, events, count, err);
+	if (rc == 0)
+		await_removals(&up);
 	if (rc == 0)
 		rc = catch_up_items(&up, changed_r, err);
 	if (rc == 0 && up.scan)
