@@ -9,7 +9,8 @@
  *      mailbox has, but that had references or was not in the map, is put into the one it was first
  *      saved to
  *
- * All of it under the map's lock. A damaged map is replaced by one that is complete. Whoever is
+ * All of it under the lock of the map, also of a damaged one, so that what is delivered meanwhile
+ * waits; what is being added to a file is left alone. A damaged map is replaced by one that is complete. Whoever is
  * killed before the end leaves a mark (mdbox_rebuild_mark.c), by which it is done again. Memory:
  * about a hundred bytes a message.
  */
@@ -22,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
@@ -33,7 +35,7 @@
 struct reading {
 	struct rebuild *rebuild;
 	uint32_t file_id;
-	bool alt, move;
+	bool alt, move, busy;
 };
 
 static char *intern(struct rebuild *rebuild, const char *name)
@@ -76,6 +78,7 @@ static int add_message(void *ctx, const struct dbox_message *message)
 			  .size = (uint32_t)(message->end - message->offset)},
 		.alt = reading->alt,
 		.move = reading->move,
+		.busy = reading->busy,
 		.received = message->metadata.received,
 		.mailbox = intern(rebuild, message->metadata.mailbox),
 	};
@@ -86,7 +89,8 @@ static int add_message(void *ctx, const struct dbox_message *message)
 	return 0;
 }
 
-static int note_broken(struct rebuild *rebuild, uint32_t file_id, bool alt)
+/* Keeps the descriptor. */
+static int note_broken(struct rebuild *rebuild, uint32_t file_id, bool alt, int *fd)
 {
 	struct broken *grown =
 		reallocarray(rebuild->broken, rebuild->broken_count + 1, sizeof *grown);
@@ -94,7 +98,8 @@ static int note_broken(struct rebuild *rebuild, uint32_t file_id, bool alt)
 	if (!grown)
 		return -ENOMEM;
 	rebuild->broken = grown;
-	grown[rebuild->broken_count++] = (struct broken){.file_id = file_id, .alt = alt};
+	grown[rebuild->broken_count++] = (struct broken){.file_id = file_id, .alt = alt, .fd = *fd};
+	*fd = -1;
 	return 0;
 }
 
@@ -114,9 +119,13 @@ static int read_file(struct rebuild *rebuild, int dirfd, const char *dir, uint32
 	fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+	/* A file's lock comes before the map's, which we have: who adds to it now waits for us. */
+	reading.busy = flock(fd, LOCK_EX | LOCK_NB) < 0;
 	rc = dbox_file_each(fd, what, add_message, &reading, &damaged, err);
 	if (rc < 0)
 		return error_errno(err, rc, "%s", what);
+	if (reading.busy)
+		damaged = 0; /* what is at its end is not complete yet */
 	if (damaged)
 		log_warning("%s: %" PRIu64 " bytes belong to no message; the %zu messages that can "
 			    "be read are kept",
@@ -124,7 +133,7 @@ static int read_file(struct rebuild *rebuild, int dirfd, const char *dir, uint32
 	if (damaged || conflict) {
 		for (size_t i = first; i < rebuild->count; i++)
 			rebuild->found[i].move = true;
-		rc = note_broken(rebuild, file_id, alt);
+		rc = note_broken(rebuild, file_id, alt, &fd);
 	}
 	if (file_id > rebuild->highest_file)
 		rebuild->highest_file = file_id;
@@ -437,16 +446,21 @@ void mdbox_rebuild_set_aside(const struct rebuild *rebuild)
 
 /* ---- all of it ---- */
 
-/* A sound map is locked: what is delivered from now on waits for us. Nobody adds to one that is
- * damaged. *txn_r NULL: it is. */
-static int lock_map(const struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
+/* What is delivered from now on waits for us. *txn_r NULL: the map is damaged, and to be replaced.
+ * One in which a writer has not finished is sound: ours finishes it. */
+static int lock_map(struct rebuild *rebuild, struct index_txn **txn_r, struct error *err)
 {
 	struct mdbox_storage *storage = rebuild->storage;
-	int rc = storage->map ? mdbox_map_begin(storage, txn_r, err) : 0;
+	struct index_options options;
+	int rc = storage->map ? index_begin(storage->map, -1, txn_r, err) : 0;
 
 	if (rc == 0 && *txn_r && !mdbox_map_is_sound(storage))
 		index_abort(txn_r);
-	return rc == -EUCLEAN ? 0 : rc;
+	if ((rc < 0 && rc != -EUCLEAN) || *txn_r)
+		return rc;
+	mdbox_map_options(storage, &options);
+	rebuild->lock_fd = index_lock_log(storage->index_fd, &options, err);
+	return rebuild->lock_fd < 0 && rebuild->lock_fd != -ENOENT ? rebuild->lock_fd : 0;
 }
 
 /* In place of a damaged one, with what can be read of it. Its UIDVALIDITY is another: the map UIDs
@@ -481,12 +495,35 @@ static int begin_new_map(struct rebuild *rebuild, struct index_txn **txn_r, stru
 	return rc < 0 ? rc : mdbox_map_begin(storage, txn_r, err);
 }
 
+/* What somebody is about to add, and tells the map and a mailbox of when he gets the lock. */
+static void leave_what_is_added(struct rebuild *rebuild)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < rebuild->count; i++) {
+		struct found *found = &rebuild->found[i];
+
+		if (found->busy && !found->entry.map_uid)
+			continue;
+		if (found->entry.map_uid)
+			uid_table_put(&rebuild->by_map_uid, found->entry.map_uid,
+				      (uint32_t)kept + 1);
+		rebuild->found[kept++] = *found;
+	}
+	rebuild->count = kept;
+}
+
 static int match(struct rebuild *rebuild, struct index_txn **txn, struct error *err)
 {
+	int rc;
+
 	if (!*txn)
 		return begin_new_map(rebuild, txn, err);
 	rebuild->rebuild_count = mdbox_map_rebuild_count(rebuild->storage);
-	return match_map(rebuild, rebuild->storage->map, err);
+	rc = match_map(rebuild, rebuild->storage->map, err);
+	if (rc == 0)
+		leave_what_is_added(rebuild);
+	return rc;
 }
 
 static int place_new_map(struct mdbox_storage *storage, struct index_txn **txn, struct error *err)
@@ -506,8 +543,12 @@ static void rebuild_free(struct rebuild *rebuild)
 	for (size_t i = 0; i < rebuild->name_count; i++)
 		free(rebuild->names[i]);
 	free(rebuild->names);
+	for (size_t i = 0; i < rebuild->broken_count; i++)
+		close(rebuild->broken[i].fd);
 	free(rebuild->broken);
 	free(rebuild->found);
+	if (rebuild->lock_fd >= 0)
+		close(rebuild->lock_fd);
 	uid_table_free(&rebuild->by_map_uid);
 	mdbox_storage_close(&rebuild->storage);
 }
@@ -539,7 +580,7 @@ static int run(struct rebuild *rebuild, struct index_txn **txn, struct error *er
 
 int mdbox_rebuild(const struct mailbox_place *place, struct error *err)
 {
-	struct rebuild rebuild = {.place = place};
+	struct rebuild rebuild = {.place = place, .lock_fd = -1};
 	struct index_txn *txn = NULL;
 	int mark = -1, rc = dbox_storage_of_damaged(place, &rebuild.storage, err);
 

@@ -11,6 +11,7 @@ struct found {
 	const char *mailbox;	  /* B */
 	int64_t received;
 	bool alt;
+	bool busy;     /* somebody is adding to its file */
 	bool move;     /* out of its file */
 	bool is_new;   /* not in the map */
 	bool was_dead; /* the map said that nobody refers to it */
@@ -20,11 +21,13 @@ struct found {
 struct broken {
 	uint32_t file_id;
 	bool alt;
+	int fd; /* locked: nobody adds to it any more */
 };
 
 struct rebuild {
 	const struct mailbox_place *place; /* of any mailbox of the storage */
 	struct mdbox_storage *storage;
+	int lock_fd;	     /* of a damaged map; else -1 */
 	struct found *found; /* by GUID, of one GUID by place */
 	size_t count, room;
 	struct uid_table by_map_uid; /* position in found, counted from 1 */

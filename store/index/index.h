@@ -92,6 +92,10 @@ void index_status(const struct index *index, struct index_status *status_r);
  * has nothing else to carry out, anything else is damage. */
 bool index_is_synced(const struct index *index);
 
+/* Keeps everybody from writing to an index that cannot be opened: a descriptor, whose closing
+ * unlocks. -ENOENT: there is no log to lock. */
+int index_lock_log(int dirfd, const struct index_options *options, struct error *err);
+
 /* A message. Pointers are valid until the next refresh or commit. */
 struct index_record {
 	uint32_t uid;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -140,6 +141,38 @@ static int lock_current_log(struct index *index, int timeout_ms, struct error *e
 			return ret;
 	}
 	return error_set(err, -EAGAIN, "%s: is replaced again and again", index_text(index));
+}
+
+int index_lock_log(int dirfd, const struct index_options *options, struct error *err)
+{
+	const char *label = options->label;
+	char file[NAME_MAX + 1];
+
+	snprintf(file, sizeof(file), "%s.log", options->name);
+	for (int try = 0; try < REOPEN_TRIES; try++) {
+		AUTO_CLOSE int fd =
+			openat(dirfd, file, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+		struct stat own, named;
+		int ret;
+
+		if (fd < 0)
+			return errno == ENOENT ? -ENOENT
+					       : error_errno(err, -errno, "%s/%s", label, file);
+		ret = index_lock_fd(options->lock_method, fd, -1);
+		if (ret == 0 && fstat(fd, &own) < 0)
+			ret = -errno;
+		if (ret == 0 && fstatat(dirfd, file, &named, AT_SYMLINK_NOFOLLOW) < 0)
+			ret = -errno;
+		if (ret < 0 && ret != -ENOENT)
+			return error_errno(err, ret, "%s/%s: lock", label, file);
+		if (ret == 0 && own.st_ino == named.st_ino && own.st_dev == named.st_dev) {
+			const int locked = fd;
+
+			fd = -1;
+			return locked;
+		}
+	}
+	return error_set(err, -EAGAIN, "%s/%s: is replaced again and again", label, file);
 }
 
 int index_lock(struct index *index, int timeout_ms, struct error *err)

@@ -7,6 +7,7 @@
 #include "tests/maildir/dovecot_view.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -545,6 +546,76 @@ static void test_damaged_map(void **state)
 	}
 }
 
+static struct fixture *delivered_to;
+
+static void deliver_meanwhile(const char *step)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	char path[400];
+	int fd;
+
+	if (strcmp(step, "rebuild: begun") != 0)
+		return;
+	dbox_test_step = NULL;
+	snprintf(path, sizeof path, "%s/mdbox/storage/dovecot.map.index.log", delivered_to->home);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), -1);
+	close(fd);
+	must_shell("cd '%s' && (printf 'Subject: meanwhile\n\nx\n' | setpriv --reuid=%d --regid=%d "
+		   "--clear-groups env HOME='%s' USER=alice '%s/doveadm' save -m INBOX "
+		   ">/dev/null 2>> '%s/dovecot.log'; echo $? > '%s/done') & sleep 1",
+		   delivered_to->home, MAIL_UID, MAIL_UID, delivered_to->home, delivered_to->root,
+		   delivered_to->root, delivered_to->root);
+}
+
+/* Dovecot saves a message while the storage is rebuilt: it is there once, or Dovecot says that it
+ * is not. */
+static void test_a_delivery_during_a_rebuild(void **state)
+{
+	static const char *const commands[] = {
+		/* A writer died before it had said in the map's log that it had finished. */
+		"printf '(\\0\\0\\0' | dd of=mdbox/storage/dovecot.map.index.log bs=1 conv=notrunc "
+		"seek=$(($(stat -c %%s mdbox/storage/dovecot.map.index.log) - 4)) 2>/dev/null",
+		"printf garbage > mdbox/storage/dovecot.map.index.log",
+		"truncate -s -100 mdbox/storage/dovecot.map.index.log",
+	};
+	struct fixture *fx = *state;
+
+	delivered_to = fx;
+	for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+		struct mailbox *box = make_box(fx, "INBOX");
+		char *text, command[400];
+		struct error err = {0};
+		bool saved;
+
+		fill(box, 6);
+		mailbox_close(&box);
+		give_to_user(fx);
+		snprintf(command, sizeof command, "cd '%%s' && rm -f '%%s/done' && %s",
+			 commands[i]);
+		must_shell(command, fx->home, fx->root);
+		dbox_test_step = deliver_meanwhile;
+		must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+		assert_null(dbox_test_step);
+		must_shell(
+			"for i in $(seq 100); do [ -s '%s/done' ] && exit; sleep 0.1; done; exit 1",
+			fx->root);
+		give_to_user(fx);
+		text = shell_output("cat '%s/done'", fx->root);
+		saved = strcmp(text, "0\n") == 0;
+		free(text);
+		box = must_open(fx, "INBOX");
+		assert_int_equal(mailbox_status(box)->messages, 6 + saved);
+		assert_true(saved || i > 0);
+		if (i > 0) /* it has seen the damage itself */
+			must_shell("truncate -s 0 '%s/dovecot.log'", fx->root);
+		assert_agrees(fx, box);
+		mailbox_close(&box);
+		must_shell("rm -rf '%s/mdbox'", fx->home);
+	}
+}
+
 /* What the map has lost is not removed with the rest of its file; other files are purged. */
 static void test_purge_leaves_a_damaged_file(void **state)
 {
@@ -640,6 +711,7 @@ int main(void)
 		MDBOX(test_storage_rebuild_killed_at_each_step),
 		SDBOX(test_rebuild_killed),
 		MDBOX(test_damaged_map),
+		MDBOX(test_a_delivery_during_a_rebuild),
 		MDBOX(test_purge_leaves_a_damaged_file),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_lost_body_is_put_back),
