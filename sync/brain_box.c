@@ -314,6 +314,13 @@ static void agree_on_state(struct box *box)
 	box->common_uid =
 		merge_mailbox_common_uid(&own, box->own.common_uid, &peer, box->peer.common_uid);
 	box->stateful = box->common_uid > 0;
+	log_debug("sync: state common_uid=%u own=%u peer=%u acked=%llu of=%llu "
+		  "peer_acked=%llu of=%llu user=%s mailbox=%s",
+		  box->common_uid, box->own.common_uid, box->peer.common_uid,
+		  (unsigned long long)box->own.acked_modseq,
+		  (unsigned long long)box->own.highest_modseq,
+		  (unsigned long long)box->peer.acked_modseq,
+		  (unsigned long long)box->peer.highest_modseq, box->brain->user->name, box->name);
 }
 
 static uint32_t reported_common_uid(const struct box *box)
