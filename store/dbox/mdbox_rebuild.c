@@ -10,9 +10,9 @@
  *      saved to
  *
  * All of it under the lock of the map, also of a damaged one, so that what is delivered meanwhile
- * waits; what is being added to a file is left alone. A damaged map is replaced by one that is complete. Whoever is
- * killed before the end leaves a mark (mdbox_rebuild_mark.c), by which it is done again. Memory:
- * about a hundred bytes a message.
+ * waits; what is being added to a file is left alone. A damaged map is replaced by one that is
+ * complete. Whoever is killed before the end leaves a mark (mdbox_rebuild_mark.c), by which it is
+ * done again. Memory: about a hundred bytes a message.
  */
 #include "store/dbox/mdbox_rebuild.h"
 
