@@ -160,7 +160,10 @@ static int scan(struct box *box, struct error *err)
 /* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */
 static int prepare_dsyncfs(struct box *box, struct error *err)
 {
-	bool use_state = box->has_saved && box->brain->type != SYNC_FULL, reaches;
+	/* Where nothing is agreed on, be it that the state is in doubt, everything is compared. */
+	bool use_state =
+		box->has_saved && box->saved.common_uid > 0 && box->brain->type != SYNC_FULL;
+	bool reaches;
 
 	if (!use_state) {
 		int ret = scan(box, err);

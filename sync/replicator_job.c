@@ -193,7 +193,7 @@ static void on_box(struct job *job, struct worker_reader *reader)
 		const struct peer_mailbox_state *state = NULL;
 
 		if (box.incomplete)
-			replicator_forget_box(r, user, id, &box.guid);
+			replicator_doubt_box(r, user, id, &box.guid);
 		else
 			state = state_list_find(r, &job->states[i], user, id, &box.guid);
 		queue_box_seen(job->user, i, &box, state, clock.now);

@@ -522,6 +522,23 @@ void replicator_forget_box(struct replicator *r, const char *user, const char *p
 	replicator_dirty(r);
 }
 
+void replicator_doubt_box(struct replicator *r, const char *user, const char *peer_id,
+			  const struct guid *guid)
+{
+	struct peer_mailbox_state state;
+	struct error err = {0};
+
+	if (strncmp(peer_id, REPLICATOR_DOVECOT, strlen(REPLICATOR_DOVECOT)) == 0 ||
+	    peer_journal_get_state(r->journal, user, peer_id, guid, &state, NULL) < 0) {
+		replicator_forget_box(r, user, peer_id, guid);
+		return;
+	}
+	state.common_uid = 0;
+	if (peer_journal_put_state(r->journal, user, peer_id, &state, &err) < 0)
+		log_error("%s", err.text);
+	replicator_dirty(r);
+}
+
 void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			     struct worker_reader *reader)
 {

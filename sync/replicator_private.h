@@ -252,7 +252,11 @@ void replicator_send_removals(struct replicator *r, struct worker *worker,
 /* The reader is behind WORKER_PLACED. */
 void replicator_note_place(struct replicator *r, const struct queue_user *user,
 			   struct worker_reader *reader);
-/* With that peer: the next sync of the mailbox compares all of it. */
+/* With that peer: the next sync of the mailbox compares all of it. What each side has heard of the
+ * other stays known, and with it which expunges are news. */
+void replicator_doubt_box(struct replicator *r, const char *user, const char *peer_id,
+			  const struct guid *guid);
+/* And nothing is known any more. */
 void replicator_forget_box(struct replicator *r, const char *user, const char *peer_id,
 			   const struct guid *guid);
 void replicator_forget_state(struct replicator *r, struct queue_user *user, const char *peer_id,

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 #include "store/base/file.h"
+#include "store/index/index_txn.h"
 #include "store/mailbox_list.h"
 #include "store/mailbox_log.h"
 #include "tests/sync/brain_pair.h"
@@ -427,9 +428,18 @@ static unsigned count_files(struct fixture *f, int node)
 	return count;
 }
 
-/* Files went and their records did not: what the power leaves. With the state forgotten, as the
- * daemon does it for a mailbox that is incomplete, the bodies come from the peer, and nothing a
- * client sees has changed. In blocks, and in whole lists; from either side. */
+/* As the daemon does it for a mailbox that is incomplete. */
+static void doubt_states(struct fixture *f)
+{
+	for (int i = 0; i < 2; i++) {
+		for (size_t j = 0; j < f->nodes[i].state_count; j++)
+			f->nodes[i].states[j].common_uid = 0;
+	}
+}
+
+/* Files went and their records did not: what the power leaves. With the state in doubt or forgotten
+ * the bodies come from the peer, and nothing a client sees has changed. In blocks, and in whole
+ * lists; from either side. */
 static void files_that_went_come_back(void **state)
 {
 	struct fixture *f = *state;
@@ -446,9 +456,11 @@ static void files_that_went_come_back(void **state)
 			AUTO_BUF struct buf after = BUF_INIT((size_t)64 << 20);
 
 			for (int i = 0; i < 2; i++) {
-				f->nodes[i].state_count = 0;
+				if (blocks == 8)
+					f->nodes[i].state_count = 0;
 				f->nodes[i].block_uids = blocks;
 			}
+			doubt_states(f);
 			maildir_user_dump(&f->users[node], true, &before);
 			remove_files(f, node, "1795327226.M[1-3]P*");
 			assert_int_equal(count_files(f, node), 37);
@@ -463,6 +475,59 @@ static void files_that_went_come_back(void **state)
 			expect_quiet(f);
 		}
 	}
+}
+
+/* A client on Dovecot found the file gone: its record says of which UID, not which message. */
+static void expunge_without_a_name(struct fixture *f, int node, uint32_t uid)
+{
+	const struct index_options options = {.name = INDEX_NAME_MAIL, .label = "INBOX"};
+	struct index *index;
+	struct index_txn *txn;
+	struct error err;
+	char path[700];
+
+	snprintf(path, sizeof(path), "%s/%c/Maildir", f->root, 'a' + node);
+	AUTO_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(index_open(fd, &options, &index, &err), 0);
+	assert_int_equal(index_begin(index, -1, &txn, &err), 0);
+	assert_int_equal(index_expunge(txn, uid, NULL, &err), 0);
+	assert_int_equal(index_commit(&txn, false, &err), 0);
+	index_close(&index);
+	snprintf(path, sizeof(path), "sed -i '/^%u /d' '%s/%c/Maildir/dovecot-uidlist'", uid,
+		 f->root, 'a' + node);
+	assert_int_equal(system(path), 0); // NOLINT(cert-env33-c)
+}
+
+/* Both nodes miss a file, so that nothing is agreed on; what one was told to be removed since they
+ * last agreed stays away, also where its log knows it under another UID. */
+static void removals_are_news_while_files_are_missing(void **state)
+{
+	struct fixture *f = *state;
+	struct mail_event event = {.kind = MAIL_EVENT_REMOVED,
+				   .home = "",
+				   .dir = "Maildir",
+				   .name = "1795327226.M2P31607.node0:2,S",
+				   .name2 = ""};
+	struct mailbox *box;
+	struct error err;
+	bool changed;
+
+	for (int i = 0; i < 5; i++)
+		deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	remove_files(f, 1, "1795327226.M2P*");
+	expunge_without_a_name(f, 1, 2);
+	assert_int_equal(mailbox_open(&f->users[1], "INBOX", &box, &err), 0);
+	assert_int_equal(mailbox_catch_up(box, &event, 1, &changed, &err), 0);
+	mailbox_close(&box);
+	remove_files(f, 0, "1795327226.M3P*");
+	remove_files(f, 1, "1795327226.M4P*");
+	doubt_states(f);
+	sync_until_equal(f);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(count_files(f, i), 4);
+	expect_quiet(f);
 }
 
 /* The file went, and its message has another UID at the peer by now. */
@@ -601,6 +666,7 @@ int main(void)
 		TEST(both_delivered_the_same_uid),
 		TEST(a_record_without_a_file_ends),
 		TEST(files_that_went_come_back),
+		TEST(removals_are_news_while_files_are_missing),
 		TEST(a_file_comes_back_under_another_uid),
 		TEST(files_that_were_removed_stay_away),
 		TEST(a_file_that_neither_has_ends),
