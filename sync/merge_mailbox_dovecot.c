@@ -191,9 +191,11 @@ static int walk_lists(struct merge_work *work, struct walk *walk)
 		if (local == NULL && item->uid >= own->uid_next)
 			return 0;
 		log = ask_log(work, item);
+		/* Behind the last own message another one's expunge ends the walk; before it, two
+		 * that were expunged under one UID say nothing about those that follow. */
 		if (log == LOG_SAME)
 			walk->common_uid = item->uid;
-		else if (log == LOG_OTHER || local == NULL)
+		else if (local == NULL)
 			return 0;
 		else if (item->type == 's')
 			walk->maybe_save[walk->maybe_save_count++] = item;
@@ -231,10 +233,11 @@ static int settle_maybes(struct merge_work *work, struct walk *walk, struct put_
 		const struct merge_item *item = walk->maybe_save[i];
 		const struct merge_item *own =
 			merge_items_find(work->in->own.items, work->in->own.item_count, item->uid);
+		bool expunged = own != NULL && own->type == 'e' && ask_log(work, item) != LOG_OTHER;
 
 		if (item->uid > walk->common_uid)
 			walk->maybe_save[kept++] = item;
-		else if (!work->in->absence_counts && (own == NULL || own->type != 'e'))
+		else if (!work->in->absence_counts && !expunged)
 			back->peer[back->peer_count++] = item;
 	}
 	walk->maybe_save_count = kept;

@@ -198,6 +198,43 @@ static void an_expunge_record_counts_with_or_without_guid(void **state)
 	assert_int_equal(plan.actions[0].uid, 2);
 }
 
+/* Seen beside a real Dovecot: both had given UID 1 to a message of their own and renumbered it, and
+ * UID 2 was expunged at one end since. The walk goes past the first, to the second. */
+static void two_expunges_of_one_uid_do_not_hide_another(void **state)
+{
+	const struct merge_item a[] = {expunged(1, "p"), mail(2, "two"), mail(3, "c"),
+				       mail(4, "d")};
+	const struct merge_item b[] = {expunged(1, "q"), expunged(2, "two"), mail(3, "c"),
+				       mail(4, "d")};
+	struct merge_mailbox_input in = input(a, 4, b, 4, 5);
+
+	in.absence_counts = false;
+	run(&in);
+	assert_int_equal(plan.action_count, 1);
+	assert_int_equal(plan.actions[0].kind, MERGE_EXPUNGE);
+	assert_int_equal(plan.actions[0].uid, 2);
+	in = input(b, 4, a, 4, 5);
+	in.absence_counts = false;
+	run(&in);
+	assert_int_equal(plan.action_count, 0);
+}
+
+/* The peer's has the UID of one that was expunged here, and is no such message. */
+static void an_expunge_of_another_message_removes_nothing(void **state)
+{
+	const struct merge_item own[] = {mail(1, "a"), expunged(2, "p"), mail(3, "c")};
+	const struct merge_item peer[] = {mail(1, "a"), mail(2, "q"), mail(3, "c")};
+	struct merge_mailbox_input in = input(own, 3, peer, 3, 4);
+
+	in.absence_counts = false;
+	run(&in);
+	assert_int_equal(plan.action_count, 1);
+	assert_int_equal(plan.actions[0].kind, MERGE_APPEND);
+	assert_int_equal(plan.actions[0].peer_uid, 2);
+	assert_int_equal(plan.actions[0].uid, 4);
+	assert_true(plan.run_again);
+}
+
 static void changes_with_state_are_applied(void **state)
 {
 	const struct merge_item peer[] = {changed(1, "a", 15, MAIL_SEEN, MAIL_SEEN),
@@ -289,6 +326,8 @@ int main(void)
 		CASE(absence_that_must_not_count_puts_the_message_back),
 		CASE(what_is_missing_here_is_not_revived_while_absence_counts),
 		CASE(an_expunge_record_counts_with_or_without_guid),
+		CASE(two_expunges_of_one_uid_do_not_hide_another),
+		CASE(an_expunge_of_another_message_removes_nothing),
 		CASE(changes_with_state_are_applied),
 		CASE(what_the_peer_will_change_gets_a_modseq_above_its_own),
 		CASE(a_wrong_guid_below_the_common_uid_asks_for_a_full_run),
