@@ -177,13 +177,17 @@ static int sync_tree_boxes(struct brain *brain, struct error *err)
 
 	for (size_t i = 0; i < brain->tree.node_count; i++)
 		brain->boxes_total += is_synced(brain, &brain->tree.nodes[i]);
-	for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
-		const struct mailbox_node *node = &brain->tree.nodes[i];
+	/* INBOX first: it is the one that a destination may not be able to take. */
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
+			const struct mailbox_node *node = &brain->tree.nodes[i];
+			bool is_inbox = strcmp(node->name, "INBOX") == 0;
 
-		if (!is_synced(brain, node))
-			continue;
-		ret = box_sync_master(brain, node->name, &node->guid, err);
-		brain->boxes_done++;
+			if (!is_synced(brain, node) || is_inbox != (round == 0))
+				continue;
+			ret = box_sync_master(brain, node->name, &node->guid, err);
+			brain->boxes_done++;
+		}
 	}
 	return ret;
 }
@@ -356,6 +360,7 @@ static int conclude(struct brain *brain, int ret, bool ended, struct error *err)
 	}
 	if (brain->failed != 0) {
 		result->outcome = SYNC_FAILED;
+		result->said = true;
 		return error_set(err, brain->failed, "%s", result->reason);
 	}
 	result->outcome = brain->need_tree ? SYNC_NEED_TREE : brain->again ? SYNC_AGAIN : SYNC_DONE;

@@ -181,6 +181,7 @@ struct sync_result {
 	unsigned mails_sent, mails_received;
 	unsigned changes_applied;
 	bool checked;	  /* with check_peer */
+	bool said;	  /* what failed is in the log already, mailbox by mailbox */
 	char reason[512]; /* why not SYNC_DONE */
 };
 

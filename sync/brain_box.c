@@ -101,7 +101,11 @@ static int box_open(struct box *box, struct brain *brain, const char *name, cons
 	if (ret < 0)
 		return ret;
 	box->status = *mailbox_status(box->mailbox);
-	if (guid != NULL && !guid_equal(guid, &box->status.guid))
+	box->guid = box->status.guid;
+	/* Where nothing is changed it may be the one that it would take. */
+	if (guid != NULL && brain->check_only)
+		box->guid = *guid;
+	if (guid != NULL && !guid_equal(guid, &box->guid))
 		return error_set(err, -ESTALE, "mailbox %s has another GUID now", name);
 	return 0;
 }
@@ -122,7 +126,7 @@ static void fill_own_item(struct box *box)
 	const struct mailbox_status *status = &box->status;
 
 	box->own = (struct item_mailbox){
-		.mailbox_guid = status->guid,
+		.mailbox_guid = box->guid,
 		.uid_validity = status->uid_validity,
 		.uid_next = status->uid_next,
 		.messages_count = status->messages,
@@ -281,6 +285,7 @@ int box_make_anew(struct box *box, struct error *err)
 	if (ret < 0)
 		return ret;
 	box->status = *mailbox_status(box->mailbox);
+	box->guid = box->status.guid;
 	mailbox_changes_free(&box->changes);
 	export_free(&box->export);
 	fill_own_item(box);
@@ -511,6 +516,33 @@ static void peer_declined(struct box *box)
 	brain_again(brain, box->name, "the peer does not have it, or cannot use the saved state");
 }
 
+static int count_one(void *ctx, const struct mail *mail)
+{
+	(void)mail;
+	(*(uint32_t *)ctx)++;
+	return 0;
+}
+
+/* A Dovecot deletes a mailbox that lacks a message of the source's below its UIDNEXT; an INBOX that
+ * it cannot delete stays empty then, in every run. That there are fewer is all that B tells. */
+static int check_dovecot_inbox(const struct box *box, struct error *err)
+{
+	struct brain *brain = box->brain;
+	uint32_t count = 0;
+
+	if (brain->way != SYNC_TO_PEER || brain->keeps || strcmp(box->name, "INBOX") != 0 ||
+	    mail_filter_is_set(&brain->filter) || box->peer.uid_next <= 1 ||
+	    items_peer_has_key(brain->items, ITEM_HANDSHAKE, "dsyncfs_program"))
+		return 0;
+	int ret = mailbox_each(box->mailbox, 1, box->peer.uid_next - 1, count_one, &count, err);
+	if (ret == 0 && count > box->peer.messages_count)
+		ret = error_set(err, -EOPNOTSUPP,
+				"INBOX there has %u messages below its UIDNEXT %u and the source "
+				"%u: a Dovecot would delete it; move it away to have it made anew",
+				box->peer.messages_count, box->peer.uid_next, count);
+	return ret;
+}
+
 static int announce_and_sync(struct box *box, struct error *err)
 {
 	struct brain *brain = box->brain;
@@ -530,7 +562,8 @@ static int announce_and_sync(struct box *box, struct error *err)
 		peer_declined(box);
 		return 0;
 	}
-	return sync_box(box, err);
+	ret = check_dovecot_inbox(box, err);
+	return ret < 0 ? ret : sync_box(box, err);
 }
 
 /* A mailbox that the master cannot open is not announced: the others go on. */

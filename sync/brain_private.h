@@ -330,6 +330,7 @@ struct box {
 	char *name;
 	struct mailbox *mailbox;
 	struct mailbox_status status; /* as the lists were made */
+	struct guid guid;	      /* with check_only not always the one in status */
 	bool has_saved;
 	struct sync_mailbox_state saved; /* valid for this mailbox, else has_saved is false */
 	struct mailbox_changes changes;

@@ -528,6 +528,37 @@ static void keep_known(struct mailbox_tree *tree, const struct mailbox_tree *pee
 	tree->node_count = kept;
 }
 
+/* The mailbox gets the GUID in this session's tree alone, so that it is compared as the one that it
+ * would be. One that has the GUID now would be gone. */
+static void pretend_guid(struct mailbox_tree *tree, const struct merge_tree_action *action)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < tree->node_count; i++) {
+		struct mailbox_node *node = &tree->nodes[i];
+
+		if (guid_equal(&node->guid, &action->guid)) {
+			free(node->name);
+			continue;
+		}
+		if (guid_equal(&node->guid, &action->own_guid))
+			node->guid = action->guid;
+		tree->nodes[kept++] = *node;
+	}
+	tree->node_count = kept;
+}
+
+/* Nothing was done: what there is to compare is what both have, and what would be the peer's. */
+static void pretend_plan(struct brain *brain, const struct merge_tree_plan *plan,
+			 const struct mailbox_tree *peer)
+{
+	for (size_t i = 0; i < plan->action_count; i++) {
+		if (plan->actions[i].kind == MERGE_TREE_ADOPT_GUID)
+			pretend_guid(&brain->tree, &plan->actions[i]);
+	}
+	keep_known(&brain->tree, peer);
+}
+
 /* The own tree as the peer got it. The names belong to brain->tree. */
 static int wanted_tree(const struct brain *brain, struct mailbox_tree *tree_r)
 {
@@ -578,13 +609,31 @@ static int merge_trees(struct brain *brain, struct tree_builder *builder, struct
 		return stream_set_failed(brain->stream, ret, err);
 	apply_plan(brain, &plan, builder->untold);
 	if (brain->check_only) {
-		keep_known(&brain->tree, &builder->tree);
+		pretend_plan(brain, &plan, &builder->tree);
 	} else if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);
 		if (ret == 0)
 			tell_places(brain);
 	}
 	merge_tree_plan_free(&plan);
+	return ret;
+}
+
+/* A Dovecot that is the destination has said its tree, and not heard ours: what it would do to its
+ * INBOX without getting anywhere is not begun. Where it has started the session, it is its own. */
+static int check_dovecot(const struct brain *brain, const struct mailbox_tree *peer,
+			 struct error *err)
+{
+	struct mailbox_tree own;
+
+	if (brain->way != SYNC_TO_PEER || brain->keeps || brain->role != SYNC_MASTER)
+		return 0;
+	int ret = wanted_tree(brain, &own);
+	if (ret < 0)
+		return error_errno(err, ret, "mailbox tree");
+	ret = merge_tree_backup_to_dovecot(&own, peer, is_restricted(brain), err);
+	free(own.nodes);
+	free(own.deletions);
 	return ret;
 }
 
@@ -598,6 +647,8 @@ static int exchange_trees(struct brain *brain, struct tree_builder *builder, boo
 	if (ret == 0)
 		ret = receive_tree(brain, builder, ended_r, err);
 	const struct peer_tree peer = {&builder->tree, builder->names};
+	if (ret == 0 && dovecot)
+		ret = check_dovecot(brain, &builder->tree, err);
 	if (ret == 0 && dovecot)
 		ret = send_tree(brain, &peer, err);
 	return ret;

@@ -109,7 +109,8 @@ static int exit_status(int rc, const struct sync_result *result, bool quiet,
 		       const struct error *err)
 {
 	if (rc < 0) {
-		log_error("%s", err->text[0] ? err->text : strerror(-rc));
+		if (!result->said)
+			log_error("%s", err->text[0] ? err->text : strerror(-rc));
 		return DSYNC_EXIT_FAILED;
 	}
 	switch (result->outcome) {

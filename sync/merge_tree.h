@@ -80,6 +80,12 @@ int merge_tree(const struct merge_tree_input *input, struct merge_tree_plan *pla
  * have, or with a UIDNEXT above the peer's; and where the peer has no mailboxes at all. */
 int merge_tree_backup(const struct merge_tree_input *input, struct merge_tree_plan *plan_r,
 		      struct error *err);
+/* What a Dovecot would do to become our tree, own. It deletes each mailbox that is another one than
+ * ours or ahead of it, and where its INBOX cannot be deleted, as in a Maildir, that leaves it empty
+ * in every run. -EOPNOTSUPP, with the reason, where its INBOX would be deleted with what it has
+ * had, or all of its mailboxes. restricted: own is not all that there is. */
+int merge_tree_backup_to_dovecot(const struct mailbox_tree *own, const struct mailbox_tree *peer,
+				 bool restricted, struct error *err);
 void merge_tree_plan_free(struct merge_tree_plan *plan);
 
 #endif

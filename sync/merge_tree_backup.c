@@ -232,13 +232,13 @@ static int add_subscriptions(const struct one_way *way, struct merge_tree_plan *
 	return 0;
 }
 
-static int check_source(const struct one_way *way)
+static int check_source(const struct mailbox_tree *source, struct error *err)
 {
-	for (size_t i = 0; i < way->in->peer->node_count; i++) {
-		if (is_mailbox(&way->in->peer->nodes[i]))
+	for (size_t i = 0; i < source->node_count; i++) {
+		if (is_mailbox(&source->nodes[i]))
 			return 0;
 	}
-	return error_set(way->err, -EOPNOTSUPP,
+	return error_set(err, -EOPNOTSUPP,
 			 "the source has no mailboxes: nothing is deleted because of that");
 }
 
@@ -246,7 +246,7 @@ static int merge(struct one_way *way, struct merge_tree_plan *plan_r)
 {
 	struct merge_tree_input input = *way->in;
 	struct merge_tree_plan merged = {0};
-	int ret = check_source(way);
+	int ret = check_source(way->in->peer, way->err);
 
 	if (ret == 0)
 		ret = show_own(way);
@@ -287,4 +287,31 @@ int merge_tree_backup(const struct merge_tree_input *input, struct merge_tree_pl
 			return error_set(err, ret, "out of memory while merging mailbox trees");
 	}
 	return ret;
+}
+
+int merge_tree_backup_to_dovecot(const struct mailbox_tree *own, const struct mailbox_tree *peer,
+				 bool restricted, struct error *err)
+{
+	const struct mailbox_node *source = by_name(own, "INBOX"), *inbox = by_name(peer, "INBOX");
+	static const char remedy[] = "a Dovecot would delete it; move it away to have it made anew";
+
+	if (!restricted && check_source(own, err) < 0)
+		return -EOPNOTSUPP;
+	if (!is_mailbox(inbox) || inbox->uid_next <= 1)
+		return 0;
+	if (!is_mailbox(source))
+		return restricted ? 0
+				  : error_set(err, -EOPNOTSUPP,
+					      "INBOX: the source has none, and %s", remedy);
+	if (!guid_equal(&source->guid, &inbox->guid))
+		return error_set(err, -EOPNOTSUPP,
+				 "INBOX there was not made from the source's, and %s", remedy);
+	if (source->uid_validity != inbox->uid_validity)
+		return error_set(err, -EOPNOTSUPP,
+				 "INBOX has UIDVALIDITY %u there and %u here, and %s",
+				 inbox->uid_validity, source->uid_validity, remedy);
+	if (inbox->uid_next > source->uid_next)
+		return error_set(err, -EOPNOTSUPP, "INBOX has UIDNEXT %u there and %u here, and %s",
+				 inbox->uid_next, source->uid_next, remedy);
+	return 0;
 }

@@ -227,6 +227,52 @@ def refused_before_anything(directory):
         is_refused("its UIDNEXT is ")
 
 
+def made_independently(directory):
+    """The copy's mailboxes have the source's names, and nothing else of it. A folder is made anew; an INBOX cannot be, and
+    that is found before a folder is touched. Where the mails are the same, the copy's INBOX becomes the source's."""
+    formats = {"maildir:~/Maildir": ("local", "command", "reverse"), "mdbox:~/mdbox": ("local",), "sdbox:~/sdbox": ("command",)}
+
+    def other_files(side):
+        return {name: data for name, data in snapshot(side).items() if "/mdbox/storage/dovecot.map" not in name}
+
+    for number, (location, ways) in enumerate(formats.items()):
+        homes = [f"{directory}/own{number}-{side}" for side in ("source", "copy", "twin")]
+        for home, folder in zip(homes, ("Work", "Work", None)):
+            make_home(home)
+            make_home(home + "-mails")
+            for mail in range(2 if home == homes[1] else 3):
+                name = os.path.basename(homes[0] if home == homes[2] else home)
+                deliver(home + "-mails", f"17000000{number}{mail}.M1P1.{name}", f"Subject: {mail}\n\n{name}\n")
+            if folder:
+                deliver(home + "-mails", f"1700000101.M1P1.{os.path.basename(home)}", "Subject: x\n\nx\n", folder=folder)
+            # Each is mirrored from a Maildir of its own, and has its GUIDs.
+            dsync(home + "-mails", "-o", f"mail_location=maildir:{home}-mails", "mirror", location.replace("~", home), expect=(0,))
+        source, copy, twin = homes
+
+        def backup(to, way, *options, location=location, source=source, **expect):
+            """The source's owner sends, to a directory or to a command; or the copy's owner takes."""
+            words = {"local": [location.replace("~", to)], "reverse": [location.replace("~", source)],
+                     "command": ["env", f"HOME={to}", DSYNC, "-o", f"mail_location={location}", "server"]}[way]
+            home = to if way == "reverse" else source
+            return dsync(home, "-o", f"mail_location={location}", *options, *(["-R"] if way == "reverse" else []), "backup", *words,
+                         **expect)
+
+        for way in ways:
+            kept = other_files(copy)
+            result = backup(copy, way, expect=(1,))
+            assert "INBOX cannot become" in result.stderr and "nothing was changed" in result.stderr, (way, result.stderr)
+            assert "made anew: " not in result.stderr and " sent, " not in result.stderr, (way, result.stderr)
+            assert other_files(copy) == kept, (location, way)
+        planned = backup(twin, "local", "--dry-run", expect=(0,)).stdout
+        assert "take the GUID of INBOX" in planned and "create Work" in planned and "lose" not in planned, planned
+        for _ in range(2):
+            result = backup(twin, ways[-1], expect=(0,))
+        assert moved(result) == (0, 0, 0)
+        # Without INBOX nothing is in the way, and Work becomes the source's.
+        backup(copy, "local", "-m", "Work", expect=(0,))
+        assert moved(backup(copy, "local", "-m", "Work", expect=(0,))) == (0, 0, 0)
+
+
 def saved_states(directory):
     """-s: what is printed is what the next run is told, and then only what changed is looked for."""
     home, copy = directory + "/state", directory + "/state-copy"
@@ -341,7 +387,8 @@ def failures(directory):
 
 def main():
     with Directory() as directory:
-        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything, saved_states, dry_run, lost_uidlist,
+        for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything,
+                     made_independently, saved_states, dry_run, lost_uidlist,
                      failures):
             step(directory)
             print("ok:", step.__name__)

@@ -199,6 +199,26 @@ def one_way(sides):
         print("ok:", name)
 
 
+def their_inbox_is_kept(sides):
+    """A Dovecot as the destination would delete an INBOX that is ahead, or lacks a message: a Maildir's it can only empty."""
+    def is_refused(text):
+        before = sides.theirs.view()
+        result = run([DSYNC, "-c", sides.ours.conf, "-u", USER, "backup", "doveadm", "-c", sides.theirs.conf, "dsync-server",
+                      "-u", USER], expect=(1,), root=True)
+        assert text in result.stderr and "a Dovecot would delete it" in result.stderr, result.stderr
+        assert sides.theirs.view() == before
+
+    sides.theirs.deliver("Subject: ahead\n\nahead\n")
+    sides.ours.deliver("Subject: new\n\nnew\n", mailbox="Theirs")
+    is_refused("INBOX has UIDNEXT")
+    until_done(sides.we_by_pipe)
+    sides.theirs.own("expunge", "mailbox", "INBOX", "1")
+    is_refused("messages below its UIDNEXT")
+    until_done(sides.we_by_pipe)
+    sides.same()
+    print("ok: their_inbox_is_kept")
+
+
 def while_mail_arrives(sides):
     """The conversion of a live account: mirror, again for the rest, once more when nothing arrives any more."""
     stop, count = threading.Event(), [0, 0]
@@ -289,6 +309,7 @@ def main():
                 print("ok:", name)
             one_way(sides)
             until_done(sides.we_by_pipe)
+            their_inbox_is_kept(sides)
             saved_states(sides)
             while_mail_arrives(sides)
             a_new_user(sides)

@@ -481,6 +481,51 @@ static void a_mailbox_made_independently_takes_the_sources_guid(void **state)
 	merge_tree_plan_free(&plan);
 }
 
+static int to_dovecot(const struct mailbox_node *own, size_t own_count,
+		      const struct mailbox_node *peer, size_t peer_count, bool restricted)
+{
+	const struct mailbox_tree own_tree = {.nodes = (struct mailbox_node *)own,
+					      .node_count = own_count};
+	const struct mailbox_tree peer_tree = {.nodes = (struct mailbox_node *)peer,
+					       .node_count = peer_count};
+	struct error err = {0};
+
+	return merge_tree_backup_to_dovecot(&own_tree, &peer_tree, restricted, &err);
+}
+
+/* It would empty its INBOX first, and with a Maildir get no further. */
+static void a_dovecot_is_not_made_to_delete_its_inbox(void **state)
+{
+	const struct mailbox_node own[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+	struct mailbox_node peer[] = {node_of("INBOX", 1, 5), node_of("Work", 3, 9)};
+
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), 0);
+	assert_int_equal(to_dovecot(own, 2, NULL, 0, false), 0);
+	peer[0].uid_next = 6;
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), -EOPNOTSUPP);
+	peer[0].uid_next = 4;
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), 0);
+	peer[0].uid_validity = 2;
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), -EOPNOTSUPP);
+	peer[0] = node_of("INBOX", 4, 2);
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), -EOPNOTSUPP);
+	/* One that has never had a message is no loss. */
+	peer[0].uid_next = 1;
+	assert_int_equal(to_dovecot(own, 2, peer, 2, false), 0);
+}
+
+static void a_dovecot_is_not_emptied_by_a_source_without_mailboxes(void **state)
+{
+	const struct mailbox_node own[] = {node_of("Work", 2, 5)};
+	const struct mailbox_node peer[] = {node_of("INBOX", 1, 5), node_of("Work", 2, 5)};
+
+	assert_int_equal(to_dovecot(own, 0, peer, 2, false), -EOPNOTSUPP);
+	assert_int_equal(to_dovecot(own, 1, peer, 2, false), -EOPNOTSUPP);
+	/* Some mailboxes are asked for, and INBOX is none of them. */
+	assert_int_equal(to_dovecot(own, 0, peer, 2, true), 0);
+	assert_int_equal(to_dovecot(own, 1, peer, 2, true), 0);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -508,6 +553,8 @@ int main(void)
 		cmocka_unit_test(an_inbox_that_is_ahead_is_refused),
 		cmocka_unit_test(a_folder_that_is_ahead_is_made_anew),
 		cmocka_unit_test(a_mailbox_made_independently_takes_the_sources_guid),
+		cmocka_unit_test(a_dovecot_is_not_made_to_delete_its_inbox),
+		cmocka_unit_test(a_dovecot_is_not_emptied_by_a_source_without_mailboxes),
 		cmocka_unit_test(random_trees_become_the_sources),
 		cmocka_unit_test(random_trees_converge_without_loss),
 		cmocka_unit_test(random_trees_converge_by_dovecots_rules),
