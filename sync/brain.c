@@ -171,42 +171,106 @@ static bool is_synced(const struct brain *brain, const struct mailbox_node *node
 	       brain_box_is_wanted(brain, node->name, &node->guid);
 }
 
-static int sync_tree_boxes(struct brain *brain, struct error *err)
+/* What its UIDs say, and one for looking at it. */
+static uint32_t work_of(const struct mailbox_node *own, const struct mailbox_node *peer)
 {
-	int ret = 0;
+	uint32_t uid_next = own->uid_next;
 
-	for (size_t i = 0; i < brain->tree.node_count; i++)
-		brain->boxes_total += is_synced(brain, &brain->tree.nodes[i]);
-	/* INBOX first: it is the one that a destination may not be able to take. */
-	for (int round = 0; round < 2; round++) {
-		for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
-			const struct mailbox_node *node = &brain->tree.nodes[i];
-			bool is_inbox = strcmp(node->name, "INBOX") == 0;
+	if (peer != NULL && peer->uid_next > uid_next)
+		uid_next = peer->uid_next;
+	return uid_next > 1 ? uid_next : 1;
+}
 
-			if (!is_synced(brain, node) || is_inbox != (round == 0))
-				continue;
-			ret = box_sync_master(brain, node->name, &node->guid, err);
-			brain->boxes_done++;
-		}
+static int by_name(const void *name, const void *node)
+{
+	return strcmp(name, ((const struct mailbox_node *)node)->name);
+}
+
+int brain_weigh(struct brain *brain, const struct mailbox_tree *peer)
+{
+	size_t count = brain->tree.node_count;
+
+	brain->work.of_node = calloc(count + 1, sizeof(*brain->work.of_node));
+	if (brain->work.of_node == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (!is_synced(brain, node))
+			continue;
+		brain->work.of_node[i] =
+			work_of(node, peer->node_count > 0
+					      ? bsearch(node->name, peer->nodes, peer->node_count,
+							sizeof(*peer->nodes), by_name)
+					      : NULL);
+		brain->work.total += brain->work.of_node[i];
+		brain->boxes_total++;
 	}
-	return ret;
+	return 0;
+}
+
+static size_t mails_to_move(const struct box *box)
+{
+	/* A fill is asked for in parts. */
+	if (!fill_applies(box))
+		return box->export.request_count + box->import.request_count;
+	return box->own.messages_count > box->peer.messages_count ? box->own.messages_count
+								  : box->peer.messages_count;
+}
+
+static void tell_progress(const struct brain *brain, size_t moved, uint64_t work)
+{
+	struct sync_progress progress = {
+		.boxes_done = brain->boxes_done,
+		.boxes_total = brain->boxes_total,
+		.mails =
+			brain->result->mails_sent + brain->result->mails_received + (unsigned)moved,
+		.work_done = brain->work.done + work,
+		.work_total = brain->work.total,
+	};
+
+	if (brain->host->progress != NULL)
+		brain->host->progress(brain->host->ctx, &progress);
 }
 
 void brain_progress(const struct box *box)
 {
 	const struct brain *brain = box->brain;
 	size_t moved = box->export.mails_sent + box->import.mails_received;
-	struct sync_progress progress = {
-		.boxes_done = brain->boxes_done,
-		.boxes_total = brain->boxes_total,
-		.mails =
-			brain->result->mails_sent + brain->result->mails_received + (unsigned)moved,
-		.box_mails = moved,
-		.box_mails_total = box->export.request_count + box->import.request_count,
-	};
+	size_t total = mails_to_move(box);
 
-	if (brain->host->progress != NULL)
-		brain->host->progress(brain->host->ctx, &progress);
+	/* What is moved twice, or more than was asked for, is no more work. */
+	tell_progress(brain, moved,
+		      total > 0 ? brain->work.now * (moved < total ? moved : total) / total : 0);
+}
+
+static int sync_node(struct brain *brain, size_t index, struct error *err)
+{
+	const struct mailbox_node *node = &brain->tree.nodes[index];
+
+	brain->work.now = brain->work.of_node[index];
+	int ret = box_sync_master(brain, node->name, &node->guid, err);
+	brain->boxes_done++;
+	brain->work.done += brain->work.now;
+	tell_progress(brain, 0, 0);
+	return ret;
+}
+
+static int sync_tree_boxes(struct brain *brain, struct error *err)
+{
+	int ret = 0;
+
+	/* INBOX first: it is the one that a destination may not be able to take. */
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < brain->tree.node_count && ret == 0; i++) {
+			const struct mailbox_node *node = &brain->tree.nodes[i];
+			bool is_inbox = strcmp(node->name, "INBOX") == 0;
+
+			if (is_synced(brain, node) && is_inbox == (round == 0))
+				ret = sync_node(brain, i, err);
+		}
+	}
+	return ret;
 }
 
 static void take_finish(struct brain *brain, const struct item_finish *finish)
@@ -377,6 +441,7 @@ static void brain_free(struct brain *brain)
 	free(brain->exclude);
 	free(brain->filter_flag);
 	moves_free(&brain->moves);
+	free(brain->work.of_node);
 }
 
 /* A slave learns it from the master. */

@@ -75,8 +75,9 @@ struct sync_planned {
 /* How far a master is. */
 struct sync_progress {
 	unsigned boxes_done, boxes_total;
-	unsigned mails;			   /* sent and received so far */
-	size_t box_mails, box_mails_total; /* of the present mailbox */
+	unsigned mails; /* sent and received so far */
+	/* By the UIDs of all mailboxes; total 0: not known. */
+	uint64_t work_done, work_total;
 };
 
 struct sync_host {

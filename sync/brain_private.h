@@ -94,6 +94,11 @@ struct brain {
 
 	struct moves moves;
 	unsigned boxes_done, boxes_total;
+	/* Of a master that goes by the tree: how much there is to do, in UIDs. */
+	struct {
+		uint32_t *of_node; /* for each of tree */
+		uint64_t total, done, now;
+	} work;
 	struct list_moment tree_moment; /* not after the tree was read */
 	bool untold;			/* the tree that was sent may not tell all */
 	/* What both clocks said at the same moment, by the two H; 0: the peer's is not known. */
@@ -115,6 +120,8 @@ const struct item_state *brain_wire_state(const struct brain *brain, const struc
 struct box;
 /* The master only wants to know: nobody here is told what would be done. */
 bool brain_is_asked(const struct brain *brain);
+/* The tree is as it is synced: what it comes to, with the peer's. -ENOMEM. */
+int brain_weigh(struct brain *brain, const struct mailbox_tree *peer);
 /* A mail of the mailbox has been sent or received. */
 void brain_progress(const struct box *box);
 /* Does the peer tell, and want to be told, the digest of each body? */

@@ -670,6 +670,9 @@ int brain_sync_tree(struct brain *brain, bool *ended_r, struct error *err)
 		if (brain->role == SYNC_MASTER)
 			distrust_states(brain, &builder.tree);
 	}
+	if (ret == 0 && !*ended_r && brain->role == SYNC_MASTER &&
+	    brain_weigh(brain, &builder.tree) < 0)
+		ret = error_errno(err, -ENOMEM, "mailbox tree");
 	mailbox_tree_free(&builder.tree);
 	return ret;
 }

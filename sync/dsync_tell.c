@@ -71,20 +71,6 @@ void dsync_tell_plan(const struct dsync_tell *tell, const char *mailbox,
 		       planned->flag_changes, planned->uid_changes);
 }
 
-/* By what is done of the mailboxes and, within the present one, of its mails; in thousandths. */
-static unsigned done_of_all(const struct sync_progress *progress)
-{
-	uint64_t part = progress->box_mails_total
-				? (uint64_t)1000 * progress->box_mails / progress->box_mails_total
-				: 0;
-
-	if (part > 1000)
-		part = 1000;
-	return progress->boxes_total ? (unsigned)(((uint64_t)1000 * progress->boxes_done + part) /
-						  progress->boxes_total)
-				     : 0;
-}
-
 static void print_left(int64_t secs)
 {
 	if (secs >= HOUR_SECS)
@@ -99,7 +85,6 @@ static void print_left(int64_t secs)
 void dsync_tell_progress(struct dsync_tell *tell, const struct sync_progress *progress)
 {
 	int64_t now_ms = tcp_now_ms(), passed_ms;
-	unsigned done = done_of_all(progress);
 
 	if (!tell->progress)
 		return;
@@ -112,8 +97,10 @@ void dsync_tell_progress(struct dsync_tell *tell, const struct sync_progress *pr
 	fprintf(stderr, CLEAR_LINE "%u of %u mailboxes, %u mails, %lld/s", progress->boxes_done,
 		progress->boxes_total, progress->mails,
 		(long long)progress->mails * 1000 / (long long)passed_ms);
-	if (done > 0)
-		print_left(passed_ms * (1000 - (int64_t)done) / done / 1000);
+	if (progress->work_done > 0)
+		print_left((int64_t)((double)passed_ms / 1000 *
+				     (double)(progress->work_total - progress->work_done) /
+				     (double)progress->work_done));
 	fflush(stderr);
 }
 

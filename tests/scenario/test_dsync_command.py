@@ -2,8 +2,12 @@
 """dsync between plain Maildirs, as nobody special: LOCATION2 on this machine, and behind a command."""
 import json
 import os
+import pty
+import re
+import subprocess
+import time
 
-from dsync_sides import DSYNC, Directory, as_mail_user, deliver, mailbox_of, maildir_view, run, until_done
+from dsync_sides import DSYNC, MAIL_UID, Directory, as_mail_user, deliver, mailbox_of, maildir_view, run, until_done
 
 SETTINGS = ["-c", "/dev/null"]
 
@@ -367,6 +371,66 @@ def lost_uidlist(directory):
     same()
 
 
+SLOW_LINE = """
+import subprocess, sys, time
+end = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+while data := sys.stdin.buffer.raw.read(65536):
+    end.stdin.write(data)
+    end.stdin.flush()
+    time.sleep(0.02)
+end.stdin.close()
+sys.exit(end.wait())
+"""
+
+
+def progress(directory):
+    """A run that takes longer than a second says on a terminal how far it is, and how long it will take; nothing elsewhere."""
+    home, source = directory + "/long", directory + "/long/Maildir"
+    make_home(home)
+    for folder, count, size in (("", 60, 65536), *((f"/.F{number}", 1, 10) for number in range(10))):
+        for part in ("cur", "new", "tmp"):
+            os.makedirs(f"{source}{folder}/{part}")
+        for number in range(count):
+            with open(f"{source}{folder}/new/1700000000.M{number}P1.x", "w", encoding="ascii") as file:
+                file.write("Subject: x\n\n" + "x" * size)
+    if os.geteuid() == 0:
+        run(["chown", "-R", f"{MAIL_UID}:{MAIL_UID}", source], root=True)
+
+    def long_run(there, *options, terminal):
+        make_home(home + there)
+        reader, writer = pty.openpty() if terminal else os.pipe()
+        command = [DSYNC, *SETTINGS, *options, "mirror", "/usr/bin/python3", "-c", SLOW_LINE, "env", f"HOME={home}{there}", DSYNC,
+                   *SETTINGS]
+        with subprocess.Popen(command, stderr=writer, stdin=subprocess.DEVNULL, env={**os.environ, "HOME": home},
+                              **as_mail_user()) as process:
+            os.close(writer)
+            start, said = time.monotonic(), []
+            while data := read_some(reader):
+                said.append((time.monotonic() - start, data))
+        os.close(reader)
+        assert process.returncode == 0, said
+        return time.monotonic() - start, said
+
+    def read_some(reader):
+        try:
+            return os.read(reader, 4096)
+        except OSError:  # a terminal's other end is closed
+            return b""
+
+    took, said = long_run("-seen", terminal=True)
+    assert said and said[-1][1].endswith(b"\r\033[K"), said
+    shown = [(at, *map(int, found)) for at, text in said for found in re.findall(
+        rb"\r\033\[K(\d+) of (\d+) mailboxes, (\d+) mails, (\d+)/s, about (\d+) s left", text)]
+    assert len(shown) >= 2 and shown[0][0] > 0.8, said
+    assert [line[3] for line in shown] == sorted(line[3] for line in shown) and shown[-1][3] <= 70, shown
+    # The one large mailbox counts for more than each of the others.
+    assert all(line[2] == 11 and line[4] > 0 and line[5] < 3 * took for line in shown), (took, shown)
+    assert long_run("-piped", terminal=False)[1] == []
+    text = b"".join(data for _, data in long_run("-verbose", "-v", terminal=True)[1])
+    assert b"\033" not in text and b"INBOX: 60 sent" in text, text
+    assert maildir_view(home + "-seen/Maildir") == maildir_view(source)
+
+
 def failures(directory):
     home = directory + "/failing"
     make_home(home)
@@ -388,7 +452,7 @@ def failures(directory):
 def main():
     with Directory() as directory:
         for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything,
-                     made_independently, saved_states, dry_run, lost_uidlist,
+                     made_independently, saved_states, dry_run, lost_uidlist, progress,
                      failures):
             step(directory)
             print("ok:", step.__name__)
