@@ -358,7 +358,10 @@ static int take_filter(struct brain *brain, const struct item_handshake *master,
 	const char *fault =
 		master->sync_flags != NULL ? mail_filter_flag_fault(master->sync_flags) : NULL;
 
-	if (has_lost_until(brain, master))
+	bool lost_until = has_lost_until(brain, master);
+
+	/* A destination takes what its own -e lets it: a source can list more. */
+	if (lost_until && brain->way != SYNC_TO_PEER)
 		return refuse(
 			brain,
 			"-e, of which it says the date of -t (as a Dovecot before 2.4.3 does)",
@@ -370,7 +373,7 @@ static int take_filter(struct brain *brain, const struct item_handshake *master,
 	}
 	brain->filter = (struct mail_filter){
 		.since = master->sync_since_timestamp,
-		.until = master->sync_until_timestamp,
+		.until = lost_until ? 0 : master->sync_until_timestamp,
 		.max_size = master->sync_max_size,
 	};
 	if (copy_text(&brain->filter_flag, master->sync_flags) < 0)

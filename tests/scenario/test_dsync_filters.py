@@ -145,6 +145,16 @@ def refused(directory):
     for options in (("-e", SINCE), ("-t", SINCE, "-e", str(NEW))):
         result = theirs.own("sync", *options, DSYNC, "-c", ours.conf, "server", expect=(75,))
         assert "sync_until_timestamp" in result.stderr or "-e" in result.stderr, result.stderr
+    # Where it is the destination, it goes by what it was told itself.
+    ours.add("o-between", int(SINCE) + 1000)
+    ours.add("o-after", NEW + 1000)
+    copies = [Account(directory, "copy-" + name) for name in ("ours", "theirs")]
+    for copy, server in zip(copies, ([DSYNC, "-c", ours.conf, "-o", f"mail_location=maildir:{ours.homes}/{USER}/Maildir", "server"],
+                                     ours.server())):
+        copy.own("backup", "-R", "-t", SINCE, "-e", str(NEW + 500), *server)
+    assert content(copies[0]) == content(copies[1]), (content(copies[0]), content(copies[1]))
+    assert {("INBOX", "both"), ("INBOX", "o-between")} <= set(content(copies[0])), content(copies[0])
+    assert not {("INBOX", "o-old"), ("INBOX", "o-after")} & set(content(copies[0])), content(copies[0])
     before = content(theirs)
     dsync(ours, theirs, "-e", SINCE, "mirror")
     assert set(content(theirs)) - set(before) == {("INBOX", "o-old"), ("Foldero", "o-folder-old")}, content(theirs)
