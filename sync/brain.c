@@ -318,7 +318,7 @@ static int run_master(struct brain *brain, bool *ended_r, struct error *err)
 		ret = brain_read_tree(brain, err);
 	if (ret == 0 && brain->type != SYNC_BOXES)
 		ret = brain_sync_tree(brain, ended_r, err);
-	if (ret == 0)
+	if (ret == 0 && !brain->no_mail_sync)
 		ret = brain->type == SYNC_BOXES ? sync_listed_boxes(brain, err)
 						: sync_tree_boxes(brain, err);
 	if (ret == 0)
@@ -479,6 +479,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 		.way = options->way,
 		.keeps = options->keeps,
 		.check_only = options->check_only,
+		.no_mail_sync = options->tree_only,
 		.send_requests = true,
 		.alt_char = options->alt_char != '\0' ? options->alt_char : '_',
 	};
@@ -494,6 +495,7 @@ int sync_run(struct stream *stream, const struct mail_user *user,
 	if (ret == 0)
 		ret = brain.role == SYNC_MASTER ? run_master(&brain, &ended, &err)
 						: run_slave(&brain, &ended, &err);
+	result_r->incomplete = brain.tree_incomplete;
 	ret = conclude(&brain, ret, ended, &err);
 	brain_free(&brain);
 	if (ret < 0 && _err != NULL)

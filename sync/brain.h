@@ -161,6 +161,8 @@ struct sync_options {
 	 * escaped). NULL: all. */
 	const char *only_box, *exclude;
 	struct guid only_guid; /* empty: any */
+	bool tree_only;	       /* master: no mail is synced */
+	bool purge_peer;       /* master: result_r->purge of the peer's */
 	/* PROTOCOL.md: fill_from and block_uids of B. 0: what suits large mailboxes. */
 	uint32_t fill_from, block_uids;
 	/* Where open mailboxes are taken from and left; NULL: opened for the session alone. */
@@ -182,6 +184,8 @@ struct sync_result {
 	unsigned mails_sent, mails_received;
 	unsigned changes_applied;
 	bool checked;	  /* with check_peer */
+	bool incomplete;  /* own mailboxes could not be read, and were left out */
+	bool purge;	  /* a slave's master asks for the expunged mail's room afterwards */
 	bool said;	  /* what failed is in the log already, mailbox by mailbox */
 	char reason[512]; /* why not SYNC_DONE */
 };

@@ -168,6 +168,8 @@ static int send_master_handshake(struct brain *brain, struct error *err)
 			      .sync_box_guid = brain->only_guid,
 			      .has_sync_box_guid = brain->has_only_guid,
 			      .exclude_mailboxes = brain->exclude,
+			      .no_mail_sync = brain->no_mail_sync,
+			      .purge_remote = brain->options->purge_peer && !brain->result->checked,
 			      .send_mail_requests = true,
 			      .backup_recv = brain->way == SYNC_TO_PEER,
 			      .backup_send = brain->way == SYNC_FROM_PEER,
@@ -401,6 +403,7 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 		return ret;
 	brain->send_requests = master->send_mail_requests;
 	brain->no_mail_sync = master->no_mail_sync;
+	brain->result->purge = master->purge_remote;
 	brain->has_only_guid = master->has_sync_box_guid;
 	brain->only_guid = master->sync_box_guid;
 	if (master->alt_char != NULL && master->alt_char[0] > 0x20 && master->alt_char[0] < 0x7f &&

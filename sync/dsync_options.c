@@ -106,10 +106,12 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 		options->user = value;
 		return 0;
 	case 'm':
-		if (value[0] == '\\' || value[0] == '\0')
+		if (value[0] == '\\')
 			return error_set(err, -EOPNOTSUPP,
-					 "-m '%s': only a mailbox's name is built yet", value);
-		return add_word(&options->boxes, value, letter, err);
+					 "-m %s: a mailbox by its special use is not built yet",
+					 value);
+		options->tree_only |= value[0] == '\0';
+		return value[0] == '\0' ? 0 : add_word(&options->boxes, value, letter, err);
 	case 'x':
 		return add_exclude(options, value, err);
 	case 'C':
@@ -145,7 +147,13 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 's':
 		options->state = value;
 		return 0;
+	case 'P':
+		options->purge = true;
+		return 0;
 	case 'g':
+		options->tree_only |= value[0] == '\0';
+		if (value[0] == '\0')
+			return 0;
 		if (guid_from_hex(value, &options->only_guid) < 0 ||
 		    guid_is_empty(&options->only_guid))
 			return error_set(err, -EINVAL, "-g %s: not a mailbox GUID (32 hex digits)",
@@ -163,7 +171,7 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 'O':
 		return take_filter(&options->filter, letter, value, err);
 	default:
-		/* -N -U -E -P -a -r: what they ask for is so anyway, or means nothing here. */
+		/* -N -U -E -a -r: what they ask for is so anyway, or means nothing here. */
 		return 0;
 	}
 }

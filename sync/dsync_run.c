@@ -18,6 +18,7 @@
 #include "store/base/buf.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/mail_purge.h"
 #include "sync/brain.h"
 #include "sync/dsync_connect.h"
 #include "sync/dsync_state.h"
@@ -34,6 +35,8 @@
 struct session {
 	struct dsync_tell tell;
 	struct sync_state *state; /* of -s; NULL: none is kept */
+	/* Where the mail of a mailbox that would be created is; NULL: not on this machine. */
+	const struct mail_user *other;
 	struct dsync_settled settled;
 };
 
@@ -73,12 +76,29 @@ static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, uns
 	log_info("%s: %u sent, %u received", mailbox, sent, received);
 }
 
+/* Of a mailbox that is not there nothing can be compared: all of it would come. */
+static void tell_mail_to_come(const struct session *session, const char *name,
+			      const struct guid *guid)
+{
+	struct sync_planned planned = {0};
+	struct mailbox *box = NULL;
+	struct error err;
+
+	if (mailbox_open(session->other, name, &box, &err) == 0 &&
+	    guid_equal(&mailbox_status(box)->guid, guid))
+		planned.new_mails = mailbox_status(box)->messages;
+	mailbox_close(&box);
+	dsync_tell_plan(&session->tell, name, &planned);
+}
+
 static void host_tree_changed(void *ctx, const char *what, const char *mailbox,
 			      const char *new_name, const struct guid *guid)
 {
 	const struct session *session = ctx;
 
 	dsync_tell_tree(&session->tell, what, mailbox, new_name, guid);
+	if (session->other && strcmp(what, "create") == 0)
+		tell_mail_to_come(session, mailbox, guid);
 }
 
 static void host_mailbox_planned(void *ctx, const char *mailbox, const struct sync_planned *planned)
@@ -113,6 +133,9 @@ static int exit_status(int rc, const struct sync_result *result, bool quiet,
 			log_error("%s", err->text[0] ? err->text : strerror(-rc));
 		return DSYNC_EXIT_FAILED;
 	}
+	/* In the log already. Another run would not read them either. */
+	if (result->incomplete)
+		return DSYNC_EXIT_FAILED;
 	switch (result->outcome) {
 	case SYNC_DONE:
 		return DSYNC_EXIT_DONE;
@@ -143,9 +166,10 @@ static void look_again(const struct dsync_run *run, const struct dsync_settled *
 }
 
 /* options: what is not the same for all sessions. quiet: nothing is done, so only failures are
- * said. *checked_r: with check_peer, whether it was no more. */
+ * said. other: whose mail is at the other end, where that is known. */
 static int run_session(const struct dsync_run *run, struct stream *stream,
-		       struct sync_options options, bool quiet, bool *checked_r)
+		       struct sync_options options, bool quiet, const struct mail_user *other,
+		       struct sync_result *result_r)
 {
 	const struct dsync_options *command = run->options;
 	bool master = options.role == SYNC_MASTER;
@@ -156,6 +180,7 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 			 .progress = master && !quiet && !command->dry_run && !command->verbose &&
 				     isatty(STDERR_FILENO)},
 		.state = master ? run->state : NULL,
+		.other = command->dry_run && !mail_filter_is_set(&command->filter) ? other : NULL,
 	};
 	struct sync_host host = {
 		.ctx = &session,
@@ -172,12 +197,14 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
 	struct error err = {0};
-	int rc = dsync_take_in(run->user, &err);
+	int rc = dsync_take_in(run->user, &err), status;
 
 	(void)gethostname(hostname, sizeof hostname - 1);
 	options.hostname = hostname;
 	options.type = command->full ? SYNC_FULL : SYNC_CHANGED;
 	options.alt_char = command->alt_char;
+	options.tree_only = command->tree_only;
+	options.purge_peer = command->purge && !quiet;
 	options.exclude = command->excludes.len > 0 ? buf_str(&command->excludes) : NULL;
 	if (rc == 0)
 		rc = sync_run(stream, run->user, &options, &host, &result, &err);
@@ -185,26 +212,38 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	if (rc == 0 && result.outcome == SYNC_DONE)
 		look_again(run, &session.settled, &result);
 	dsync_settled_free(&session.settled);
-	*checked_r = result.checked;
 	quiet |= result.checked;
 	if (rc == 0 && master && !quiet)
 		log_info("%s: %u mailboxes, %u mails sent, %u received, %u changes",
 			 run->user->name, result.mailboxes, result.mails_sent,
 			 result.mails_received, result.changes_applied);
-	return exit_status(rc, &result, quiet, &err);
+	status = exit_status(rc, &result, quiet, &err);
+	*result_r = result;
+	return status;
 }
 
 /* ---- the other end ---- */
 
-static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_only)
+/* Where its mail cannot be purged nothing is lost but room. */
+static void purge(const struct mail_user *user)
+{
+	struct mail_purged purged = {0};
+	struct error err = {0};
+
+	if (mail_purge(user, &purged, &err) < 0)
+		log_error("purge: %s user=%s", err.text, user->name);
+}
+
+static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_only,
+		 const struct mail_user *other)
 {
 	struct stream_settings settings = {.timeout_secs = run->options->timeout_secs,
 					   .peer_name = "the other end"};
 	struct sync_options options = {
 		.role = SYNC_SLAVE, .allow_one_way = true, .check_only = check_only};
 	struct stream *stream = NULL;
+	struct sync_result result = {0};
 	struct error err = {0};
-	bool checked;
 	int status;
 
 	guid_generate(&options.node_id);
@@ -213,14 +252,16 @@ static int serve(const struct dsync_run *run, int fd_in, int fd_out, bool check_
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status = run_session(run, stream, options, check_only, &checked);
+	status = run_session(run, stream, options, check_only, other, &result);
 	stream_free(&stream);
+	if (status != DSYNC_EXIT_FAILED && result.purge)
+		purge(run->user);
 	return status;
 }
 
 int dsync_run_server(const struct dsync_run *run, int fd_in, int fd_out)
 {
-	return serve(run, fd_in, fd_out, false);
+	return serve(run, fd_in, fd_out, false, NULL);
 }
 
 /* What the sessions of a command share. */
@@ -239,7 +280,7 @@ static int serve_local(void *ctx, int fd)
 	run.user = end->user;
 	run.state = NULL;
 	run.side = end->user->location.root;
-	int status = serve(&run, fd, fd, end->check_only);
+	int status = serve(&run, fd, fd, end->check_only, end->run->user);
 
 	/* The process ends without the library's own end. */
 	return fflush(stdout) == 0 ? status : DSYNC_EXIT_FAILED;
@@ -266,8 +307,9 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 		.only_guid = run->options->only_guid,
 	};
 	struct dsync_peer peer;
+	struct sync_result result = {0};
 	struct error err = {0};
-	bool checked, local = location->place == DSYNC_PLACE_LOCAL;
+	bool local = location->place == DSYNC_PLACE_LOCAL;
 	int status, peer_status;
 
 	options.check_only = check_only && options.way != SYNC_TO_PEER;
@@ -283,9 +325,9 @@ static int sync_with(const struct dsync_run *run, const struct dsync_location *l
 		log_error("%s", err.text);
 		return DSYNC_EXIT_FAILED;
 	}
-	status =
-		run_session(run, peer.stream, options, check_only && !options.check_peer, &checked);
-	end->done |= options.check_peer && !checked;
+	status = run_session(run, peer.stream, options, check_only && !options.check_peer,
+			     end->user, &result);
+	end->done |= options.check_peer && !result.checked;
 	peer_status = dsync_disconnect(&peer);
 	if (location->place == DSYNC_PLACE_COMMAND && peer_status != 0)
 		log_at(status == DSYNC_EXIT_DONE || peer_status == DSYNC_EXIT_AGAIN

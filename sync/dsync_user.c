@@ -192,8 +192,11 @@ int dsync_user_make_root(const struct mail_user *user, struct error *err)
 		if (next != '/' && next != '\0')
 			continue;
 		p[1] = '\0';
-		if (mkdir(path, 0700) < 0 && errno != EEXIST && stat(path, &st) < 0)
-			return error_errno(err, -errno, "%s cannot be made", path);
+		int rc = mkdir(path, 0700) == 0 ? 0 : -errno;
+
+		/* One that is there may be refused with another reason than that. */
+		if (rc < 0 && rc != -EEXIST && stat(path, &st) < 0)
+			return error_errno(err, rc, "%s cannot be made", path);
 		p[1] = next;
 	}
 	return path ? 0 : error_errno(err, -ENOMEM, "%s", user->location.root);

@@ -268,7 +268,7 @@ def made_independently(directory):
             assert "made anew: " not in result.stderr and " sent, " not in result.stderr, (way, result.stderr)
             assert other_files(copy) == kept, (location, way)
         planned = backup(twin, "local", "--dry-run", expect=(0,)).stdout
-        assert "take the GUID of INBOX" in planned and "create Work" in planned and "lose" not in planned, planned
+        assert "take the GUID of INBOX" in planned and "create Work" in planned and "INBOX would" not in planned, planned
         for _ in range(2):
             result = backup(twin, ways[-1], expect=(0,))
         assert moved(result) == (0, 0, 0)
@@ -325,12 +325,14 @@ def dry_run(directory):
     assert snapshot(directory) == kept
     assert sorted(result.stdout.splitlines()) == [
         f"{backup}: INBOX would get 1 mails, lose 0, change flags of 0 and UIDs of 0",
+        f"{backup}: New would get 1 mails, lose 0, change flags of 0 and UIDs of 0",
         f"{backup}: would create New",
         "here: INBOX would get 0 mails, lose 1, change flags of 0 and UIDs of 0"], result.stdout
     objects = [json.loads(line) for line in dsync(home, "--dry-run", "--json", "mirror", location, expect=(0,)).stdout.splitlines()]
     assert snapshot(directory) == kept
     assert {(one["side"], one["action"], one["mailbox"], one.get("new_mails"), one.get("expunges")) for one in objects} == {
-        (backup, "change", "INBOX", 1, 0), (backup, "create", "New", None, None), ("here", "change", "INBOX", 0, 1)}, objects
+        (backup, "change", "INBOX", 1, 0), (backup, "create", "New", None, None), (backup, "change", "New", 1, 0),
+        ("here", "change", "INBOX", 0, 1)}, objects
     result = dsync(home, "--dry-run", "-R", "backup", location, expect=(1,))
     assert snapshot(directory) == kept and "INBOX cannot become" in result.stderr, result
     dsync(home, "--dry-run", "mirror", "sh", "-c", "exit 1", expect=(1,))
@@ -431,6 +433,59 @@ def progress(directory):
     assert maildir_view(home + "-seen/Maildir") == maildir_view(source)
 
 
+def what_may_not_be_read_or_written(directory):
+    """A mailbox that cannot be read is left out of a mirror, which has failed then; a backup is not begun without it."""
+    if os.geteuid() == 0 and not as_mail_user():
+        return
+    home, copy = directory + "/closed", directory + "/closed-copy"
+    make_home(home)
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: x\n\nx\n")
+    deliver(home + "/Maildir", "1700000002.M1P1.x", "Subject: x\n\nx\n", folder="Work")
+    os.chmod(home + "/Maildir/.Work", 0)
+    for verb, text in (("mirror", "left out"), ("backup", "nothing was changed")):
+        result = dsync(home, verb, f"maildir:{copy}-{verb}", expect=(1,))
+        assert text in result.stderr and "mailbox=Work" in result.stderr and "Permission denied" in result.stderr, result.stderr
+    assert set(maildir_view(copy + "-mirror")) == {""} and not os.path.exists(copy + "-backup/new")
+    os.chmod(home + "/Maildir/.Work", 0o700)
+    os.mkdir(copy, 0o500)
+    os.chown(copy, *[as_mail_user().get("user", -1)] * 2)
+    result = dsync(home, "mirror", f"maildir:{copy}/a/b", expect=(1,))
+    assert f"{copy}/a cannot be made: Permission denied" in result.stderr, result.stderr
+
+
+def only_the_tree(directory):
+    """-m '' or -g '': mailboxes and subscriptions, and no mail."""
+    home, copy = directory + "/tree", directory + "/tree-copy"
+    make_home(home)
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: x\n\nx\n", folder="Work")
+    for option in ("-m", "-g"):
+        make_home(copy + option)
+        dsync(home, option, "", "mirror", f"maildir:{copy}{option}", expect=(0,))
+        assert os.listdir(f"{copy}{option}/.Work/new") == [] == os.listdir(f"{copy}{option}/.Work/cur")
+
+
+def purges_the_other_end(directory):
+    """-P: what was expunged takes no room there any more."""
+    home, copy = directory + "/purging", directory + "/purging-copy"
+    make_home(home)
+    make_home(copy)
+    source = home + "/Maildir"
+    for number in range(2):
+        deliver(source, f"170000000{number}.M1P1.x", "Subject: x\n\n" + str(number) * 100000)
+    server = ["env", f"HOME={copy}", DSYNC, "-o", "mail_location=mdbox:~/mdbox", "server"]
+
+    def room():
+        return sum(os.path.getsize(f"{copy}/mdbox/storage/{name}") for name in os.listdir(copy + "/mdbox/storage")
+                   if name.startswith("m."))
+
+    until_done(lambda: dsync(home, "mirror", *server))
+    os.unlink(source + "/new/1700000000.M1P1.x")
+    until_done(lambda: dsync(home, "mirror", *server))
+    assert room() > 200000
+    until_done(lambda: dsync(home, "-P", "mirror", *server))
+    assert 100000 < room() < 110000, room()
+
+
 def failures(directory):
     home = directory + "/failing"
     make_home(home)
@@ -453,7 +508,7 @@ def main():
     with Directory() as directory:
         for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything,
                      made_independently, saved_states, dry_run, lost_uidlist, progress,
-                     failures):
+                     what_may_not_be_read_or_written, only_the_tree, purges_the_other_end, failures):
             step(directory)
             print("ok:", step.__name__)
 
