@@ -22,7 +22,7 @@
 #include "sync/peer_connect.h"
 #include "sync/tcp.h"
 
-#define HANDSHAKE_MS  15000
+#define HANDSHAKE_MS  15000 /* without -T */
 #define END_WAIT_MS   30000 /* as long as Dovecot waits for its commands */
 #define TERM_WAIT_MS  2000
 #define NOT_STARTED   127
@@ -130,11 +130,12 @@ static int connect_tcp(const struct dsync_location *location, const struct setti
 	};
 	struct tls_client *tls = NULL;
 	char code[32];
-	int rc = peer_connect(&place, set, &tls, HANDSHAKE_MS, NULL, &peer->stream, err);
+	unsigned wait_ms = timeout_secs > 0 ? timeout_secs * 1000 : HANDSHAKE_MS;
+	int rc = peer_connect(&place, set, &tls, wait_ms, NULL, &peer->stream, err);
 
 	tls_client_free(&tls);
 	if (rc == 0)
-		rc = peer_ask_session(peer->stream, location->user, HANDSHAKE_MS, code, sizeof code,
+		rc = peer_ask_session(peer->stream, location->user, wait_ms, code, sizeof code,
 				      err);
 	if (rc == 0)
 		stream_set_timeout(peer->stream, timeout_secs);

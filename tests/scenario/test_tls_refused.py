@@ -117,8 +117,9 @@ def fits(authority, ours, port):
     by_name = ("-servername", "localhost", "-cert2", right[0], "-key2", right[1])
 
     def said(host, setting):
-        return run([DSYNC, "-c", ours.conf, "-o", setting, "-u", USER, "-T", "2", "mirror", f"tcps:{host}:{port}"], expect=(1,),
-                   root=True).stderr
+        # s_server never says a word: that ends by -T.
+        return run([DSYNC, "-c", ours.conf, "-o", setting, "-u", USER, "-T", "1", "mirror", f"tcps:{host}:{port}"], expect=(1,),
+                   root=True, timeout=10).stderr
 
     with Server(port, f"{authority.dir}/middle.pem", wrong, *by_name):
         # By the name that the client sends (SNI) the server takes the certificate for it.
