@@ -1,4 +1,5 @@
 """Two mail stores for the dsync command: plain Maildirs, and the account of a running Dovecot."""
+import concurrent.futures
 import json
 import os
 import shutil
@@ -157,6 +158,7 @@ class Dovecot:
         with open(self.conf, "w", encoding="utf-8") as file:
             file.write(conf)
         self.process = None
+        self.settings, self.settings_of = {}, None
 
     def __enter__(self):
         return self
@@ -174,12 +176,26 @@ class Dovecot:
         return self
 
     def doveadm(self, *args, expect=(0,), **options):
-        return run(["doveadm", "-c", self.conf, *args], expect=expect, root=True, **options)
+        return run(["doveadm", "-c", self.conf, *args], expect=expect, root=True,
+                   env={**os.environ, **self.settings_for(args)}, **options)
+
+    def read_settings(self):
+        """The configuration as doveconf hands it to a program, which need not start doveconf itself then: half of its time."""
+        changed = os.stat(self.conf).st_mtime_ns
+        if self.settings_of != changed:
+            found = subprocess.run(["doveconf", "-c", self.conf, "-e", "/usr/bin/env", "-0"], capture_output=True, text=True, check=True)
+            self.settings = dict(entry.split("=", 1) for entry in found.stdout.split("\0") if entry)
+            self.settings_of = changed
+        return self.settings
+
+    def settings_for(self, args):
+        # What a sync starts must not take them for its own.
+        return {} if {"sync", "backup"} & set(args) else self.read_settings()
 
     def own(self, *args, **options):
         """doveadm on this account without a server: as its owner, in its home."""
         home = f"{self.homes}/{USER}"
-        environment = {**os.environ, "HOME": home, "USER": USER}
+        environment = {**os.environ, **self.settings_for(args), "HOME": home, "USER": USER}
         return run(["doveadm", "-c", self.conf, *args], env=environment, cwd=home,
                    **options)
 
@@ -209,6 +225,12 @@ class Dovecot:
         boxes = self.own("-f", "tab", "mailbox", "status", "guid uidvalidity uidnext messages", "*").stdout
         subscribed = self.own("mailbox", "list", "-s").stdout
         return sorted(map(str, mails)), sorted(boxes.splitlines()), sorted(subscribed.splitlines())
+
+    @staticmethod
+    def views(*sides):
+        """Of several, at once."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda side: side.view(), sides))
 
     def complaints(self):
         """Errors in its log, but for those of a session that was cut."""

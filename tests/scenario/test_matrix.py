@@ -5,6 +5,7 @@ backup, backup -R} x {maildir, mdbox}. After each, doveadm shows the same on bot
 Without arguments so many cells that each pair of values occurs; `all`: every one. Cells with 2.4 are run where there is a tree
 with it (dovecot24.py); else they are counted as skipped."""
 import collections
+import concurrent.futures
 import hashlib
 import itertools
 import json
@@ -81,6 +82,10 @@ class Account:
     def mails(self):
         fields = "mailbox mailbox-guid uid guid flags date.received date.saved size.physical size.virtual modseq body"
         return json.loads(self.doveadm("-f", "json", "fetch", fields, "ALL") or "[]")
+
+    def modseqs(self):
+        return {(mail["mailbox"], int(mail["uid"])): int(mail["modseq"]) for mail in
+                json.loads(self.doveadm("-f", "json", "fetch", "mailbox uid modseq", "ALL") or "[]")}
 
     def value(self, box, key):
         lines = self.doveadm("-f", "tab", "mailbox", "metadata", "get", box, key, expect=(0, 68)).splitlines()
@@ -291,21 +296,25 @@ class Sides:
         full = ("-f",) if cell.ours == DAEMON else ()
         for _ in range(2):
             until_done(lambda: sync(*full))
-        before = source.view(saved), other.view(saved)
+        before = source.modseqs(), other.modseqs()
         result = sync(*full)
         assert result.returncode == 0, result
         assert "mails sent" not in result.stderr or NO_MAILS + ", 0 changes" in result.stderr, result.stderr
-        after = source.view(saved), other.view(saved)
-        assert before == after, [(a, b) for one, two in zip(before, after) for a, b in
-                                 zip((*one[0].values(), one[1]), (*two[0].values(), two[1])) if a != b]
-        assert after[0][0] == after[1][0] == first
+        after = self.both(source, other, saved)
+        assert before == (after[0][1], after[1][1]), (before, after[0][1], after[1][1])
+        for view, _ in after:
+            assert view == first, [(view[what], first[what]) for what in first if view[what] != first[what]]
         # A Dovecot that is a backup's destination gives its own MODSEQs.
         if cell.mode == "mirror" or other.side is self.ours:
             assert not swapped(after[0][1], after[1][1]), (swapped(after[0][1], after[1][1]), after[0][1], after[1][1])
 
     @staticmethod
-    def same(source, other, saved):
-        one, two = source.view(saved)[0], other.view(saved)[0]
+    def both(source, other, saved):
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda account: account.view(saved), (source, other)))
+
+    def same(self, source, other, saved):
+        (one, _), (two, _) = self.both(source, other, saved)
         for what, value in one.items():
             assert value == two[what], "\n".join([f"{what}:", *map(str, value or []), "---", *map(str, two[what] or [])])
         return one
