@@ -147,6 +147,9 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 's':
 		options->state = value;
 		return 0;
+	case 'r':
+		options->raw_log = value;
+		return 0;
 	case 'P':
 		options->purge = true;
 		return 0;
@@ -171,7 +174,7 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 	case 'O':
 		return take_filter(&options->filter, letter, value, err);
 	default:
-		/* -N -U -E -a -r: what they ask for is so anyway, or means nothing here. */
+		/* -N -U -E -a: what they ask for is so anyway, or means nothing here. */
 		return 0;
 	}
 }

@@ -39,6 +39,7 @@ struct dsync_options {
 	struct buf excludes;	      /* -x, as dsync's handshake has them */
 	char alt_char;		      /* -C */
 	bool full, reverse, verbose, debug;
+	const char *raw_log;	   /* -r */
 	bool tree_only;		   /* -m '', -g '': no mail is synced */
 	bool purge;		   /* -P: the other end's */
 	bool once;		   /* -1: one way, and the destination loses nothing */

@@ -25,6 +25,7 @@
 #include "sync/dsync_take_in.h"
 #include "sync/dsync_tell.h"
 #include "sync/dsync_user.h"
+#include "sync/raw_log.h"
 #include "sync/stream.h"
 
 #define HOSTNAME_SIZE  256
@@ -125,6 +126,16 @@ static void host_progress(void *ctx, const struct sync_progress *progress)
 
 /* ---- both roles ---- */
 
+/* Of a LOCATION2 on this machine the end that was started logs. */
+static int open_raw_log(const struct dsync_options *options, bool master, struct raw_log **log_r,
+			struct error *err)
+{
+	*log_r = NULL;
+	if (!options->raw_log || (!master && options->verb != DSYNC_SERVER))
+		return 0;
+	return raw_log_open(options->raw_log, log_r, err);
+}
+
 static int exit_status(int rc, const struct sync_result *result, bool quiet,
 		       const struct error *err)
 {
@@ -197,8 +208,12 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	char hostname[HOSTNAME_SIZE] = "localhost";
 	struct sync_result result = {0};
 	struct error err = {0};
-	int rc = dsync_take_in(run->user, &err), status;
+	struct raw_log *raw_log;
+	int rc = open_raw_log(command, master, &raw_log, &err), status;
 
+	stream_set_raw_log(stream, raw_log);
+	if (rc == 0)
+		rc = dsync_take_in(run->user, &err);
 	(void)gethostname(hostname, sizeof hostname - 1);
 	options.hostname = hostname;
 	options.type = command->full ? SYNC_FULL : SYNC_CHANGED;
@@ -209,6 +224,8 @@ static int run_session(const struct dsync_run *run, struct stream *stream,
 	if (rc == 0)
 		rc = sync_run(stream, run->user, &options, &host, &result, &err);
 	dsync_tell_end(&session.tell);
+	stream_set_raw_log(stream, NULL);
+	raw_log_close(&raw_log);
 	if (rc == 0 && result.outcome == SYNC_DONE)
 		look_again(run, &session.settled, &result);
 	dsync_settled_free(&session.settled);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "sync/link_check.h"
+#include "sync/raw_log.h"
 #include "sync/stream_private.h"
 
 #define TIMEOUT_SECS_DEFAULT 600
@@ -275,6 +276,11 @@ void stream_note_received(struct stream *stream, const char *item)
 	stream->last_received = item;
 }
 
+void stream_set_raw_log(struct stream *stream, struct raw_log *log)
+{
+	stream->raw_log = log;
+}
+
 uint64_t stream_bytes_in(const struct stream *stream)
 {
 	return stream->bytes_in;
@@ -356,6 +362,7 @@ static int receive_some(struct stream *stream, struct error *err)
 	}
 	if (n == 0)
 		stream->eof = true;
+	raw_log_add(stream->raw_log, RAW_LOG_IN, space, (size_t)n);
 	buf_commit(&stream->in, (size_t)n);
 	stream->bytes_in += (uint64_t)n;
 	return 1;
@@ -416,6 +423,7 @@ static int send_some(struct stream *stream, struct error *err)
 			return 0;
 		return stream_fail(stream, err, -errno, "write failed");
 	}
+	raw_log_add(stream->raw_log, RAW_LOG_OUT, stream->out.data + stream->out_pos, (size_t)n);
 	stream->bytes_out += (uint64_t)n;
 	stream->out_pos += (size_t)n;
 	if (stream->out_pos == stream->out.len) {

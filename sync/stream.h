@@ -113,6 +113,10 @@ int stream_set_failed(struct stream *stream, int code, struct error *err);
  * they would not end up inside a value. */
 void stream_close_with(struct stream *stream, const char *lines);
 
+/* All that goes over it from now on; NULL: nothing any more. It has to outlive its use here. */
+struct raw_log;
+void stream_set_raw_log(struct stream *stream, struct raw_log *log);
+
 uint64_t stream_bytes_in(const struct stream *stream);
 uint64_t stream_bytes_out(const struct stream *stream);
 

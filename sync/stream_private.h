@@ -37,6 +37,7 @@ struct stream {
 	char peer_name[256];
 	const char *last_sent, *last_received;
 	uint64_t bytes_in, bytes_out;
+	struct raw_log *raw_log; /* not ours */
 	void *session;
 	void (*free_session)(void *);
 };

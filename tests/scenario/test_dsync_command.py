@@ -464,6 +464,26 @@ def only_the_tree(directory):
         assert os.listdir(f"{copy}{option}/.Work/new") == [] == os.listdir(f"{copy}{option}/.Work/cur")
 
 
+def raw_log(directory):
+    """-r, at either end: what went over, both ways, for its owner's eyes."""
+    home, copy = directory + "/logged", directory + "/logged-copy"
+    make_home(home)
+    make_home(copy)
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: logged\n\nx\n")
+    ours, theirs = home + "/raw", copy + "/raw"
+    dsync(home, "-r", ours, "mirror", "env", f"HOME={copy}", DSYNC, *SETTINGS, "-r", theirs, "server", expect=(0,))
+    sides = []
+    for path in (ours, theirs):
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        with open(path, encoding="utf-8") as file:
+            lines = [re.fullmatch(r"\d{10}\.\d{6} ([IO]): (.*)\n", line).groups() for line in file]
+        sides.append({direction: [text for way, text in lines if way == direction] for direction in "IO"})
+    assert sides[0]["I"] == sides[1]["O"] and sides[0]["O"] == sides[1]["I"], sides
+    assert sides[0]["O"][0] == "VERSION\tdsync\t3\t5" and "Subject: logged" in "".join(sides[0]["O"]), sides[0]["O"]
+    result = dsync(home, "-r", home + "/none/raw", "mirror", f"maildir:{copy}/Maildir", expect=(1,))
+    assert "none/raw: No such file" in result.stderr, result.stderr
+
+
 def purges_the_other_end(directory):
     """-P: what was expunged takes no room there any more."""
     home, copy = directory + "/purging", directory + "/purging-copy"
@@ -508,7 +528,7 @@ def main():
     with Directory() as directory:
         for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything,
                      made_independently, saved_states, dry_run, lost_uidlist, progress,
-                     what_may_not_be_read_or_written, only_the_tree, purges_the_other_end, failures):
+                     what_may_not_be_read_or_written, only_the_tree, raw_log, purges_the_other_end, failures):
             step(directory)
             print("ok:", step.__name__)
 
