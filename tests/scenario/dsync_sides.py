@@ -1,5 +1,6 @@
 """Two mail stores for the dsync command: plain Maildirs, and the account of a running Dovecot."""
 import concurrent.futures
+import functools
 import json
 import os
 import shutil
@@ -84,16 +85,29 @@ class Directory:
 
 # --- a Maildir without a server
 
+def make_directory(path):
+    """With what is above it, as the mail's owner's."""
+    if not os.path.isdir(path):
+        make_directory(os.path.dirname(path))
+        os.mkdir(path, 0o755)
+        give(path)
+
+
+def give(path):
+    if os.geteuid() == 0:
+        os.chown(path, MAIL_UID, MAIL_UID)
+
+
 def deliver(maildir, name, text, folder=None, flags=None, **_):
     """Puts a message file there, as a program does: into new/, or with flags into cur/."""
     path = os.path.join(maildir, "." + folder) if folder else maildir
     base, tail = ("new", "") if flags is None else ("cur", ":2," + flags)
-    script = ("import os, sys\n"
-              "path, base, name = sys.argv[1:4]\n"
-              "for part in 'cur', 'new', 'tmp': os.makedirs(os.path.join(path, part), exist_ok=True)\n"
-              "open(os.path.join(path, base, name), 'wb').write(sys.stdin.buffer.read())\n")
-    subprocess.run(["/usr/bin/python3", "-c", script, path, base, name + tail], input=text.encode(), check=True,
-                   **as_mail_user())
+    for part in ("cur", "new", "tmp"):
+        make_directory(f"{path}/{part}")
+    with open(f"{path}/tmp/{name}", "wb") as file:
+        file.write(text.encode())
+    give(f"{path}/tmp/{name}")
+    os.rename(f"{path}/tmp/{name}", f"{path}/{base}/{name}{tail}")
 
 
 def mailbox_of(path):
@@ -125,6 +139,11 @@ def maildir_view(path):
 
 # --- a Dovecot
 
+@functools.cache
+def dovecot_version():
+    return subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True).stdout
+
+
 class Dovecot:
     """Its configuration, a running server for users and the doveadm port, and what doveadm shows."""
 
@@ -136,7 +155,7 @@ class Dovecot:
         for program in ("dovecot", "doveadm"):
             if not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
                 skip(f"needs {program}")
-        version = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=True).stdout
+        version = dovecot_version()
         if not version.startswith("2.3."):
             skip(f"needs Dovecot 2.3, has {version.split()[0]}")
         self.dir = os.path.join(directory, name)
@@ -175,9 +194,9 @@ class Dovecot:
         eventually("dovecot runs", lambda: os.path.exists(self.dir + "/run/auth-userdb"))
         return self
 
-    def doveadm(self, *args, expect=(0,), **options):
+    def doveadm(self, *args, expect=(0,), env=None, **options):
         return run(["doveadm", "-c", self.conf, *args], expect=expect, root=True,
-                   env={**os.environ, **self.settings_for(args)}, **options)
+                   env={**(env or os.environ), **self.settings_for(args)}, **options)
 
     def read_settings(self):
         """The configuration as doveconf hands it to a program, which need not start doveconf itself then: half of its time."""
