@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include "store/base/buf.h"
 #include "store/base/file.h"
+#include "store/base/log.h"
 
 #define VALUE_FILE_MAX ((size_t)64 << 10)
 #define INCLUDES_MAX   1000
@@ -205,6 +206,13 @@ static int value_from_file(struct source *source, const char *name, const char *
 		return out->failed ? error_set(err, -EINVAL, "path too long") : 0;
 	}
 	fd = open(abs, O_RDONLY | O_CLOEXEC);
+	/* A user's program reads the machine's settings, and not its secrets. What needs one says
+	 * that it is not set. */
+	if (fd < 0 && errno == EACCES && geteuid() != 0) {
+		log_info("%s:%u: %s = <%s: %s, so it is not set", source->place.file,
+			 source->place.line, name, path, strerror(errno));
+		return 0;
+	}
 	if (fd < 0)
 		return error_set(err, -EINVAL, "%s = <%s: %s", name, path, strerror(errno));
 	rc = file_read(fd, out);

@@ -245,6 +245,9 @@ static bool is_peer_scheme(const char *text)
 static int parse(char *const *words, size_t count, const struct settings *set,
 		 struct dsync_location *location, struct error *err)
 {
+	if (count > 1 && (is_peer_scheme(words[0]) || after_scheme(words[0])))
+		return error_set(err, -EINVAL, "'%.100s' behind it: options stand before LOCATION2",
+				 words[1]);
 	if (count > 1)
 		return parse_command(words, count, location, err);
 	if (is_peer_scheme(words[0]))

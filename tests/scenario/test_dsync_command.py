@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import pwd
 import re
 import subprocess
 import time
@@ -453,6 +454,26 @@ def what_may_not_be_read_or_written(directory):
     assert f"{copy}/a cannot be made: Permission denied" in result.stderr, result.stderr
 
 
+def secrets_of_the_machine(directory):
+    """Its settings are for all to read, the password in them is not: that stops nobody who does not need it."""
+    user = pwd.getpwuid(as_mail_user().get("user", os.getuid())).pw_name
+    home = f"{directory}/{user}"
+    make_home(home)
+    deliver(home + "/Maildir", "1700000001.M1P1.x", "Subject: x\n\nx\n")
+    with open(directory + "/machine.conf", "w", encoding="ascii") as file:
+        file.write("mail_location = maildir:~/Maildir\ndoveadm_password = <machine.secret\n")
+    with open(directory + "/machine.secret", "w", encoding="ascii") as file:
+        os.chmod(file.fileno(), 0)
+        file.write("secret\n")
+
+    def as_user(where, expect):
+        return run([DSYNC, "-c", directory + "/machine.conf", "-o", f"mail_home={directory}/%n", "-u", user, "-v", "mirror", where],
+                   expect=expect, env={**os.environ, "HOME": home}).stderr
+
+    assert "so it is not set" in as_user(f"maildir:{home}/copy", expect=(0,))
+    assert "needs the setting doveadm_password" in as_user("tcp:localhost:1", expect=(64,))
+
+
 def only_the_tree(directory):
     """-m '' or -g '': mailboxes and subscriptions, and no mail."""
     home, copy = directory + "/tree", directory + "/tree-copy"
@@ -517,7 +538,9 @@ def failures(directory):
                                 (1, ["sh", "-c", "echo hello; cat >/dev/null"], "hello"),
                                 (1, ["maildir:/proc/nothing/here"], "/proc/nothing"),
                                 (1, ["maildir:" + home + "/Maildir"], "itself"),
-                                (64, ["tcp:localhost"], "-u")):
+                                (64, ["tcp:localhost"], "-u"),
+                                (64, ["maildir:/x", "-R"], "options stand before"),
+                                (64, ["tcp:localhost:1", "-u", "x"], "options stand before")):
         result = dsync(home, "mirror", *words, expect=(status, 1))
         assert text in result.stderr, (words, result.stderr)
     assert "mail_locaton" in dsync(home, "-o", "mail_locaton=x", "mirror", "maildir:/x", expect=(78,)).stderr
@@ -528,7 +551,7 @@ def main():
     with Directory() as directory:
         for step in (local_location, behind_a_command, only_some, removed_by_a_program, one_way, refused_before_anything,
                      made_independently, saved_states, dry_run, lost_uidlist, progress,
-                     what_may_not_be_read_or_written, only_the_tree, raw_log, purges_the_other_end, failures):
+                     what_may_not_be_read_or_written, secrets_of_the_machine, only_the_tree, raw_log, purges_the_other_end, failures):
             step(directory)
             print("ok:", step.__name__)
 
