@@ -56,8 +56,8 @@ struct dsync_options {
 	"usage: dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-m MAILBOX] [-x MAILBOX] [-C "       \
 	"CHAR]\n"                                                                                  \
 	"             [-g GUID] [-s STATE] [-t SINCE] [-e UNTIL] [-I SIZE] [-O [-]FLAG]\n"         \
-	"             [-1fRvD] [--dry-run [--json]] mirror|backup LOCATION2\n"                     \
-	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] server\n"
+	"             [-1fPRvD] [-r FILE] [--dry-run [--json]] mirror|backup LOCATION2\n"          \
+	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-r FILE] server\n"
 
 /* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */
 int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, struct error *err);

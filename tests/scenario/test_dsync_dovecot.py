@@ -5,6 +5,7 @@ all of it, and the others are shown to reach the other end."""
 import os
 import sys
 import threading
+import time
 
 from dsync_sides import DSYNC, MAIL_UID, USER, Directory, Dovecot, deliver, run, until_done
 
@@ -232,6 +233,7 @@ def while_mail_arrives(sides):
         while not stop.is_set():
             deliver(f"{sides.ours.homes}/{USER}/Maildir", f"1700000000.M{count[0]}P7.here", "Subject: arrived\n\nhere\n")
             count[0] += 1
+            time.sleep(0.05)
             if count[0] % 4 == 0:
                 sides.theirs.deliver("Subject: arrived\n\nthere\n")
                 count[1] += 1
