@@ -119,6 +119,11 @@ static void use_saved_state(struct box *box)
 			 saved->acked_modseq <= box->status.highest_modseq;
 	if (box->has_saved)
 		box->saved = *saved;
+	/* Of a mailbox that has gone back since. By the time that this session has filled it up, in
+	 * part perhaps, nothing would show that any more. */
+	else if (saved != NULL && !box->brain->check_only)
+		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
+					 &box->status.guid, false);
 }
 
 static void fill_own_item(struct box *box)
