@@ -15,6 +15,13 @@ def is_24():
 OPTIONS_24 = {"INDEX": "mail_index_path", "CONTROL": "mail_control_path", "LAYOUT": "mailbox_list_layout"}
 
 
+def environment(variables):
+    """What its processes have in their environment."""
+    if is_24():
+        return "import_environment {\n" + "".join(f"  {key} = {value}\n" for key, value in variables.items()) + "}\n"
+    return f"import_environment = {' '.join(f'{key}={value}' for key, value in variables.items())}\n"
+
+
 def location_24(location):
     """The settings that say what 2.3 says in one, "maildir:~/Maildir:LAYOUT=fs"."""
     driver, path, *options = location.split(":")

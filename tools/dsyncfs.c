@@ -248,6 +248,7 @@ static int exit_status(int rc)
 	case 0:
 		return EX_OK;
 	case -EINVAL:
+	case -EPROTONOSUPPORT: /* of another version */
 		return EX_CONFIG;
 	case -EBUSY:
 		return EX_UNAVAILABLE;

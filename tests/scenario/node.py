@@ -154,7 +154,7 @@ class Node:
         with open(self.dir + "/dovecot.conf", "w", encoding="utf-8") as file:
             file.write(dovecot_config.beginning(location, VMAIL, self.mount) + DOVECOT_CONF.format(**values))
             if self.clock:
-                file.write(f"import_environment = {' '.join(f'{key}={value}' for key, value in self.clock.items())}\n")
+                file.write(dovecot_config.environment(self.clock))
 
     def make_dir(self):
         return tempfile.mkdtemp(prefix=f"dsyncfs-{self.host}-")
