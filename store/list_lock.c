@@ -7,6 +7,7 @@
 #include "store/list_lock.h"
 
 #include "store/base/file.h"
+#include "store/base/owned_file.h"
 #include "store/mail_user.h"
 
 #include <errno.h>
@@ -19,11 +20,36 @@
 
 #define LOCK_WAIT_MS 60000
 
+static const char *lock_dir(const struct mail_user *user)
+{
+	const struct mail_location *location = &user->location;
+
+	return location->volatile_dir ? location->volatile_dir : location->index;
+}
+
 static char *lock_path(const struct mail_user *user)
 {
 	char *path;
 
-	return asprintf(&path, "%s/mailboxes.lock", user->location.index) < 0 ? NULL : path;
+	return asprintf(&path, "%s/mailboxes.lock%s", lock_dir(user),
+			user->location.volatile_suffix) < 0
+		       ? NULL
+		       : path;
+}
+
+/* As Dovecot does: the whole path of a volatile directory, which a restart of the machine may have
+ * emptied. */
+static int make_lock_dir(const struct mail_user *user)
+{
+	int fd;
+
+	if (!user->location.volatile_dir)
+		return mkdir(user->location.index, 0700) < 0 ? -errno : 0;
+	fd = owned_dir_open(user->location.volatile_dir, true);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
 }
 
 static int open_lock(const char *path)
@@ -46,7 +72,7 @@ int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
 		struct stat mine, named;
 		int fd = open_lock(path);
 
-		if (fd == -ENOENT && mkdir(user->location.index, 0700) == 0)
+		if (fd == -ENOENT && make_lock_dir(user) == 0)
 			fd = open_lock(path);
 		if (fd < 0)
 			return error_errno(err, fd, "user=%s: open(%s)", user->name, path);

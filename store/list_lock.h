@@ -1,6 +1,7 @@
 /*
- * mailboxes.lock in the index root: held while mailboxes are created, renamed or deleted. The first
- * lock in the order of all (reference 0.1). The file exists only while somebody holds or wants it.
+ * mailboxes.lock in the index root, with VOLATILEDIR= there: held while mailboxes are created,
+ * renamed or deleted. The first lock in the order of all (reference 0.1). The file exists only
+ * while somebody holds or wants it.
  */
 #ifndef DSYNCFS_LIST_LOCK_H
 #define DSYNCFS_LIST_LOCK_H

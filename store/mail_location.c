@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
+#include "store/base/digest.h"
 #include "store/base/buf.h"
 #include "store/base/file.h"
 
@@ -17,6 +18,7 @@ void mail_location_free(struct mail_location *location)
 	free(location->index);
 	free(location->control);
 	free(location->inbox);
+	free(location->volatile_dir);
 	free(location->alt);
 	free(location->attachments);
 	memset(location, 0, sizeof *location);
@@ -116,7 +118,7 @@ static int parse_layout(const char *value, struct mail_location *location, struc
 static bool is_harmless(const char *key)
 {
 	static const char *const keys[] = {"ITERINDEX", "NO-NOSELECT", "NO-FS-VALIDATION",
-					   "VOLATILEDIR", "BROKENCHAR"};
+					   "BROKENCHAR"};
 
 	for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
 		if (strcasecmp(keys[i], key) == 0)
@@ -148,6 +150,8 @@ static int parse_option(char *part, const char *home, struct mail_location *loca
 		path = &location->control;
 	else if (strcasecmp(part, "INBOX") == 0)
 		path = &location->inbox;
+	else if (strcasecmp(part, "VOLATILEDIR") == 0)
+		path = &location->volatile_dir;
 	else if (strcasecmp(part, "ALT") == 0 && location->driver != MAIL_DRIVER_MAILDIR)
 		path = &location->alt;
 	else if (is_harmless(part))
@@ -155,7 +159,7 @@ static int parse_option(char *part, const char *home, struct mail_location *loca
 	else
 		return error_set(err, -EINVAL,
 				 "mail_location: %s is not supported here (LAYOUT=, INDEX=, "
-				 "CONTROL=, INBOX=, UTF-8 and, for dbox, ALT= are)",
+				 "CONTROL=, INBOX=, VOLATILEDIR=, UTF-8 and, for dbox, ALT= are)",
 				 part);
 	if (!value)
 		return error_set(err, -EINVAL, "mail_location: %s needs a path", part);
@@ -209,6 +213,17 @@ static int parse(const char *text, const char *home, struct mail_location *locat
 	return rc;
 }
 
+/* Several namespaces may have one volatile directory. */
+void mail_location_set_prefix(struct mail_location *location, const char *prefix)
+{
+	uint8_t digest[DIGEST_SHA1_SIZE];
+
+	if (!location->volatile_dir)
+		return;
+	digest_sha1(prefix, strlen(prefix), digest);
+	digest_to_hex(digest, sizeof digest, location->volatile_suffix);
+}
+
 int mail_location_parse(const char *text, const char *home, struct mail_location *location_r,
 			struct error *err)
 {
@@ -218,6 +233,8 @@ int mail_location_parse(const char *text, const char *home, struct mail_location
 	rc = parse(text, home, location_r, err);
 	if (rc < 0)
 		mail_location_free(location_r);
+	else
+		mail_location_set_prefix(location_r, "");
 	return rc;
 }
 

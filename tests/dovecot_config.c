@@ -39,7 +39,7 @@ static void add_location_24(struct buf *text, const char *location)
 	} names[] = {
 		{"INDEX=", "mail_index_path = "},     {"CONTROL=", "mail_control_path = "},
 		{"ALT=", "mail_alt_path = "},	      {"LAYOUT=", "mailbox_list_layout = "},
-		{"UTF-8", "mailbox_list_utf8 = yes"},
+		{"UTF-8", "mailbox_list_utf8 = yes"}, {"VOLATILEDIR=", "mail_volatile_path = "},
 	};
 	char *copy = strdup(location), *save = NULL;
 	const char *driver = strtok_r(copy, ":", &save);

@@ -31,7 +31,7 @@ static const struct variant variants[] = {
 	{"maildir:~/Maildir", '/'},
 	{"maildir:~/Maildir:UTF-8", '/'},
 	{"maildir:~/Maildir:LAYOUT=fs", '/'},
-	{"maildir:~/Maildir:INDEX=~/index:CONTROL=~/control", '/'},
+	{"maildir:~/Maildir:INDEX=~/index:CONTROL=~/control:VOLATILEDIR=~/run/volatile", '/'},
 	{"maildir:~/Maildir:LAYOUT=fs:INDEX=~/index:CONTROL=~/control", '/'},
 };
 
@@ -737,7 +737,7 @@ static void the_lock_excludes_dovecot(void **state)
 		   "USER=alice '%s/doveadm' mailbox rename Old New; "
 		   "touch '%s/done') > '%s/run/out' 2>&1 &",
 		   fx->home, MAIL_UID, MAIL_UID, fx->home, fx->root, fx->root, fx->root);
-	usleep(1500000);
+	usleep(300000);
 	assert_false(path_exists("%s/done", fx->root));
 	as_mail_user();
 	list_unlock(&fx->user, &lock);
