@@ -29,7 +29,7 @@ static int purge(const struct mail_location *location, struct mail_purged *purge
 		return error_errno(err, -ENOMEM, "%s", location->root);
 	rc = mdbox_storage_open(&(struct mdbox_paths){path, index, alt, location->rotate_size,
 						      location->rotate_interval,
-						      location->attachments},
+						      location->preallocate, location->attachments},
 				false, &storage, err);
 	if (rc < 0)
 		return rc == -ENOENT ? 0 : rc;

@@ -149,6 +149,8 @@ void mail_user_set_storing(const struct settings *set, struct mail_location *loc
 		location->save_compress = COMPRESS_NONE;
 	location->rotate_size = set->mdbox_rotate_size;
 	location->rotate_interval = set->mdbox_rotate_interval;
+	location->preallocate = set->mdbox_preallocate_space;
+	mail_location_set_prefix(location, set->prefix);
 }
 
 static int set_location(const struct settings *set, struct mail_user *user, struct error *err)

@@ -130,6 +130,8 @@ static int keep_value(struct settings_owner *owner, const struct setting_def *de
 		return keep_str(owner, text[0] == '<' ? text + 1 : text, field, err);
 	case SETTING_PATH:
 		return keep_path(owner, text, field, err);
+	case SETTING_BOOL:
+		return settings_parse_bool(text, field, err);
 	case SETTING_NUMBER:
 		return settings_parse_number(text, def->min, def->max, field, err);
 	case SETTING_PORT:

@@ -72,6 +72,7 @@ struct settings {
 	const char *zlib_save;		/* "gz", "bz2", "zstd", "lz4"; "": not compressed */
 	unsigned mdbox_rotate_size;	/* bytes */
 	unsigned mdbox_rotate_interval; /* seconds; 0: none */
+	bool mdbox_preallocate_space;
 	char separator; /* of visible mailbox names; 0: the layout's own ('.' Maildir++, '/' fs) */
 	const char *prefix; /* of the inbox namespace, "" as a rule */
 

@@ -215,7 +215,6 @@ const char *const settings_dovecot_list[] = {
 	"mbox_read_locks",
 	"mbox_very_dirty_syncs",
 	"mbox_write_locks",
-	"mdbox_preallocate_space",
 	"metric/",
 	"metric/description",
 	"metric/exporter",

@@ -106,6 +106,9 @@ static void print_value(struct buf *out, const struct settings *set, const struc
 		else
 			buf_printf(out, "%s = %s%s\n", def->name, text[0] ? "<" : "", text);
 		break;
+	case SETTING_BOOL:
+		buf_printf(out, "%s = %s\n", def->name, *(const bool *)field ? "yes" : "no");
+		break;
 	case SETTING_NUMBER:
 		buf_printf(out, "%s = %u\n", def->name, *(const unsigned *)field);
 		break;

@@ -22,6 +22,7 @@ enum setting_type {
 	SETTING_TEXT,
 	SETTING_PATH,	/* absolute, without '/' at its end */
 	SETTING_FILE,	/* a file's name, written as </path */
+	SETTING_BOOL,	/* bool: yes or no */
 	SETTING_NUMBER, /* unsigned */
 	SETTING_PORT,	/* uint16_t */
 	SETTING_TIME,	/* unsigned, seconds */

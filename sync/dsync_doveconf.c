@@ -36,16 +36,39 @@ static const struct name_pair {
 	{"ssl_client/ca_dir", "ssl_client_ca_dir"},
 	{"ssl_client_ca_file", "ssl_client_ca_file"},
 	{"ssl_client_ca_dir", "ssl_client_ca_dir"},
+	{"mail_compress_write_method", "zlib_save"},
+	{"mail_compress/write_method", "zlib_save"},
+	{"mail_ext_attachment_path", "mail_attachment_dir"},
+	{"mail_ext_attachment/path", "mail_attachment_dir"},
+	{"mdbox_preallocate_space", "mdbox_preallocate_space"},
+	{"mdbox/preallocate_space", "mdbox_preallocate_space"},
+	{"mdbox_rotate_interval", "mdbox_rotate_interval"},
+	{"mdbox/rotate_interval", "mdbox_rotate_interval"},
+	{"mdbox_rotate_size", "mdbox_rotate_size"},
+	{"mdbox/rotate_size", "mdbox_rotate_size"},
 };
 
 /* What becomes part of another setting. */
-enum piece { DRIVER, MAIL_PATH, INDEX_PATH, CONTROL_PATH, INBOX_PATH, LAYOUT, DICT_PATH, PIECES };
+enum piece {
+	DRIVER,
+	MAIL_PATH,
+	INDEX_PATH,
+	CONTROL_PATH,
+	INBOX_PATH,
+	ALT_PATH,
+	VOLATILE_PATH,
+	LAYOUT,
+	DICT_PATH,
+	PIECES
+};
 static const char *const pieces[PIECES] = {
 	[DRIVER] = "mail_driver",
 	[MAIL_PATH] = "mail_path",
 	[INDEX_PATH] = "mail_index_path",
 	[CONTROL_PATH] = "mail_control_path",
 	[INBOX_PATH] = "mail_inbox_path",
+	[ALT_PATH] = "mail_alt_path",
+	[VOLATILE_PATH] = "mail_volatile_path",
 	[LAYOUT] = "mailbox_list_layout",
 	[DICT_PATH] = "mail_attribute/dict/path",
 };
@@ -270,10 +293,8 @@ static void put_location(struct translation *t)
 	static const struct {
 		enum piece piece;
 		const char *option;
-	} options[] = {{INDEX_PATH, "INDEX"},
-		       {CONTROL_PATH, "CONTROL"},
-		       {INBOX_PATH, "INBOX"},
-		       {LAYOUT, "LAYOUT"}};
+	} options[] = {{INDEX_PATH, "INDEX"}, {CONTROL_PATH, "CONTROL"},      {INBOX_PATH, "INBOX"},
+		       {ALT_PATH, "ALT"},     {VOLATILE_PATH, "VOLATILEDIR"}, {LAYOUT, "LAYOUT"}};
 	AUTO_BUF struct buf text = BUF_INIT(SETTINGS_LINE_MAX);
 
 	if (!t->piece[DRIVER] || !t->piece[MAIL_PATH])

@@ -162,6 +162,7 @@ int dsync_user_at(const struct mail_user *user, const char *location, struct mai
 	(*user_r)->location.save_compress = user->location.save_compress;
 	(*user_r)->location.rotate_size = user->location.rotate_size;
 	(*user_r)->location.rotate_interval = user->location.rotate_interval;
+	(*user_r)->location.preallocate = user->location.preallocate;
 	if (user->location.attachments) {
 		(*user_r)->location.attachments = strdup(user->location.attachments);
 		if (!(*user_r)->location.attachments) {

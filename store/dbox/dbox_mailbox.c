@@ -141,6 +141,7 @@ int dbox_need_storage(struct dbox *db, bool make, struct error *err)
 					  .alt_path = db->storage_paths[2],
 					  .rotate_size = db->rotate_size,
 					  .rotate_interval = db->rotate_interval,
+					  .preallocate = db->preallocate,
 					  .attachments = db->attachments};
 
 	return db->storage ? 0 : mdbox_storage_open(&paths, make, &db->storage, err);

@@ -43,6 +43,7 @@ struct dbox {
 	char *storage_name;	       /* of the mailbox, for new messages' metadata */
 	enum compress_method save_compress;
 	uint32_t rotate_size, rotate_interval;
+	bool preallocate;
 	char *attachments; /* the directory; NULL: none */
 	struct dbox_spool *spools;
 	int spool_fd; /* with the bodies of spools; -1: not made yet */

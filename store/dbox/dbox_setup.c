@@ -102,6 +102,7 @@ static int storage_of(const struct mailbox_place *place, bool make, bool damaged
 					  paths[2],
 					  place->location->rotate_size,
 					  place->location->rotate_interval,
+					  place->location->preallocate,
 					  place->location->attachments};
 
 	*storage_r = NULL;
@@ -141,6 +142,7 @@ int dbox_open_dirs(const struct mailbox_place *place, bool multi, struct dbox **
 	db->save_compress = place->location->save_compress;
 	db->rotate_size = place->location->rotate_size;
 	db->rotate_interval = place->location->rotate_interval;
+	db->preallocate = place->location->preallocate;
 	db->dirfd = db->index_fd = db->spool_fd = -1;
 	if (fill_paths(db, place) < 0)
 		rc = error_errno(err, -ENOMEM, "%s", place->mail);

@@ -236,6 +236,19 @@ static int find_old_file(struct mdbox_append *append, uint64_t size, struct targ
 
 /* ---- new files ---- */
 
+/* Its size stays what is in it. A filesystem that cannot do it, or has not as much room, may still
+ * have room for the message. */
+static void preallocate(const struct mdbox_append *append, const struct target *target)
+{
+	const struct mdbox_storage *storage = append->storage;
+
+	if (storage->preallocate &&
+	    fallocate(target->fd, FALLOC_FL_KEEP_SIZE, 0, storage->rotate_size) < 0 &&
+	    errno != EOPNOTSUPP)
+		log_warning("%s/%s: preallocating %u bytes: %s", append->path, target->temporary,
+			    storage->rotate_size, strerror(errno));
+}
+
 static int make_file(struct mdbox_append *append, struct target *target_r, struct error *err)
 {
 	AUTO_BUF struct buf header = BUF_INIT(256);
@@ -250,6 +263,7 @@ static int make_file(struct mdbox_append *append, struct target *target_r, struc
 	/* Nobody knows it, so this does not wait. */
 	flock(target->fd, LOCK_EX | LOCK_NB);
 	target->file_id = ++append->highest;
+	preallocate(append, target);
 	dbox_file_header_build(&header, time(NULL));
 	target->end = header.len;
 	return buf_append(&append->buf, header.data, header.len);

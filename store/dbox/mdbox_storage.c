@@ -126,6 +126,7 @@ static int storage_new(const struct mdbox_paths *paths, bool make, struct mdbox_
 	storage->dirfd = storage->index_fd = storage->alt_fd = storage->file_fd = -1;
 	storage->rotate_size = paths->rotate_size ? paths->rotate_size : ROTATE_SIZE_DEFAULT;
 	storage->rotate_interval = paths->rotate_interval;
+	storage->preallocate = paths->preallocate;
 	storage->path = strdup(paths->path);
 	storage->index_path = strdup(paths->index_path);
 	storage->alt_path = paths->alt_path ? strdup(paths->alt_path) : NULL;

@@ -25,6 +25,7 @@ struct mdbox_storage {
 	int alt_fd;			    /* -1: none, or not there */
 	struct index *map;
 	uint32_t rotate_size, rotate_interval;
+	bool preallocate;
 	/* the file that was read last */
 	uint32_t file_id; /* 0: none */
 	int file_fd;
@@ -39,6 +40,7 @@ struct mdbox_paths {
 	const char *path, *index_path, *alt_path;
 	uint32_t rotate_size;	  /* 0: the default */
 	uint32_t rotate_interval; /* seconds; 0: none */
+	bool preallocate;	  /* new files, to their full size */
 	const char *attachments;
 };
 int mdbox_storage_open(const struct mdbox_paths *paths, bool make, struct mdbox_storage **storage_r,

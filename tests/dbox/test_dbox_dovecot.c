@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "store/mail_purge.h"
 #include "store/mailbox_list.h"
 #include "tests/dovecot_config.h"
@@ -366,6 +367,33 @@ static void test_rotation_by_age(void **state)
 	mailbox_close(&box);
 }
 
+/* Of the disk's room, and not of the file's size: nobody has to know about it. */
+static void test_preallocation(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	char path[400];
+	struct stat st;
+
+	fx->user.location.rotate_size = 1 << 20;
+	fx->user.location.preallocate = true;
+	box = make_inbox(fx);
+	for (int i = 0; i < 2; i++)
+		append_mail(box, &(struct new_mail){.body = BODY});
+	snprintf(path, sizeof path, "%s/mdbox/storage/m.1", fx->home);
+	assert_int_equal(stat(path, &st), 0);
+	assert_true(st.st_size < 1000);
+	assert_true(st.st_blocks >= (1 << 20) / 512);
+	snprintf(path, sizeof path, "%s/mail.txt", fx->root);
+	write_file(path, BODY, strlen(BODY));
+	give_to_user(fx);
+	free(doveadm_with(fx, path, "-o mdbox_preallocate_space=yes save -m INBOX"));
+	append_mail(box, &(struct new_mail){.body = BODY});
+	assert_false(path_exists("%s/mdbox/storage/m.2", fx->home));
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 static void test_separate_index_directory(void **state)
 {
 	struct fixture *fx = *state;
@@ -635,6 +663,7 @@ int main(void)
 		UNIT(test_a_torn_tail_is_cut_off),
 		UNIT(test_rotation),
 		{"test_rotation_by_age", test_rotation_by_age, setup_mdbox, fixture_teardown, NULL},
+		{"test_preallocation", test_preallocation, setup_mdbox, fixture_teardown, NULL},
 		UNIT(test_separate_index_directory),
 		UNIT(test_compressed_messages),
 		UNIT(test_attachments_elsewhere),

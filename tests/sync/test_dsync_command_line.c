@@ -522,6 +522,38 @@ static void a_configuration_of_24(void **state)
 	settings_free(&set);
 }
 
+/* The same of an mdbox. */
+static void an_mdbox_of_24(void **state)
+{
+	static const char text[] =
+		"dovecot_config_version = 2.4.0\n"
+		"mail_alt_path = /slow/%{user}\n"
+		"mail_compress_write_method = zstd\n"
+		"mail_driver = mdbox\n"
+		"mail_ext_attachment_path = ~/attachments\n"
+		"mail_path = ~/mdbox\n"
+		"mail_volatile_path = /run/mail/%{user}\n"
+		"mdbox {\n  preallocate_space = yes\n  rotate_interval = 2 days\n"
+		"  rotate_size = 3 M\n}\n"
+		"namespace inbox {\n  inbox = yes\n  separator = /\n}\n";
+	AUTO_BUF struct buf ours = BUF_INIT(65536);
+	struct settings *set = NULL;
+	struct error err = {0};
+
+	if (dsync_doveconf_translate(text, strlen(text), "d.conf", &ours, &err) < 0 ||
+	    settings_load_text(buf_str(&ours), ours.len, "d.conf", NULL, 0, SETTINGS_QUIET, &set,
+			       &err) < 0)
+		fail_msg("%s in:\n%s", err.text, buf_str(&ours));
+	assert_string_equal(set->mail_location,
+			    "mdbox:~/mdbox:ALT=/slow/%u:VOLATILEDIR=/run/mail/%u");
+	assert_string_equal(set->zlib_save, "zstd");
+	assert_string_equal(set->mail_attachment_dir, "~/attachments");
+	assert_true(set->mdbox_preallocate_space);
+	assert_int_equal(set->mdbox_rotate_interval, 172800);
+	assert_int_equal(set->mdbox_rotate_size, 3 << 20);
+	settings_free(&set);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -539,6 +571,7 @@ int main(void)
 		cmocka_unit_test(dsync_remote_cmd),
 		cmocka_unit_test(saved_states),
 		cmocka_unit_test(a_configuration_of_24),
+		cmocka_unit_test(an_mdbox_of_24),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
