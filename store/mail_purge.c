@@ -39,6 +39,7 @@ static int purge(const struct mail_location *location, struct mail_purged *purge
 	*purged = (struct mail_purged){.files = done.files,
 				       .messages = done.messages,
 				       .corrected = done.corrected,
+				       .unclaimed = done.unclaimed,
 				       .bytes = done.bytes};
 	return rc;
 }

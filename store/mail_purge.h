@@ -10,6 +10,7 @@ struct mail_user;
 struct mail_purged {
 	uint32_t files, messages;
 	uint32_t corrected; /* reference counts that were too high */
+	uint32_t unclaimed; /* messages that no mailbox has, and nobody expunged: they are kept */
 	uint64_t bytes;
 };
 /* Beside Dovecot and everybody else. Nothing to do (0) for Maildir and sdbox, or a user without

@@ -79,15 +79,17 @@ static void report(struct purging *purging, const struct mail_user *user,
 {
 	if (purging->users)
 		json_array_append_new(purging->users,
-				      json_pack("{s:s, s:I, s:I, s:I, s:I}", "user", user->name,
-						"files", (json_int_t)purged->files, "messages",
-						(json_int_t)purged->messages, "bytes",
+				      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "user",
+						user->name, "files", (json_int_t)purged->files,
+						"messages", (json_int_t)purged->messages, "bytes",
 						(json_int_t)purged->bytes, "corrected",
-						(json_int_t)purged->corrected));
-	else if (purged->files || purged->corrected)
-		printf("%s\t%u messages, %llu bytes in %u files%s\n", user->name, purged->messages,
-		       (unsigned long long)purged->bytes, purged->files,
-		       purged->corrected ? "; reference counts were corrected" : "");
+						(json_int_t)purged->corrected, "unclaimed",
+						(json_int_t)purged->unclaimed));
+	else if (purged->files || purged->corrected || purged->unclaimed)
+		printf("%s\t%u messages, %llu bytes in %u files%s%s\n", user->name,
+		       purged->messages, (unsigned long long)purged->bytes, purged->files,
+		       purged->corrected ? "; reference counts were corrected" : "",
+		       purged->unclaimed ? "; messages that no mailbox has are kept" : "");
 }
 
 static int on_user(void *ctx, const char *name)

@@ -3,7 +3,8 @@
  * still want of it, in the files that new messages go to.
  *
  * Before that, counts that are too high are put right: what a writer left that died between its two
- * transactions when nobody came by to read its intent.
+ * transactions when nobody came by to read its intent. None becomes 0 by that: a message that
+ * nobody expunged may be one that a damaged mailbox has lost, which a rebuild puts back.
  */
 #include "store/dbox/dbox_private.h"
 
@@ -108,6 +109,10 @@ static int correct_counts(struct mdbox_storage *storage, struct mdbox_purged *pu
 		if (mdbox_map_find(storage, counts.map_uids[i], &entry) < 0 ||
 		    entry.ref != counts.kept[i] || counts.refs[i] >= entry.ref)
 			continue;
+		if (counts.refs[i] == 0) {
+			purged->unclaimed++;
+			continue;
+		}
 		rc = mdbox_map_set_ref(txn, entry.map_uid, (uint16_t)counts.refs[i], err);
 		purged->corrected++;
 	}
@@ -116,6 +121,10 @@ static int correct_counts(struct mdbox_storage *storage, struct mdbox_purged *pu
 	else
 		index_abort(&txn);
 	counts_free(&counts);
+	if (purged->unclaimed)
+		log_warning("%s: no mailbox has %u messages that nobody expunged; they are kept "
+			    "(doveadm force-resync puts them back into one)",
+			    storage->path, purged->unclaimed);
 	return rc;
 }
 

@@ -84,6 +84,8 @@ int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id);
 int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
 		    size_t name_size);
 void mdbox_file_name(uint32_t file_id, char name_r[16]);
+/* 0: not the name of one. */
+uint32_t mdbox_file_id(const char *name);
 
 /* Locks the map and brings the view up to its end. -EUCLEAN when the last writer did not finish. */
 int mdbox_map_begin(struct mdbox_storage *storage, struct index_txn **txn_r, struct error *err);
@@ -168,6 +170,7 @@ void mdbox_rebuild_unmark(const struct mdbox_storage *storage, int *mark, bool d
 
 struct mdbox_purged {
 	uint32_t files, messages, corrected; /* corrected: counts that were too high */
+	uint32_t unclaimed;		     /* kept, though no mailbox has them */
 	uint64_t bytes;			     /* of what is gone */
 };
 /* Removes what nobody refers to, as `doveadm purge` does, and beside it. A file that somebody is

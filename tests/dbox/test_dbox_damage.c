@@ -641,6 +641,44 @@ static void test_purge_leaves_a_damaged_file(void **state)
 	assert_int_equal(purged.messages, 1);
 }
 
+/* Nobody expunged them: the mailbox is what was damaged. A count that is only too high is put
+ * right. */
+static void test_purge_keeps_what_a_mailbox_has_lost(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX"), *work = make_box(fx, "Work");
+	struct mail_purged purged;
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char *text;
+
+	fill(box, 6);
+	fill_with(work, "work", 1);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_copy(txn, 2, &(struct mail){.uid = 20, .guid = ""}, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 1, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	mailbox_close(&box);
+	mailbox_close(&work);
+	/* The messages 4 to 6, the copy and the expunge. */
+	must_shell("cd '%s/mdbox/mailboxes/INBOX/dbox-Mails' && "
+		   "truncate -s $(($(stat -c %%s dovecot.index.log) * 5 / 10)) dovecot.index.log",
+		   fx->home);
+	box = must_open(fx, "INBOX");
+	assert_in_range(mailbox_status(box)->messages, 2, 5);
+	mailbox_close(&box);
+	must(mail_purge(&fx->user, &purged, &err), &err);
+	assert_true(purged.unclaimed > 0);
+	assert_int_equal(purged.corrected, 1);
+	give_to_user(fx);
+	free(doveadm(fx, "force-resync '*' || true"));
+	text = doveadm(fx, "fetch body ALL | grep 'body of' | sort -u | wc -l");
+	assert_int_equal(atoi(text), 6);
+	free(text);
+}
+
 static void test_damaged_messages(void **state)
 {
 	struct fixture *fx = *state;
@@ -713,6 +751,7 @@ int main(void)
 		MDBOX(test_damaged_map),
 		MDBOX(test_a_delivery_during_a_rebuild),
 		MDBOX(test_purge_leaves_a_damaged_file),
+		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_lost_body_is_put_back),
 		SDBOX(test_a_lost_body_is_put_back),
