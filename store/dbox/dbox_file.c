@@ -2,6 +2,7 @@
 #include "store/dbox/dbox_file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,6 +96,22 @@ int dbox_file_header_parse(const char *data, size_t len, struct dbox_file_header
 int dbox_file_header_build(struct buf *out, int64_t created)
 {
 	return buf_printf(out, "2 M%x C%" PRIx64 "\n", DBOX_MESSAGE_HEADER_SIZE, (uint64_t)created);
+}
+
+int dbox_file_open(int dirfd, const char *name, int flags)
+{
+	int fd = openat(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	struct stat st;
+	int code;
+
+	/* A directory cannot be opened for writing, a socket not at all. */
+	if (fd < 0)
+		return errno == EISDIR ? -ENXIO : -errno;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+		return fd;
+	code = S_ISREG(st.st_mode) ? -errno : -ENXIO;
+	close(fd);
+	return code;
 }
 
 int dbox_file_header_read(int fd, const char *what, struct dbox_file_header *header_r,

@@ -161,14 +161,14 @@ int sdbox_file_open(const struct dbox *db, uint32_t uid, char *name_r, size_t na
 
 	sdbox_file_name(uid, file);
 	snprintf(name_r, name_size, "%s/%s", db->path, file);
-	fd = openat(db->dirfd, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT && db->alt_path) {
+	fd = dbox_file_open(db->dirfd, file, O_RDONLY);
+	if (fd == -ENOENT && db->alt_path) {
 		snprintf(name_r, name_size, "%s/%s", db->alt_path, file);
-		fd = open(name_r, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-		if (fd < 0 && errno == ENOENT)
+		fd = dbox_file_open(AT_FDCWD, name_r, O_RDONLY);
+		if (fd == -ENOENT)
 			snprintf(name_r, name_size, "%s/%s", db->path, file);
 	}
-	return fd < 0 ? -errno : fd;
+	return fd;
 }
 
 static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *message_r,
@@ -184,6 +184,8 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 			err, -ENODEV,
 			"%s is missing, and so is the alternative storage (not mounted?): %s", name,
 			db->alt_root);
+	if (*fd_r == -ENXIO)
+		return error_set(err, -ENOENT, "%s is no file", name);
 	if (*fd_r < 0)
 		return error_errno(err, *fd_r, "%s", name);
 	rc = dbox_file_header_read(*fd_r, name, &header, err);
@@ -228,7 +230,7 @@ static int mdbox_message_of(struct dbox *db, const struct index_record *record,
 	struct guid guid, stored;
 
 	if (rc == -ENOENT)
-		return error_set(err, -EUCLEAN, "%s: the storage is missing", db->storage_paths[0]);
+		return error_set(err, -ENOENT, "%s: the storage is missing", db->storage_paths[0]);
 	if (rc == 0)
 		rc = mdbox_message_open(db->storage, dbox_record_map_uid(db, record), message_r,
 					fd_r, err);
@@ -253,6 +255,11 @@ int dbox_message_of(struct dbox *db, const struct index_record *record,
 	*owned_r = !db->multi;
 	return db->multi ? mdbox_message_of(db, record, message_r, fd_r, err)
 			 : sdbox_message_of(db, record->uid, message_r, fd_r, err);
+}
+
+bool dbox_is_missing(const struct dbox *db, int rc)
+{
+	return rc == -ENOENT || (rc == -EUCLEAN && !db->multi);
 }
 
 static int fill_mail(struct dbox *db, const struct index_record *record, struct mail *mail_r,
@@ -298,7 +305,7 @@ static int dbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid,
 		struct error cause = {0};
 
 		rc = fill_mail(db, &record, &mail, &cause);
-		if (rc == -ENOENT || rc == -EUCLEAN) {
+		if (dbox_is_missing(db, rc)) {
 			log_warning("UID %u has no message that can be read: %s", record.uid,
 				    cause.text);
 			continue;

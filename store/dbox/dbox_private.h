@@ -68,6 +68,9 @@ int dbox_need_storage(struct dbox *db, bool make, struct error *err);
  * *owned_r. -ENOENT: no such message, or no file. */
 int dbox_message_of(struct dbox *db, const struct index_record *record,
 		    struct dbox_message *message_r, int *fd_r, bool *owned_r, struct error *err);
+/* What dbox_message_of() says of this message alone. An mdbox that is damaged is not: its messages
+ * may be elsewhere, where a rebuild finds them. */
+bool dbox_is_missing(const struct dbox *db, int rc);
 uint32_t dbox_record_map_uid(const struct dbox *db, const struct index_record *record);
 /* The GUID as the index knows it (mdbox). False: it does not. */
 bool dbox_record_guid(const struct dbox *db, const struct index_record *record,

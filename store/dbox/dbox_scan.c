@@ -58,7 +58,7 @@ static int find_missing(struct dbox *db, struct error *err)
 		bool owned;
 		int fd, rc = dbox_message_of(db, &record, &message, &fd, &owned, &cause);
 
-		if (rc == -ENOENT || rc == -EUCLEAN) {
+		if (dbox_is_missing(db, rc)) {
 			log_warning("UID %u has no message that can be read: %s", record.uid,
 				    cause.text);
 			rc = mailbox_note_missing(&db->box, record.uid);

@@ -76,6 +76,7 @@ static int add_message(void *ctx, const struct dbox_message *message)
 		.entry = {.file_id = reading->file_id,
 			  .offset = (uint32_t)message->offset,
 			  .size = (uint32_t)(message->end - message->offset)},
+		.size = (uint32_t)(message->end - message->offset),
 		.alt = reading->alt,
 		.move = reading->move,
 		.busy = reading->busy,
@@ -116,9 +117,17 @@ static int read_file(struct rebuild *rebuild, int dirfd, const char *dir, uint32
 
 	mdbox_file_name(file_id, name);
 	snprintf(what, sizeof what, "%s/%s", dir, name);
-	fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	fd = dbox_file_open(dirfd, name, O_RDONLY);
+	if (fd == -ENXIO) {
+		log_warning("%s: is no file: there is no mail in it", what);
+		if (file_id > rebuild->highest_file)
+			rebuild->highest_file = file_id;
+		fd = -1;
+		rc = note_broken(rebuild, file_id, alt, &fd);
+		return rc < 0 ? error_errno(err, rc, "%s", what) : 0;
+	}
 	if (fd < 0)
-		return errno == ENOENT ? 0 : error_errno(err, -errno, "%s", what);
+		return fd == -ENOENT ? 0 : error_errno(err, fd, "%s", what);
 	/* A file's lock comes before the map's, which we have: who adds to it now waits for us. */
 	reading.busy = flock(fd, LOCK_EX | LOCK_NB) < 0;
 	rc = dbox_file_each(fd, what, add_message, &reading, &damaged, err);
@@ -161,17 +170,11 @@ static int read_files(struct rebuild *rebuild, int dirfd, const char *path, bool
 		return rc;
 	}
 	while (rc == 0 && (errno = 0, entry = readdir(dir)) != NULL) {
-		unsigned long id;
-		char *end;
+		uint32_t id = mdbox_file_id(entry->d_name);
 
-		if (strncmp(entry->d_name, "m.", 2) != 0 || entry->d_name[2] < '1' ||
-		    entry->d_name[2] > '9')
-			continue;
-		id = strtoul(entry->d_name + 2, &end, 10);
-		if (*end != '\0' || id >= UINT32_MAX)
-			continue;
-		rc = read_file(rebuild, fd, path, (uint32_t)id, alt,
-			       alt && has_file(rebuild->storage->dirfd, (uint32_t)id), err);
+		if (id)
+			rc = read_file(rebuild, fd, path, id, alt,
+				       alt && has_file(rebuild->storage->dirfd, id), err);
 	}
 	return rc == 0 && errno ? error_errno(err, -errno, "%s: readdir", path) : rc;
 }
@@ -181,6 +184,8 @@ static int by_guid(const void *a, const void *b)
 	const struct found *x = a, *y = b;
 	int cmp = guid_cmp(&x->guid, &y->guid);
 
+	if (cmp == 0 && x->size != y->size)
+		cmp = x->size < y->size ? -1 : 1;
 	if (cmp == 0)
 		cmp = x->entry.file_id < y->entry.file_id ? -1
 							  : x->entry.file_id > y->entry.file_id;
@@ -282,12 +287,13 @@ struct found *mdbox_rebuild_find(const struct rebuild *rebuild, const struct gui
 				 uint32_t map_uid)
 {
 	struct found *found = guid_is_empty(guid) ? NULL : find_guid(rebuild, guid);
+	struct found *mapped = find_map_uid(rebuild, map_uid);
 
-	if (found)
-		return found;
-	found = find_map_uid(rebuild, map_uid);
-	/* The index knows another message under this map UID. */
-	return found && !guid_is_empty(guid) && !guid_equal(&found->guid, guid) ? NULL : found;
+	if (!found) /* or the index knows another message under this map UID */
+		return mapped && !guid_is_empty(guid) ? NULL : mapped;
+	/* Another one with this GUID, and not a copy of it. */
+	return mapped && guid_equal(&mapped->guid, guid) && mapped->size != found->size ? mapped
+											: found;
 }
 
 /* ---- 3: the map ---- */

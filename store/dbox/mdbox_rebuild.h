@@ -9,6 +9,7 @@ struct found {
 	struct guid guid;
 	struct mdbox_entry entry; /* map_uid 0: not in the map; ref as counted anew */
 	const char *mailbox;	  /* B */
+	uint32_t size;		  /* as it was found: copies have the same */
 	int64_t received;
 	bool alt;
 	bool busy;     /* somebody is adding to its file */

@@ -55,8 +55,9 @@ int mdbox_rebuild_count(struct rebuild *rebuild, struct error *err)
 
 	for (size_t i = 0; rc == 0 && i < rebuild->count; i++) {
 		struct found *found = &rebuild->found[i];
-		/* Of several with one GUID the mailboxes have the first. */
-		bool again = i > 0 && guid_equal(&found->guid, &rebuild->found[i - 1].guid);
+		/* Of several copies the mailboxes have the first. */
+		bool again = i > 0 && guid_equal(&found->guid, &rebuild->found[i - 1].guid) &&
+			     found->size == rebuild->found[i - 1].size;
 
 		if (found->entry.ref > 0 || found->was_dead || again)
 			continue;

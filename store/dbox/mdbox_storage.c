@@ -1,6 +1,7 @@
 /* Storage directory, map and the files, read. See mdbox_storage.h. */
 #include "store/dbox/mdbox_storage.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -53,6 +54,26 @@ static int make_map(struct mdbox_storage *storage, struct error *err)
 	return rc == -EEXIST ? 0 : rc;
 }
 
+/* A map is made before the first file is: who lost it has to look into the files. */
+static bool has_files(const struct mdbox_storage *storage)
+{
+	const int dirs[] = {storage->dirfd, storage->alt_fd};
+	bool found = false;
+
+	for (size_t i = 0; !found && i < 2; i++) {
+		int fd =
+			dirs[i] < 0 ? -1 : openat(dirs[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		AUTO_DIR DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+		const struct dirent *entry;
+
+		if (!dir)
+			file_close(&fd);
+		while (dir && !found && (entry = readdir(dir)) != NULL)
+			found = mdbox_file_id(entry->d_name) != 0;
+	}
+	return found;
+}
+
 static int open_map(struct mdbox_storage *storage, bool make, struct error *err)
 {
 	struct index_options options;
@@ -62,6 +83,12 @@ static int open_map(struct mdbox_storage *storage, bool make, struct error *err)
 	for (int i = 0; i < OPEN_TRIES; i++) {
 		index_close(&storage->map);
 		rc = index_open(storage->index_fd, &options, &storage->map, err);
+		if (rc == -ENOENT && has_files(storage)) {
+			rc = error_set(err, -EUCLEAN, "%s/%s: the map is missing",
+				       storage->index_path, INDEX_NAME_MAP);
+			usleep(OPEN_WAIT_US);
+			continue;
+		}
 		if (rc == -ENOENT && make) {
 			rc = make_map(storage, err);
 			if (rc < 0)
@@ -324,6 +351,17 @@ void mdbox_file_name(uint32_t file_id, char name_r[16])
 	snprintf(name_r, 16, "m.%" PRIu32, file_id);
 }
 
+uint32_t mdbox_file_id(const char *name)
+{
+	unsigned long id;
+	char *end;
+
+	if (strncmp(name, "m.", 2) != 0 || name[2] < '1' || name[2] > '9')
+		return 0;
+	id = strtoul(name + 2, &end, 10);
+	return *end == '\0' && id < UINT32_MAX ? (uint32_t)id : 0;
+}
+
 int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, char *name_r,
 		    size_t name_size)
 {
@@ -331,21 +369,19 @@ int mdbox_file_open(struct mdbox_storage *storage, uint32_t file_id, int flags, 
 	int fd;
 
 	mdbox_file_name(file_id, file);
-	flags |= O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
 	snprintf(name_r, name_size, "%s/%s", storage->path, file);
-	fd = openat(storage->dirfd, file, flags);
-	if (fd >= 0 || errno != ENOENT || !storage->alt_path)
-		return fd < 0 ? -errno : fd;
+	fd = dbox_file_open(storage->dirfd, file, flags);
+	if (fd != -ENOENT || !storage->alt_path)
+		return fd;
 	/* It may have been made, or mounted, since. */
 	if (storage->alt_fd < 0)
 		storage->alt_fd = owned_dir_open(storage->alt_path, false);
-	errno = ENOENT;
 	if (storage->alt_fd >= 0) {
-		fd = openat(storage->alt_fd, file, flags);
-		if (fd >= 0)
+		fd = dbox_file_open(storage->alt_fd, file, flags);
+		if (fd != -ENOENT)
 			snprintf(name_r, name_size, "%s/%s", storage->alt_path, file);
 	}
-	return fd < 0 ? -errno : fd;
+	return fd;
 }
 
 int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id)
@@ -395,9 +431,9 @@ static int read_entry(struct mdbox_storage *storage, uint32_t map_uid,
 		return error_set(err, -EUCLEAN, "%s/%s: map UID %" PRIu32 " says no place",
 				 storage->index_path, INDEX_NAME_MAP, map_uid);
 	rc = use_file(storage, entry.file_id, err);
-	if (rc == -ENOENT)
-		return error_set(err, -EUCLEAN, "%s is missing (map UID %" PRIu32 ")",
-				 storage->file_name, map_uid);
+	if (rc == -ENOENT || rc == -ENXIO)
+		return error_set(err, -ENOENT, "%s %s (map UID %" PRIu32 ")", storage->file_name,
+				 rc == -ENOENT ? "is missing" : "is no file", map_uid);
 	if (rc < 0)
 		return rc;
 	rc = dbox_message_read(storage->file_fd, storage->file_name, entry.offset, entry.size,
@@ -423,7 +459,7 @@ int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		bool known = mdbox_map_find(storage, map_uid, &before) == 0;
 
 		rc = read_entry(storage, map_uid, message_r, err);
-		if (rc != -EUCLEAN && rc != -ENODEV)
+		if (rc != -EUCLEAN && rc != -ENODEV && rc != -ENOENT)
 			break;
 		/* An open file that a purge has removed would go on to be read. */
 		file_close(&storage->file_fd);

@@ -16,6 +16,7 @@
 struct uids {
 	uint32_t *list;
 	size_t count, room;
+	uint32_t highest; /* of all files, also those that are left out */
 };
 
 static int uid_cmp(const void *a, const void *b)
@@ -80,6 +81,8 @@ static int list_messages(struct dbox *db, struct uids *uids, struct error *err)
 		return rc;
 	if (uids->count)
 		qsort(uids->list, uids->count, sizeof *uids->list, uid_cmp);
+	if (uids->count)
+		uids->highest = uids->list[uids->count - 1];
 	for (size_t i = 0; i < uids->count; i++) {
 		const struct index_record record = {.uid = uids->list[i]};
 		struct dbox_message message;
@@ -89,9 +92,16 @@ static int list_messages(struct dbox *db, struct uids *uids, struct error *err)
 
 		if (kept && uids->list[kept - 1] == record.uid)
 			continue;
-		if (dbox_message_of(db, &record, &message, &fd, &owned, &cause) < 0) {
+		rc = dbox_message_of(db, &record, &message, &fd, &owned, &cause);
+		if (dbox_is_missing(db, rc)) {
 			log_warning("left out: %s", cause.text);
 			continue;
+		}
+		/* Nothing is lost of what cannot be read just now. */
+		if (rc < 0) {
+			if (err)
+				*err = cause;
+			return rc;
 		}
 		close(fd);
 		dbox_message_free(&message);
@@ -124,6 +134,9 @@ static int append_messages(struct dbox *db, const struct index *old, const struc
 	}
 	if (rc == 0)
 		rc = index_set_next_uid(txn, status.next_uid, err);
+	/* A file that is left out is nobody's to be replaced. */
+	if (rc == 0 && uids->highest >= status.next_uid && uids->highest < INDEX_UID_MAX)
+		rc = index_set_next_uid(txn, uids->highest + 1, err);
 	if (rc == 0)
 		rc = index_switch_on_modseqs(txn, err);
 	if (rc == 0)

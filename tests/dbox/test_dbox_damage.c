@@ -4,7 +4,7 @@
  *
  * Needs root and Dovecot; skipped elsewhere.
  */
-#include "tests/maildir/dovecot_view.h"
+#include "tests/dbox/dbox_fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,86 +16,7 @@
 #include "store/mail_purge.h"
 #include "store/mailbox_list.h"
 
-#define BODY "From: a@example.org\nSubject: x\n\nline one\nline two\n"
-
 extern void (*dbox_test_step)(const char *step);
-
-static int setup_mdbox(void **state)
-{
-	int rc = dovecot_setup(state);
-
-	if (rc == 0)
-		dovecot_set_location(*state, "mdbox:~/mdbox", '/');
-	return rc;
-}
-
-static int setup_sdbox(void **state)
-{
-	int rc = dovecot_setup(state);
-
-	if (rc == 0)
-		dovecot_set_location(*state, "sdbox:~/sdbox", '/');
-	return rc;
-}
-
-static bool is_mdbox(const struct fixture *fx)
-{
-	return fx->user.location.driver == MAIL_DRIVER_MDBOX;
-}
-
-/* The test runs as root; a worker has the user's own uid. */
-static void give_to_user(struct fixture *fx)
-{
-	must_shell("chown -R %d:%d '%s'", MAIL_UID, MAIL_UID, fx->home);
-}
-
-static struct mailbox *make_box(struct fixture *fx, const char *name)
-{
-	struct error err = {0};
-
-	must(mailbox_list_create(&fx->user, name, NULL, 0, &err), &err);
-	give_to_user(fx);
-	return must_open(fx, name);
-}
-
-static void fill_with(struct mailbox *box, const char *prefix, unsigned count)
-{
-	for (unsigned i = 0; i < count; i++) {
-		char guid[32], body[100];
-
-		snprintf(guid, sizeof guid, "%s.%u", prefix, i);
-		snprintf(body, sizeof body, "Subject: %u\n\nbody of %u\n", i, i);
-		append_mail(box, &(struct new_mail){.guid = guid,
-						    .body = body,
-						    .flags = i % 3 ? MAIL_SEEN : 0,
-						    .keywords = {i % 2 ? "K" : "L"}});
-	}
-}
-
-static void fill(struct mailbox *box, unsigned count)
-{
-	fill_with(box, "mail", count);
-}
-
-static void purge(struct fixture *fx, uint32_t messages, uint32_t corrected)
-{
-	struct mail_purged purged;
-	struct error err = {0};
-
-	must(mail_purge(&fx->user, &purged, &err), &err);
-	assert_int_equal(purged.messages, messages);
-	assert_int_equal(purged.corrected, corrected);
-	give_to_user(fx);
-}
-
-static void assert_files(struct fixture *fx, const char *expected)
-{
-	char *text =
-		shell_output("cd '%s/mdbox/storage' && ls -A | grep ^m | tr '\\n' ' '", fx->home);
-
-	assert_string_equal(text, expected);
-	free(text);
-}
 
 /* ---- purge ---- */
 
@@ -268,17 +189,6 @@ static void assert_rebuild_finds_nothing(struct fixture *fx, unsigned messages)
 	free(text);
 }
 
-/* Each message in a file of its own. */
-static struct mailbox *make_box_of_many_files(struct fixture *fx, unsigned messages)
-{
-	struct mailbox *box;
-
-	fx->user.location.rotate_size = 1;
-	box = make_box(fx, "INBOX");
-	fill(box, messages);
-	return box;
-}
-
 static void test_killed_before_the_map_knows_a_new_file(void **state)
 {
 	struct fixture *fx = *state;
@@ -332,17 +242,6 @@ static void test_purge_killed_between_two_steps(void **state)
 }
 
 /* ---- damage ---- */
-
-static void damage(struct fixture *fx, struct mailbox **box, const char *command)
-{
-	struct error err = {0};
-
-	mailbox_close(box);
-	must_shell("cd '%s' && %s", fx->home, command);
-	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
-	give_to_user(fx);
-	*box = must_open(fx, "INBOX");
-}
 
 static void test_damaged_index(void **state)
 {
@@ -513,39 +412,6 @@ static void test_storage_rebuild_killed_at_each_step(void **state)
 	assert_int_equal(killed, 25 - 2);
 }
 
-static void test_damaged_map(void **state)
-{
-	static const char *const commands[] = {
-		"printf garbage > mdbox/storage/dovecot.map.index.log",
-		"rm mdbox/storage/dovecot.map.index*",
-		"truncate -s -100 mdbox/storage/dovecot.map.index.log",
-	};
-	struct fixture *fx = *state;
-
-	for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-		struct mailbox *box = make_box(fx, "INBOX"), *work = make_box(fx, "Work");
-		char *before, *after;
-
-		fill(box, 6);
-		append_mail(work, &(struct new_mail){.guid = "w", .body = BODY});
-		before = describe(box, false);
-		damage(fx, &box, commands[i]);
-		after = describe(box, false);
-		assert_string_equal(before, after);
-		free(before);
-		free(after);
-		assert_agrees(fx, box);
-		mailbox_close(&box);
-		mailbox_close(&work);
-		work = must_open(fx, "Work");
-		after = describe(work, false);
-		assert_string_equal(after, "1 w \n");
-		free(after);
-		mailbox_close(&work);
-		must_shell("rm -rf '%s/mdbox'", fx->home);
-	}
-}
-
 static struct fixture *delivered_to;
 
 static void deliver_meanwhile(const char *step)
@@ -616,124 +482,6 @@ static void test_a_delivery_during_a_rebuild(void **state)
 	}
 }
 
-/* What the map has lost is not removed with the rest of its file; other files are purged. */
-static void test_purge_leaves_a_damaged_file(void **state)
-{
-	struct fixture *fx = *state;
-	struct mailbox *box;
-	struct mailbox_txn *txn;
-	struct mail_purged purged;
-	struct error err = {0};
-
-	fx->user.location.rotate_size = 270;
-	box = make_box(fx, "INBOX");
-	fill(box, 6);
-	assert_files(fx, "m.1 m.2 m.3 ");
-	must(mailbox_begin(box, &txn, &err), &err);
-	must(mailbox_expunge(txn, 1, &err), &err);
-	must(mailbox_expunge(txn, 3, &err), &err);
-	must(mailbox_commit(&txn, NULL, &err), &err);
-	mailbox_close(&box);
-	must_shell("cd '%s/mdbox/storage' && sed -i 's/^2 M1e/2 M1e X0/' m.1", fx->home);
-	assert_int_equal(mail_purge(&fx->user, &purged, &err), -EUCLEAN);
-	assert_non_null(strstr(err.text, "storage/m.1: damaged"));
-	assert_files(fx, "m.1 m.3 m.4 ");
-	assert_int_equal(purged.messages, 1);
-}
-
-/* Nobody expunged them: the mailbox is what was damaged. A count that is only too high is put
- * right. */
-static void test_purge_keeps_what_a_mailbox_has_lost(void **state)
-{
-	struct fixture *fx = *state;
-	struct mailbox *box = make_box(fx, "INBOX"), *work = make_box(fx, "Work");
-	struct mail_purged purged;
-	struct mailbox_txn *txn;
-	struct error err = {0};
-	char *text;
-
-	fill(box, 6);
-	fill_with(work, "work", 1);
-	must(mailbox_begin(box, &txn, &err), &err);
-	must(mailbox_copy(txn, 2, &(struct mail){.uid = 20, .guid = ""}, &err), &err);
-	must(mailbox_commit(&txn, NULL, &err), &err);
-	must(mailbox_begin(box, &txn, &err), &err);
-	must(mailbox_expunge(txn, 1, &err), &err);
-	must(mailbox_commit(&txn, NULL, &err), &err);
-	mailbox_close(&box);
-	mailbox_close(&work);
-	/* The messages 4 to 6, the copy and the expunge. */
-	must_shell("cd '%s/mdbox/mailboxes/INBOX/dbox-Mails' && "
-		   "truncate -s $(($(stat -c %%s dovecot.index.log) * 5 / 10)) dovecot.index.log",
-		   fx->home);
-	box = must_open(fx, "INBOX");
-	assert_in_range(mailbox_status(box)->messages, 2, 5);
-	mailbox_close(&box);
-	must(mail_purge(&fx->user, &purged, &err), &err);
-	assert_true(purged.unclaimed > 0);
-	assert_int_equal(purged.corrected, 1);
-	give_to_user(fx);
-	free(doveadm(fx, "force-resync '*' || true"));
-	text = doveadm(fx, "fetch body ALL | grep 'body of' | sort -u | wc -l");
-	assert_int_equal(atoi(text), 6);
-	free(text);
-}
-
-static void test_damaged_messages(void **state)
-{
-	struct fixture *fx = *state;
-	struct mailbox *box = make_box(fx, "INBOX");
-	char *text;
-
-	fill(box, 6);
-	damage(fx, &box,
-	       "sed -i 's/body of 2/BODY of 2 and then/; s/^Gmail.4$/Gmail.4\\x00/' "
-	       "mdbox/storage/m.1");
-	text = describe(box, false);
-	assert_null(strstr(text, "mail.2"));
-	assert_null(strstr(text, "mail.4"));
-	assert_non_null(strstr(text, "1 mail.0  L\n2 mail.1 S K\n4 mail.3  K\n6 mail.5 S K\n"));
-	free(text);
-	assert_files(fx, "m.1.broken m.2 ");
-	assert_agrees(fx, box);
-	mailbox_close(&box);
-}
-
-/* Restored by whoever still has it. */
-static void test_a_lost_body_is_put_back(void **state)
-{
-	struct fixture *fx = *state;
-	struct mailbox *box = make_box(fx, "INBOX");
-	struct new_mail mail = {.guid = "mail.1", .body = BODY};
-	struct mail_spool *spool;
-	struct mailbox_txn *txn;
-	struct error err = {0};
-	char *text;
-
-	fill(box, 3);
-	mailbox_close(&box);
-	if (is_mdbox(fx))
-		must_shell("rm '%s/mdbox/storage/m.1'", fx->home);
-	else
-		must_shell("rm '%s/sdbox/mailboxes/INBOX/dbox-Mails/u.2'", fx->home);
-	box = must_open(fx, "INBOX");
-	spool = spool_mail(box, &mail);
-	must(mailbox_begin(box, &txn, &err), &err);
-	txn_append(txn, spool, &mail, 2);
-	must(mailbox_commit(&txn, NULL, &err), &err);
-	give_to_user(fx);
-	text = body_of(box, 2, NULL);
-	assert_string_equal(text, BODY);
-	free(text);
-	text = doveadm(fx, "fetch body mailbox INBOX uid 2");
-	assert_non_null(strstr(text, "line two"));
-	free(text);
-	mailbox_close(&box);
-}
-
-#define MDBOX(name) cmocka_unit_test_setup_teardown(name, setup_mdbox, fixture_teardown)
-#define SDBOX(name) cmocka_unit_test_setup_teardown(name, setup_sdbox, fixture_teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -748,13 +496,7 @@ int main(void)
 		MDBOX(test_rebuild_killed),
 		MDBOX(test_storage_rebuild_killed_at_each_step),
 		SDBOX(test_rebuild_killed),
-		MDBOX(test_damaged_map),
 		MDBOX(test_a_delivery_during_a_rebuild),
-		MDBOX(test_purge_leaves_a_damaged_file),
-		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
-		MDBOX(test_damaged_messages),
-		MDBOX(test_a_lost_body_is_put_back),
-		SDBOX(test_a_lost_body_is_put_back),
 	};
 
 	if (!dovecot_is_there()) {
