@@ -22,6 +22,36 @@ void box_again(struct box *box, const char *why)
 	brain_again(box->brain, box->name, why);
 }
 
+/* Where what is not in our list is removed: a mailbox that has lost mail is not to be copied, and a
+ * rebuild would leave nothing by which the next backup could tell lost from expunged. */
+static bool is_backup_source(const struct brain *brain)
+{
+	return brain->way == SYNC_TO_PEER && !brain->keeps;
+}
+
+static int refuse_to_copy(int code, struct error *err)
+{
+	error_prefix(err,
+		     "damaged, and a backup does not mend its source (dsync mirror and doveadm "
+		     "force-resync do); the copy stays as it is");
+	return code;
+}
+
+static int check_whole(struct box *box, struct error *err)
+{
+	size_t count = 0;
+	bool changed;
+	int ret = mailbox_scan(box->mailbox, &changed, &count, err);
+
+	if (ret < 0 || count == 0)
+		return ret;
+	return refuse_to_copy(error_set(err, -EIO,
+					"%zu messages have no file that can be read, "
+					"the first is UID %u",
+					count, *mailbox_missing(box->mailbox, &count)),
+			      err);
+}
+
 void box_fail(struct box *box, int code, const struct error *err)
 {
 	struct error rebuild_err = {0};
@@ -29,6 +59,12 @@ void box_fail(struct box *box, int code, const struct error *err)
 	if (box->failed != 0)
 		return;
 	box->failed = code;
+	if (code == -EUCLEAN && is_backup_source(box->brain)) {
+		rebuild_err = *err;
+		brain_failed(box->brain, box->name, refuse_to_copy(code, &rebuild_err),
+			     &rebuild_err);
+		return;
+	}
 	if (code == -EUCLEAN) {
 		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text,
 			    box->brain->user->name, box->name);
@@ -54,7 +90,7 @@ static int open_mailbox(struct box *box, struct error *err)
 	struct mailbox *mailbox = NULL;
 	int ret = box_cache_take(box->brain->options->cache, user, box->name, &mailbox, err);
 
-	if (ret == -EUCLEAN) {
+	if (ret == -EUCLEAN && !is_backup_source(box->brain)) {
 		log_warning("%s: rebuilding it user=%s mailbox=%s",
 			    err != NULL ? err->text : "damaged", user->name, box->name);
 		ret = mailbox_rebuild(user, box->name, err);
@@ -223,6 +259,10 @@ static int prepare_dovecot(struct box *box, struct error *err)
 
 static int box_prepare(struct box *box, struct error *err)
 {
+	int ret = is_backup_source(box->brain) ? check_whole(box, err) : 0;
+
+	if (ret < 0)
+		return ret;
 	use_saved_state(box);
 	return brain_mode(box->brain) == MERGE_DSYNCFS ? prepare_dsyncfs(box, err)
 						       : prepare_dovecot(box, err);
