@@ -256,6 +256,9 @@ int dbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t c
 int dbox_scan(struct mailbox *box, bool *changed_r, struct error *err);
 int mdbox_rebuild(const struct mailbox_place *place, struct error *err);
 int sdbox_rebuild(const struct mailbox_place *place, struct error *err);
+/* -EUCLEAN: there are messages of UIDs that the index has not given out yet: its log was cut short.
+ */
+int sdbox_check_index(struct dbox *db, struct error *err);
 
 /* Lets tests end the process between two steps of a commit: called with the name of the step just
  * done. NULL otherwise. */

@@ -83,6 +83,8 @@ int dbox_scan(struct mailbox *box, bool *changed_r, struct error *err)
 	struct dbox *db = dbox_of(box);
 	int rc = box->format->refresh(box, err);
 
+	if (rc == 0 && !db->multi)
+		rc = sdbox_check_index(db, err);
 	if (rc == 0)
 		rc = find_missing(db, err);
 	return rc < 0 ? rc : give_modseqs(db, changed_r, err);

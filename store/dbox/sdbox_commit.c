@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,7 +73,7 @@ static int write_file(int to, int from, uint64_t offset, uint64_t size,
 	return rc;
 }
 
-/* A file of this name that is there belongs to nobody: the UID is new, or its message lost. */
+/* A file of this name that is there is that of a lost message, which is put back. */
 static int place_file(struct dbox *db, uint32_t uid, int from, uint64_t offset, uint64_t size,
 		      const struct dbox_metadata *metadata, struct error *err)
 {
@@ -124,9 +125,6 @@ static int link_file(struct dbox *db, uint32_t source_uid, uint32_t uid, struct 
 		snprintf(to, sizeof to, "%s/%s", dir, name);
 		if (link(from, to) == 0)
 			return 0;
-		/* Left by a writer that died. */
-		if (errno == EEXIST && unlink(to) == 0 && link(from, to) == 0)
-			return 0;
 		if (errno != ENOENT)
 			return file_error(db, uid, -errno, "link", err);
 	}
@@ -163,10 +161,37 @@ static int place_copy(struct dbox_txn *txn, struct dbox_op *op, struct error *er
 	return rc;
 }
 
+static bool has_file(const struct dbox *db, uint32_t uid)
+{
+	char name[16];
+
+	sdbox_file_name(uid, name);
+	return faccessat(db->dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* A new UID whose file is there: a writer left it that died, or the index has lost a message. */
+static int check_free(struct dbox *db, uint32_t uid, struct error *err)
+{
+	int rc;
+
+	if (!has_file(db, uid))
+		return 0;
+	db->recovered_s = 0;
+	rc = sdbox_recover(db, err);
+	if (rc < 0 || !has_file(db, uid))
+		return rc;
+	return error_set(err, -EUCLEAN, "%s/u.%" PRIu32 " is there, and the index does not know it",
+			 db->path, uid);
+}
+
 static int place_op(struct dbox_txn *txn, struct dbox_op *op, struct error *err)
 {
-	int rc = 0;
+	bool is_new = op->kind == DBOX_OP_APPEND || op->kind == DBOX_OP_COPY ||
+		      op->kind == DBOX_OP_MOVE_UID;
+	int rc = is_new ? check_free(txn->db, op->uid, err) : 0;
 
+	if (rc < 0)
+		return rc;
 	switch (op->kind) {
 	case DBOX_OP_APPEND:
 	case DBOX_OP_RESTORE:

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,6 +68,58 @@ static int list_files(const char *path, struct uids *uids, struct error *err)
 			return error_errno(err, -ENOMEM, "%s", path);
 	}
 	return errno ? error_errno(err, -errno, "%s: readdir", path) : 0;
+}
+
+/* A UID that the index has not given out yet, and whose message can be read. 0: none. */
+static int find_unknown(struct dbox *db, uint32_t *uid_r, struct error *err)
+{
+	struct uids uids = {0};
+	struct index_status status;
+	int rc = list_files(db->path, &uids, err);
+
+	*uid_r = 0;
+	index_status(db->index, &status);
+	for (size_t i = 0; rc == 0 && *uid_r == 0 && i < uids.count; i++) {
+		const struct index_record record = {.uid = uids.list[i]};
+		struct dbox_message message;
+		struct error ignored;
+		bool owned;
+		int fd;
+
+		if (record.uid < status.next_uid ||
+		    dbox_message_of(db, &record, &message, &fd, &owned, &ignored) < 0)
+			continue;
+		close(fd);
+		dbox_message_free(&message);
+		*uid_r = record.uid;
+	}
+	free(uids.list);
+	return rc;
+}
+
+int sdbox_check_index(struct dbox *db, struct error *err)
+{
+	struct index_txn *txn;
+	uint32_t uid;
+	int rc = find_unknown(db, &uid, err);
+
+	if (rc < 0 || uid == 0)
+		return rc;
+	/* Whoever is at work has its message in the index when we have the lock. */
+	rc = index_begin(db->index, -1, &txn, err);
+	if (rc < 0)
+		return rc;
+	dbox_update_status(db);
+	db->recovered_s = 0;
+	rc = sdbox_recover(db, err);
+	if (rc == 0)
+		rc = find_unknown(db, &uid, err);
+	index_abort(&txn);
+	if (rc == 0 && uid)
+		rc = error_set(err, -EUCLEAN,
+			       "%s/u.%" PRIu32 " is there, and the index ends before it", db->path,
+			       uid);
+	return rc;
 }
 
 /* The files whose message can be read. */

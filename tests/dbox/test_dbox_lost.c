@@ -276,9 +276,52 @@ static void test_purge_leaves_a_damaged_file(void **state)
 	assert_int_equal(purged.messages, 1);
 }
 
+/* What the log has lost is no room for new mail, and is put back. */
+static void test_sdbox_log_cut_short(void **state)
+{
+	struct fixture *fx = *state;
+
+	for (int look = 0; look < 2; look++) {
+		struct mailbox *box = make_box(fx, "INBOX");
+		struct new_mail mail = {.guid = "next", .body = BODY};
+		struct mail_spool *spool;
+		struct mailbox_txn *txn;
+		struct error err = {0};
+		size_t missing;
+		bool changed;
+
+		fill(box, 6);
+		mailbox_close(&box);
+		must_shell("cd '%s/sdbox/mailboxes/INBOX/dbox-Mails' && truncate -s "
+			   "$(($(stat -c %%s dovecot.index.log) * 8 / 10)) dovecot.index.log",
+			   fx->home);
+		box = must_open(fx, "INBOX");
+		assert_in_range(mailbox_status(box)->uid_next, 2, 6);
+		if (look) {
+			assert_int_equal(mailbox_scan(box, &changed, &missing, &err), -EUCLEAN);
+		} else {
+			spool = spool_mail(box, &mail);
+			must(mailbox_begin(box, &txn, &err), &err);
+			txn_append(txn, spool, &mail, mailbox_status(box)->uid_next);
+			assert_int_equal(mailbox_commit(&txn, NULL, &err), -EUCLEAN);
+		}
+		mailbox_close(&box);
+		must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+		give_to_user(fx);
+		box = must_open(fx, "INBOX");
+		must(mailbox_scan(box, &changed, &missing, &err), &err);
+		assert_int_equal(mailbox_status(box)->messages, 6);
+		append_mail(box, &mail);
+		assert_agrees(fx, box);
+		mailbox_close(&box);
+		must_shell("rm -rf '%s/sdbox'", fx->home);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		SDBOX(test_sdbox_log_cut_short),
 		MDBOX(test_damaged_map),
 		MDBOX(test_purge_leaves_a_damaged_file),
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
