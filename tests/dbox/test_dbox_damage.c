@@ -359,8 +359,6 @@ static void assert_bodies(struct fixture *fx, const char *name, unsigned count)
 		assert_string_equal(text, expected);
 		free(text);
 	}
-	if (strcmp(name, "INBOX") == 0)
-		assert_agrees(fx, box);
 	mailbox_close(&box);
 }
 
@@ -402,6 +400,11 @@ static void test_storage_rebuild_killed_at_each_step(void **state)
 		give_to_user(fx);
 		assert_bodies(fx, "INBOX", 5);
 		assert_bodies(fx, "Work", 3);
+		if (i % 5 == i / 5) { /* one step of each damage: Dovecot takes its time */
+			box = must_open(fx, "INBOX");
+			assert_agrees(fx, box);
+			mailbox_close(&box);
+		}
 		must_shell("cd '%s/mdbox/storage' && ! ls -A | grep -e rebuild -e log.new",
 			   fx->home);
 		if (i < sizeof commands / sizeof commands[0] * 5 - 1)
