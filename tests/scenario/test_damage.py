@@ -3,7 +3,7 @@
 empty Maildir keeps each mail whose bytes are still there, or fails and names the file; a replica loses nothing by it, whether by
 mirror or by backup; a purge removes none; nothing crashes. Beside it, what Dovecot's own force-resync keeps of the same copy.
 
-Usage: test_damage.py [CASES [SEED]]      CASES: of each format, else 40
+Usage: test_damage.py [CASES [SEED [FILES]]]      CASES: of each format, else 40. FILES: a pattern, else all
 """
 import collections
 import os
@@ -237,7 +237,7 @@ class Case:
         return sorted(mails)
 
     def is_shorter_log(self):
-        return self.name.endswith("dbox-Mails/dovecot.index.log") and self.damage in (truncate, zero, older, empty, flip)
+        return self.name.endswith("dbox-Mails/dovecot.index.log") and self.damage in (truncate, zero, older, empty, flip, remove)
 
     # Each begins with a damaged copy of its own.
 
@@ -263,6 +263,10 @@ class Case:
         after = self.kept(f"{self.home}/Maildir")
         gone = collections.Counter(before) - collections.Counter(after)
         doubled = collections.Counter(after) - collections.Counter(before)
+        # An mdbox whose log was cut short is a source that has less: a folder becomes that (README).
+        if verb == "backup" and self.store.kind == "mdbox" and self.is_shorter_log():
+            folder = os.path.dirname(os.path.dirname(self.name)).removeprefix("mailboxes/").replace("&AOQ-", "ä")
+            gone = {mail: count for mail, count in gone.items() if mail[0] != folder}
         assert not gone, (self.what, verb, options, "gone from the replica", gone, result.returncode, self.said)
         return result.returncode, doubled
 
@@ -294,7 +298,7 @@ def conf(directory, kind):
                    f"mail_uid = {MAIL_UID}\nmail_gid = {MAIL_UID}\nstate_dir = {directory}/state\n")
 
 
-def damage_one_by_one(dovecot, directory, kind, cases, seed):
+def damage_one_by_one(dovecot, directory, kind, cases, seed, pattern):
     store = Store(dovecot, directory, kind)
     conf(directory, kind)
     assert len(store.mails) == MAILS - 1 + 3 and len(store.parts) > 3, store.mails
@@ -307,9 +311,8 @@ def damage_one_by_one(dovecot, directory, kind, cases, seed):
     subprocess.run(["cp", "-a", f"{whole.home}/Maildir", replica], check=True)
     rng = random.Random(seed)
     groups = collections.defaultdict(list)
-    for name in store.files():
+    for name in filter(re.compile(pattern).search, store.files()):
         groups[re.sub(r"\d+", "N", os.path.basename(name))].append(name)
-    fewer = 0
     for number in range(cases):
         group = sorted(groups)[number % len(groups)]
         case = Case(store, directory, rng.choice(groups[group]), DAMAGES[(number // len(groups)) % len(DAMAGES)],
@@ -326,18 +329,15 @@ def damage_one_by_one(dovecot, directory, kind, cases, seed):
             case.purge()
         theirs = case.dovecot()
         lacking = {n for _, n in theirs or []} & case.intact - {n for _, n in kept}
-        fewer += bool(lacking)
         print(f"{case.what}: {len(case.intact)} of {sum(map(len, store.parts.values()))} intact; mirror {code}, {len(kept)} kept"
               f"{', named: ' + str(sorted(missing)) if missing else ''}; replica {with_state} {without} backup {backup}; "
               f"Dovecot keeps {'nothing readable' if theirs is None else len(theirs)}"
               f"{' MORE: ' + str(sorted(lacking)) if lacking else ''}", flush=True)
-    return fewer
 
-
-def main(cases="40", seed="1"):
+def main(cases="40", seed="1", pattern="."):
     with Directory() as top, Dovecot(top, "doveadm") as dovecot:
         for kind in ("mdbox", "sdbox"):
-            damage_one_by_one(dovecot, top, kind, int(cases), int(seed))
+            damage_one_by_one(dovecot, top, kind, int(cases), int(seed), pattern)
             print("ok", kind)
 
 
