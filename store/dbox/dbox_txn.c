@@ -430,11 +430,44 @@ int dbox_expunge(struct mailbox_txn *base, uint32_t uid, struct error *err)
 	return poison(txn, expunge_record(txn, &record, err));
 }
 
+static bool is_lost(struct dbox *db, const struct index_record *record)
+{
+	struct dbox_message message;
+	struct error ignored;
+	bool owned;
+	int fd, rc = dbox_message_of(db, record, &message, &fd, &owned, &ignored);
+
+	if (rc == 0 && owned)
+		close(fd);
+	if (rc == 0)
+		dbox_message_free(&message);
+	return dbox_is_missing(db, rc);
+}
+
+/* Of a message that is lost the record goes. Nobody expunged that: it is not under its GUID, which
+ * the message may have under another UID by now. */
+static int bury_lost(struct dbox_txn *txn, const struct index_record *record,
+		     const struct guid *guid, struct error *err)
+{
+	struct dbox_op *op = add_op(txn, DBOX_OP_EXPUNGE, record->uid, err);
+	struct guid nobodys;
+
+	if (!op)
+		return poison(txn, -ENOMEM);
+	op->map_uid = txn->db->multi ? dbox_record_map_uid(txn->db, record) : 0;
+	guid_generate(&nobodys);
+	return poison(txn, index_expunge(txn->index_txn, record->uid, guid ? guid : &nobodys, err));
+}
+
 int dbox_bury(struct mailbox_txn *base, uint32_t uid, const struct guid *guid, struct error *err)
 {
 	struct dbox_txn *txn = dbox_txn_of(base);
+	struct index_record record;
 
 	txn->sync = true;
+	if (!find_op(txn, uid) && index_find(txn->db->index, uid, &record) == 0 &&
+	    is_lost(txn->db, &record))
+		return bury_lost(txn, &record, guid, err);
 	return index_bury(txn->index_txn, uid, guid, err);
 }
 

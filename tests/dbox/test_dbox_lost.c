@@ -318,10 +318,40 @@ static void test_sdbox_log_cut_short(void **state)
 	}
 }
 
+/* When the message is back under another UID, or gone everywhere, its record goes. */
+static void test_a_lost_message_is_buried(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = is_mdbox(fx) ? make_box_of_many_files(fx, 3) : make_box(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	size_t missing;
+	bool changed;
+
+	if (!is_mdbox(fx))
+		fill(box, 3);
+	mailbox_close(&box);
+	must_shell("rm '%s'/%s.2", fx->home,
+		   is_mdbox(fx) ? "mdbox/storage/m" : "sdbox/mailboxes/INBOX/dbox-Mails/u");
+	box = must_open(fx, "INBOX");
+	must(mailbox_begin(box, &txn, &err), &err);
+	assert_int_equal(mailbox_bury(txn, 3, NULL, &err), -EEXIST);
+	must(mailbox_bury(txn, 2, NULL, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_int_equal(missing, 0);
+	assert_int_equal(mailbox_status(box)->messages, 2);
+	give_to_user(fx);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SDBOX(test_sdbox_log_cut_short),
+		MDBOX(test_a_lost_message_is_buried),
+		SDBOX(test_a_lost_message_is_buried),
 		MDBOX(test_damaged_map),
 		MDBOX(test_purge_leaves_a_damaged_file),
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
