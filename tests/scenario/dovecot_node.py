@@ -2,7 +2,7 @@
 import os
 
 from network import Network
-from node import PASSWORD, Node, eventually
+from node import PASSWORD, Node, dovecot_config, eventually, skip
 
 DOVEADM = """
 doveadm_password = {password}
@@ -39,6 +39,11 @@ plugin {{
 """
 
 
+def need_settings_of_23():
+    if dovecot_config.is_24():
+        skip("the settings of a node that is a Dovecot's are those of Dovecot 2.3")
+
+
 class DovecotNode(Node):
     """Its `mount` is a directory."""
 
@@ -66,6 +71,7 @@ class MixedPair:
     """a is ours, b a Dovecot; a context manager like node.Pair."""
 
     def __init__(self, location="maildir:~/Maildir", settings="", replicates=False, theirs=None):
+        need_settings_of_23()
         self.network = Network()
         self.nodes = []
         try:

@@ -10,7 +10,7 @@ import view
 from dovecot24 import DovecotNode24
 from dovecot_node import MixedPair, eventually_in_sync
 from dsync_sides import DSYNC
-from node import VMAIL, dovecot_config, eventually, need, skip
+from node import VMAIL, eventually, need
 
 USER = "alice@example.org"
 
@@ -159,8 +159,6 @@ POLLED = "replication_poll_interval = 1s\n"
 
 def main():
     need("dovecot")
-    if dovecot_config.is_24():
-        skip("the settings of the node that is a Dovecot's are those of 2.3")
     scenario("port", POLLED)
     if len(sys.argv) > 1 and sys.argv[1] == "24":
         scenario("24", POLLED, theirs=DovecotNode24)

@@ -5,7 +5,7 @@ import threading
 import time
 
 import view
-from dovecot_node import DovecotNode
+from dovecot_node import DovecotNode, need_settings_of_23
 from network import Network
 from node import dovecot_config, eventually, need, skip
 
@@ -153,6 +153,7 @@ def log_of(node):
 
 def main():
     need("dovecot")
+    need_settings_of_23()
     if dovecot_config.is_24():
         skip("Dovecot 2.4 has no replication to come from")
     network = Network()
