@@ -532,12 +532,13 @@ static int match(struct rebuild *rebuild, struct index_txn **txn, struct error *
 	return rc;
 }
 
-static int place_new_map(struct mdbox_storage *storage, struct index_txn **txn, struct error *err)
+static int place_new_map(struct rebuild *rebuild, struct index_txn **txn, struct error *err)
 {
+	struct mdbox_storage *storage = rebuild->storage;
 	int rc;
 
 	index_abort(txn);
-	rc = mdbox_map_place(storage, err);
+	rc = mdbox_map_place(storage, rebuild->lock_fd >= 0, err);
 	if (rc == 0)
 		rc = mdbox_map_begin(storage, txn, err);
 	DBOX_STEP("rebuild: map placed");
@@ -575,7 +576,7 @@ static int run(struct rebuild *rebuild, struct index_txn **txn, struct error *er
 		rc = mdbox_rebuild_map(rebuild, *txn, err);
 	DBOX_STEP("rebuild: map written");
 	if (rc == 0 && storage->map_is_new)
-		rc = place_new_map(storage, txn, err);
+		rc = place_new_map(rebuild, txn, err);
 	if (rc == 0)
 		rc = mdbox_rebuild_boxes(rebuild, err);
 	DBOX_STEP("rebuild: mailboxes written");

@@ -231,12 +231,13 @@ int mdbox_map_begin_new(struct mdbox_storage *storage, uint32_t uid_validity, st
 	return rc;
 }
 
-int mdbox_map_place(struct mdbox_storage *storage, struct error *err)
+int mdbox_map_place(struct mdbox_storage *storage, bool locked, struct error *err)
 {
 	struct index_options options;
 	int rc;
 
 	mdbox_map_options(storage, &options);
+	options.locked = locked;
 	index_close(&storage->map);
 	rc = index_adopt(storage->index_fd, &options, NEW_MAP, err);
 	if (rc < 0)

@@ -50,9 +50,10 @@ int mdbox_storage_open_damaged(const struct mdbox_paths *paths, struct mdbox_sto
 			       struct error *err);
 /* Instead of a damaged map: an empty one that nobody else sees, beside it, until mdbox_map_place()
  * puts it in its place with what it has got by then. Who is killed in between has changed nothing.
+ * locked: the caller has the lock of the damaged one's log.
  */
 int mdbox_map_begin_new(struct mdbox_storage *storage, uint32_t uid_validity, struct error *err);
-int mdbox_map_place(struct mdbox_storage *storage, struct error *err);
+int mdbox_map_place(struct mdbox_storage *storage, bool locked, struct error *err);
 void mdbox_map_discard_new(struct mdbox_storage *storage);
 void mdbox_storage_close(struct mdbox_storage **storage);
 /* Which every mailbox says it belongs to. */

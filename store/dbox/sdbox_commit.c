@@ -169,6 +169,25 @@ static bool has_file(const struct dbox *db, uint32_t uid)
 	return faccessat(db->dirfd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* Else a writer died in the middle of it. */
+static bool has_message(struct dbox *db, uint32_t uid)
+{
+	const struct index_record record = {.uid = uid};
+	struct dbox_message message;
+	struct error why;
+	bool owned;
+	int fd, rc = dbox_message_of(db, &record, &message, &fd, &owned, &why);
+
+	if (rc == 0 && owned)
+		close(fd);
+	if (rc == 0)
+		dbox_message_free(&message);
+	if (dbox_is_missing(db, rc))
+		log_warning("%s/u.%" PRIu32 " is replaced, as no message can be read of it: %s",
+			    db->path, uid, why.text);
+	return !dbox_is_missing(db, rc);
+}
+
 /* A new UID whose file is there: a writer left it that died, or the index has lost a message. */
 static int check_free(struct dbox *db, uint32_t uid, struct error *err)
 {
@@ -178,7 +197,7 @@ static int check_free(struct dbox *db, uint32_t uid, struct error *err)
 		return 0;
 	db->recovered_s = 0;
 	rc = sdbox_recover(db, err);
-	if (rc < 0 || !has_file(db, uid))
+	if (rc < 0 || !has_file(db, uid) || !has_message(db, uid))
 		return rc;
 	return error_set(err, -EUCLEAN, "%s/u.%" PRIu32 " is there, and the index does not know it",
 			 db->path, uid);

@@ -38,6 +38,7 @@ struct index_options {
 	const char *name;  /* prefix of the file names; NULL: INDEX_NAME_MAIL */
 	const char *label; /* of the directory, for messages ("user=... mailbox=..." or a path) */
 	enum index_lock_method lock_method;
+	bool locked;	/* index_adopt(): the caller has what index_lock_log() gave */
 	bool read_only; /* open the log read-only; index_begin() then fails with -EROFS */
 	bool backup;	/* dbox: keep dovecot.index.backup when a snapshot is replaced */
 	bool once;	/* nobody is writing: do not look again at what looks damaged */

@@ -123,7 +123,7 @@ static int replaced_identity(int dirfd, const struct index_options *options, con
 	snprintf(file, sizeof(file), "%s.log", name);
 	ret = index_log_open(dirfd, label, file, true, log_r, NULL);
 	if (ret == 0) {
-		if (log_r->writable) {
+		if (log_r->writable && !options->locked) {
 			ret = index_lock_fd(options->lock_method, log_r->fd, -1);
 			if (ret < 0)
 				return error_errno(err, ret, "%s: lock", log_r->name);

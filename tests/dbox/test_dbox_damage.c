@@ -447,6 +447,8 @@ static void test_a_delivery_during_a_rebuild(void **state)
 		"printf '(\\0\\0\\0' | dd of=mdbox/storage/dovecot.map.index.log bs=1 conv=notrunc "
 		"seek=$(($(stat -c %%s mdbox/storage/dovecot.map.index.log) - 4)) 2>/dev/null",
 		"printf garbage > mdbox/storage/dovecot.map.index.log",
+		"printf 'garbage in the middle' | dd of=mdbox/storage/dovecot.map.index.log bs=1 "
+		"conv=notrunc seek=100 2>/dev/null",
 		"truncate -s -100 mdbox/storage/dovecot.map.index.log",
 	};
 	struct fixture *fx = *state;
