@@ -50,6 +50,7 @@ void mail_user_free(struct mail_user **user)
 	free((*user)->attribute_file);
 	free((*user)->sieve_dir);
 	free((*user)->sieve_active);
+	free((*user)->special_uses);
 	mail_location_free(&(*user)->location);
 	free(*user);
 	*user = NULL;
@@ -184,6 +185,9 @@ static int set_location(const struct settings *set, struct mail_user *user, stru
 	user->separator = set->separator				   ? set->separator
 			  : user->location.layout == MAIL_LAYOUT_MAILDIRPP ? '.'
 									   : '/';
+	user->special_uses = strdup(set->special_uses);
+	if (!user->special_uses)
+		return error_errno(err, -ENOMEM, "user %s", user->name);
 	rc = attribute_place_find(set, user, err);
 	if (rc < 0)
 		error_prefix(err, "user %s", user->name);

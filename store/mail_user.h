@@ -22,6 +22,7 @@ struct mail_user {
 	char separator;		       /* of visible names */
 	/* attribute_place.h; NULL: there is none. */
 	char *attribute_file, *sieve_dir, *sieve_active;
+	char *special_uses; /* special_use.h */
 };
 
 /* -ENOENT: no such home. -EINVAL: the name cannot be a user's (it would leave mail_root, is empty,

@@ -278,8 +278,12 @@ static int check_namespace(struct settings_owner *owner, const struct settings_d
 	if (strlen(separator) > 1 || separator[0] == '"' || (separator[0] & 0x80))
 		return settings_raw_error(&ns->separator, "separator",
 					  error_set(err, -EINVAL, "is not one character"), err);
+	int rc = keep_str(owner, buf_str(&ns->special_uses), &owner->set.special_uses, err);
+
 	owner->set.separator = separator[0];
-	return keep_str(owner, ns->prefix.text ? ns->prefix.text : "", &owner->set.prefix, err);
+	return rc < 0 ? rc
+		      : keep_str(owner, ns->prefix.text ? ns->prefix.text : "", &owner->set.prefix,
+				 err);
 }
 
 /* ---- peers and the listener ---- */
@@ -571,7 +575,7 @@ static int finish(struct settings_draft *draft, struct settings **set_r, struct 
 int settings_load(const char *path, const char *const *overrides, size_t override_count,
 		  unsigned flags, struct settings **set_r, struct error *err)
 {
-	struct settings_draft draft = {.flags = flags};
+	struct settings_draft draft = SETTINGS_DRAFT_INIT(flags);
 	struct settings_handler handler = settings_draft_handler;
 	int rc = 0;
 
@@ -593,7 +597,7 @@ int settings_load_text(const char *text, size_t len, const char *name, const cha
 		       size_t override_count, unsigned flags, struct settings **set_r,
 		       struct error *err)
 {
-	struct settings_draft draft = {.flags = flags};
+	struct settings_draft draft = SETTINGS_DRAFT_INIT(flags);
 	struct settings_handler handler = settings_draft_handler;
 	int rc;
 

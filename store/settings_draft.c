@@ -10,6 +10,7 @@
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/settings_private.h"
+#include "store/special_use.h"
 
 #define BLOCK_PATH_MAX 256
 #define NAMES_MAX      20000 /* of variables and ignored names; no configuration comes near */
@@ -94,6 +95,8 @@ void settings_draft_free(struct settings_draft *draft)
 	raw_free(&draft->current_namespace.separator);
 	raw_free(&draft->current_namespace.prefix);
 	raw_free(&draft->current_namespace.location);
+	buf_free(&draft->inbox.special_uses);
+	buf_free(&draft->current_namespace.special_uses);
 	raw_free(&draft->user_fields);
 	userdb_free(&draft->current_userdb);
 	names_free(&draft->variables);
@@ -418,6 +421,12 @@ static int on_value(void *ctx, const struct settings_block *block, const char *n
 			error_prefix(err, "inbox = %.20s", value);
 		return rc;
 	}
+	if (strcmp(path, "namespace/mailbox/special_use") == 0 && !filter)
+		return special_use_add(&draft->current_namespace.special_uses, value,
+				       block->title) < 0
+			       ? error_set(err, -EINVAL, "special_use of mailbox %.100s",
+					   block->title)
+			       : 0;
 	raw = filter || !block ? NULL : find_in_block(draft, block, name);
 	if (raw)
 		return raw_set(raw, value, place, err);
@@ -480,6 +489,7 @@ static void end_namespace(struct settings_draft *draft, const struct settings_bl
 		raw_move(&draft->inbox.separator, &ns->separator);
 		raw_move(&draft->inbox.prefix, &ns->prefix);
 		raw_move(&draft->inbox.location, &ns->location);
+		buf_append_str(&draft->inbox.special_uses, buf_str(&ns->special_uses));
 	} else if (elsewhere && !(draft->flags & SETTINGS_QUIET)) {
 		log_warning("%s:%u: namespace %s with a location of its own is not replicated",
 			    place->file, place->line, block->title);
@@ -487,6 +497,7 @@ static void end_namespace(struct settings_draft *draft, const struct settings_bl
 	raw_free(&ns->separator);
 	raw_free(&ns->prefix);
 	raw_free(&ns->location);
+	buf_clear(&ns->special_uses);
 	ns->inbox = false;
 }
 

@@ -1,7 +1,9 @@
 /* Settings as text, in the syntax of the file: what settings_parse() reads back as the same. See
  * settings.h. */
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
+#include "store/base/file.h"
 #include "store/settings_private.h"
 
 static bool needs_quotes(const char *value)
@@ -154,15 +156,34 @@ static void print_peers(struct buf *out, const struct settings *set)
 	}
 }
 
+static void print_special_uses(struct buf *out, const char *lines)
+{
+	while (*lines) {
+		size_t uses = strcspn(lines, "\t"), len = strcspn(lines, "\n");
+		AUTO_FREE char *attributes = strndup(lines, uses);
+		AUTO_FREE char *mailbox = strndup(lines + uses + 1, len - uses - 1);
+
+		lines += len + 1;
+		if (!attributes || !mailbox)
+			continue;
+		buf_append_str(out, "  mailbox ");
+		settings_append_quoted(out, mailbox);
+		buf_append_str(out, " {\n");
+		print_line(out, "    ", "special_use", attributes);
+		buf_append_str(out, "  }\n");
+	}
+}
+
 static void print_namespace(struct buf *out, const struct settings *set, bool only_set)
 {
 	char separator[2] = {set->separator, '\0'};
 
-	if (only_set && !set->separator && !set->prefix[0])
+	if (only_set && !set->separator && !set->prefix[0] && !set->special_uses[0])
 		return;
 	buf_append_str(out, "namespace inbox {\n  inbox = yes\n");
 	print_line(out, "  ", "separator", separator);
 	print_line(out, "  ", "prefix", set->prefix);
+	print_special_uses(out, set->special_uses);
 	buf_append_str(out, "}\n");
 }
 

@@ -13,6 +13,7 @@
 #define DSYNCFS_SETTINGS_PRIVATE_H
 
 #include <uthash.h>
+#include "store/base/buf.h"
 #include "store/settings.h"
 #include "store/settings_file.h"
 
@@ -97,6 +98,7 @@ struct raw_namespace {
 	bool inbox;
 	char title[128]; /* blocks of one title are one namespace */
 	struct raw_value separator, prefix, location;
+	struct buf special_uses;
 };
 
 struct raw_listener {
@@ -123,6 +125,13 @@ struct settings_draft {
 	unsigned flags;
 	unsigned overriding; /* the command line is being read: no notices */
 };
+
+#define SPECIAL_USES_MAX 65536
+#define SETTINGS_DRAFT_INIT(with_flags)                                                            \
+	{                                                                                          \
+		.flags = (with_flags), .inbox.special_uses = BUF_INIT(SPECIAL_USES_MAX),           \
+		.current_namespace.special_uses = BUF_INIT(SPECIAL_USES_MAX)                       \
+	}
 
 extern const struct settings_handler settings_draft_handler; /* ctx is to be set to the draft */
 

@@ -394,8 +394,6 @@ static int take_options(struct brain *brain, const struct item_handshake *master
 	ret = take_filter(brain, master, err);
 	if (ret < 0)
 		return ret;
-	if (master->sync_box != NULL && master->sync_box[0] == '\\')
-		return refuse(brain, "a mailbox by its special use", err);
 	if (has_other_namespace(master))
 		return refuse(brain, "a namespace with a prefix", err);
 	ret = take_type(brain, master, err);

@@ -73,10 +73,13 @@ static const char *const pieces[PIECES] = {
 	[DICT_PATH] = "mail_attribute/dict/path",
 };
 
+#define MAILBOXES_MAX 65536
+
 struct translation {
 	struct buf *out;
 	char *piece[PIECES];
 	char *separator, *prefix; /* of the namespace that is being read */
+	struct buf mailboxes;	  /* its blocks that say a special use */
 	bool inbox;
 	char *sieve_path, *sieve_active, *sieve_type; /* of the script that is being read */
 	bool has_home;
@@ -147,15 +150,22 @@ static void append_value(struct buf *out, const char *value)
 
 /* ---- lines ---- */
 
+static void put_quoted(struct buf *out, const char *text)
+{
+	buf_append_byte(out, '"');
+	for (const char *p = text; *p; p++)
+		buf_printf(out, "%s%c", *p == '"' || *p == '\\' ? "\\" : "", *p);
+	buf_append_byte(out, '"');
+}
+
 static void put(struct buf *out, const char *name, const char *value)
 {
 	AUTO_BUF struct buf text = BUF_INIT(SETTINGS_LINE_MAX);
 
 	append_value(&text, value);
-	buf_printf(out, "%s = \"", name);
-	for (const char *p = buf_str(&text); *p; p++)
-		buf_printf(out, "%s%c", *p == '"' || *p == '\\' ? "\\" : "", *p);
-	buf_append_str(out, "\"\n");
+	buf_printf(out, "%s = ", name);
+	put_quoted(out, buf_str(&text));
+	buf_append_byte(out, '\n');
 }
 
 static int keep(char **kept, const char *value)
@@ -185,6 +195,15 @@ static bool in_static_userdb(const struct settings_block *block)
 	       strcmp(block->parent->title, "static") == 0;
 }
 
+static void put_special_use(struct buf *out, const char *mailbox, const char *uses)
+{
+	buf_append_str(out, "mailbox ");
+	put_quoted(out, mailbox);
+	buf_append_str(out, " {\n  special_use = ");
+	put_quoted(out, uses);
+	buf_append_str(out, "\n}\n");
+}
+
 static int on_value(void *ctx, const struct settings_block *block, const char *name,
 		    const char *value, const struct settings_place *place, struct error *err)
 {
@@ -206,6 +225,8 @@ static int on_value(void *ctx, const struct settings_block *block, const char *n
 		put(t->out, "mail_home", value);
 	else if (strcmp(path, "namespace/inbox") == 0)
 		t->inbox = strcmp(value, "yes") == 0;
+	else if (strcmp(path, "namespace/mailbox/special_use") == 0)
+		put_special_use(&t->mailboxes, block->title, value);
 	else if (strcmp(path, "namespace/separator") == 0)
 		rc = keep(&t->separator, value);
 	else if (strcmp(path, "namespace/prefix") == 0)
@@ -239,8 +260,10 @@ static void end_namespace(struct translation *t)
 			put(t->out, "separator", t->separator);
 		if (t->prefix)
 			put(t->out, "prefix", t->prefix);
+		buf_append_str(t->out, buf_str(&t->mailboxes));
 		buf_append_str(t->out, "}\n");
 	}
+	buf_clear(&t->mailboxes);
 	t->inbox = false;
 	forget(&t->separator);
 	forget(&t->prefix);
@@ -312,7 +335,7 @@ static void put_location(struct translation *t)
 int dsync_doveconf_translate(const char *text, size_t len, const char *name, struct buf *out,
 			     struct error *err)
 {
-	struct translation t = {.out = out};
+	struct translation t = {.out = out, .mailboxes = BUF_INIT(MAILBOXES_MAX)};
 	struct settings_handler handler = {
 		.ctx = &t,
 		.value = on_value,

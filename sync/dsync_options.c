@@ -29,9 +29,6 @@ static int add_word(struct dsync_words *words, const char *word, int letter, str
 
 static int add_exclude(struct dsync_options *options, const char *pattern, struct error *err)
 {
-	if (pattern[0] == '\\')
-		return error_set(err, -EOPNOTSUPP,
-				 "-x %s: a mailbox by its special use is not built yet", pattern);
 	if (options->excludes.len > 0)
 		buf_append_byte(&options->excludes, '\t');
 	return tabescape_append(&options->excludes, pattern, strlen(pattern)) < 0
@@ -106,10 +103,6 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 		options->user = value;
 		return 0;
 	case 'm':
-		if (value[0] == '\\')
-			return error_set(err, -EOPNOTSUPP,
-					 "-m %s: a mailbox by its special use is not built yet",
-					 value);
 		options->tree_only |= value[0] == '\0';
 		return value[0] == '\0' ? 0 : add_word(&options->boxes, value, letter, err);
 	case 'x':
@@ -273,5 +266,7 @@ int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, 
 
 void dsync_options_free(struct dsync_options *options)
 {
+	for (size_t i = 0; i < options->name_count; i++)
+		free(options->names[i]);
 	buf_free(&options->excludes);
 }

@@ -37,7 +37,9 @@ struct dsync_options {
 	struct guid only_guid;	      /* -g; empty: any mailbox */
 	const char *state;	      /* -s; NULL: none is wanted */
 	struct buf excludes;	      /* -x, as dsync's handshake has them */
-	char alt_char;		      /* -C */
+	char *names[DSYNC_WORDS_MAX]; /* of boxes, where an option says a special use */
+	size_t name_count;
+	char alt_char; /* -C */
 	bool full, reverse, verbose, debug;
 	const char *raw_log;	   /* -r */
 	bool tree_only;		   /* -m '', -g '': no mail is synced */
@@ -58,6 +60,13 @@ struct dsync_options {
 	"             [-g GUID] [-s STATE] [-t SINCE] [-e UNTIL] [-I SIZE] [-O [-]FLAG]\n"         \
 	"             [-1fPRvD] [-r FILE] [--dry-run [--json]] mirror|backup LOCATION2\n"          \
 	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-r FILE] server\n"
+
+struct mail_user;
+
+/* Puts the mailboxes that the user's settings say it of into the place of "\Trash" in -m and -x.
+ * -ENOENT: of none, for -m. */
+int dsync_options_special(struct dsync_options *options, const struct mail_user *user,
+			  struct error *err);
 
 /* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */
 int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, struct error *err);

@@ -89,6 +89,9 @@ static int make_system_user(const struct settings *set, const char *name, const 
 	if (rc < 0)
 		return rc;
 	mail_user_set_storing(set, &(*user_r)->location);
+	(*user_r)->special_uses = strdup(set->special_uses);
+	if (!(*user_r)->special_uses)
+		return error_errno(err, -ENOMEM, "user %s", name);
 	return attribute_place_find(set, *user_r, err);
 }
 

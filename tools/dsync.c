@@ -89,7 +89,7 @@ static int run_as_user(const struct dsync_run *run)
 	return status;
 }
 
-static int run_command(const struct dsync_options *options)
+static int run_command(struct dsync_options *options)
 {
 	unsigned flags = SETTINGS_ONE_SYNC | (options->debug ? 0 : SETTINGS_QUIET);
 	struct settings *set = NULL;
@@ -109,6 +109,8 @@ static int run_command(const struct dsync_options *options)
 	rc = dsync_user_find(set, options->user, options->verb == DSYNC_SERVER, &user, &err);
 	if (rc < 0) {
 		status = fail(user_status(rc), &err);
+	} else if (dsync_options_special(options, user, &err) < 0) {
+		status = fail(EX_CONFIG, &err);
 	} else {
 		struct dsync_run run = {
 			.options = options, .set = set, .user = user, .side = "here"};

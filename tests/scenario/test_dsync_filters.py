@@ -161,9 +161,35 @@ def refused(directory):
     print("ok: refused")
 
 
+def folders(side):
+    return {folder for folder, _ in side.mails()} - {"INBOX"}
+
+
+def special_use(directory):
+    """-x '\\Junk' and -m '\\Junk': the mailbox that the settings of who starts say it of. (A 2.3.19 that starts finds none by that.)"""
+    for name, sync in ways(("-x", r"\Junk"), "sync"):
+        if name not in ("we start", "two of ours"):
+            until_done(lambda: sync(*pair(directory, "special " + name)))
+            continue
+        ours, theirs = pair(directory, "special " + name)
+        for side in (ours, theirs):
+            with open(side.conf, "a", encoding="utf-8") as file:
+                file.write("namespace inbox {\n  mailbox Foldero {\n    special_use = \\Junk\n  }\n"
+                           "  mailbox Foldert {\n    special_use = \\Archive \\Flagged\n  }\n}\n")
+        until_done(lambda: sync(ours, theirs))
+        assert folders(ours) == {"Foldero", "Foldert"} and folders(theirs) == {"Foldert"}, (name, folders(ours), folders(theirs))
+        if name == "we start":
+            theirs.add("t-new-2", NEW)
+            for mailbox in (r"\junk", r"\Flagged"):
+                until_done(lambda: dsync(ours, theirs, "-m", mailbox, "mirror"))
+            assert folders(theirs) == {"Foldero", "Foldert"} and ("INBOX", "t-new-2") not in content(ours), name
+    print("ok: special_use")
+
+
 def main():
     with Directory() as directory:
         beside_doveadm(directory)
+        special_use(directory)
         what_both_hold_stays(directory)
         refused(directory)
 

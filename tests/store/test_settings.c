@@ -308,16 +308,18 @@ static void test_tls_listener(void **state)
 
 static void test_syntax(void **state)
 {
-	struct settings *set =
-		parse("\xef\xbb\xbf# a byte order mark\r\n"
-		      "   mail_uid   =   vmail   \r\n"
-		      "mail_gid = 'single \\ #'\n"
-		      "mail_location = maildir:~/Maildir:INDEX=\\\n   /var/index/%u\n"
-		      "dsync_remote_cmd = ssh \\\n\t  %{host}\t\\\n  dsync\n"
-		      "ssl_client_ca_file = $mail_uid $mail_gid\n"
-		      "ssl_client_ca_dir = \"$mail_uid\"\n"
-		      "namespace \"a b\"{\n inbox=yes\n separator = \"\\\\\"\n }\n"
-		      "base_dir =# empty\n");
+	struct settings *set = parse(
+		"\xef\xbb\xbf# a byte order mark\r\n"
+		"   mail_uid   =   vmail   \r\n"
+		"mail_gid = 'single \\ #'\n"
+		"mail_location = maildir:~/Maildir:INDEX=\\\n   /var/index/%u\n"
+		"dsync_remote_cmd = ssh \\\n\t  %{host}\t\\\n  dsync\n"
+		"ssl_client_ca_file = $mail_uid $mail_gid\n"
+		"ssl_client_ca_dir = \"$mail_uid\"\n"
+		"namespace other {\n prefix = x/\n mailbox T {\n special_use = \\Trash\n }\n}\n"
+		"namespace \"a b\"{\n inbox=yes\n separator = \"\\\\\"\n"
+		" mailbox \"Sent \\\"Mail\\\"\" {\n special_use = \\Sent \\X\n }\n }\n"
+		"base_dir =# empty\n");
 
 	assert_string_equal(set->mail_uid, "vmail");
 	assert_string_equal(set->mail_gid, "single \\ #");
@@ -326,6 +328,7 @@ static void test_syntax(void **state)
 	assert_string_equal(set->ssl_client_ca_file, "vmail single \\ #");
 	assert_string_equal(set->ssl_client_ca_dir, "$mail_uid");
 	assert_int_equal(set->separator, '\\');
+	assert_string_equal(set->special_uses, "\\Sent \\X\tSent \"Mail\"\n");
 	check_reads_back(set);
 	settings_free(&set);
 }

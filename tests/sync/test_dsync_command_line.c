@@ -233,7 +233,6 @@ static void what_cannot_be_done_is_refused(void **state)
 		{"dsync -n Shared/ mirror host", -EOPNOTSUPP},
 		{"dsync --dry-run server", -EINVAL},
 		{"dsync --wet-run mirror host", -EINVAL},
-		{"dsync -m \\Sent mirror host", -EOPNOTSUPP},
 	};
 
 	for (size_t i = 0; i < LENGTH(cases); i++) {
@@ -500,7 +499,9 @@ static void a_configuration_of_24(void **state)
 		"    path = %{home}/attributes\n  }\n}\n"
 		"sieve_script personal {\n  active_path = ~/.dovecot.sieve\n"
 		"  path = ~/sieve\n  type = personal\n}\n"
-		"namespace inbox {\n  inbox = yes\n  separator = /\n}\n"
+		"namespace inbox {\n  inbox = yes\n  separator = /\n"
+		"  mailbox Old/Junk {\n    special_use = \\Junk\n  }\n"
+		"  mailbox Junk {\n    special_use = \\Junk\n  }\n}\n"
 		"userdb static {\n  fields {\n    home = /other/%{user}\n  }\n}\n";
 	AUTO_BUF struct buf ours = BUF_INIT(65536);
 	struct settings *set = NULL;
@@ -519,7 +520,32 @@ static void a_configuration_of_24(void **state)
 	assert_string_equal(set->sieve, "file:~/sieve;active=~/.dovecot.sieve");
 	assert_int_equal(set->separator, '/');
 	assert_int_equal(set->doveadm_peer_port, 4711);
+	assert_string_equal(set->special_uses, "\\Junk\tOld/Junk\n\\Junk\tJunk\n");
 	settings_free(&set);
+}
+
+/* "\Trash" stands for the mailboxes that the settings say it of. */
+static void special_uses(void **state)
+{
+	char name[] = "alice", uses[] = "\\Trash\tOld.Trash\n\\Sent \\trash\tSent\n";
+	struct mail_user user = {.name = name, .separator = '.', .special_uses = uses};
+	struct dsync_options options;
+	struct words words;
+	struct error err = {0};
+
+	assert_int_equal(parse("dsync -m \\Trash -m INBOX -x A -x \\sent -x \\None mirror host",
+			       &words, &options),
+			 0);
+	assert_int_equal(dsync_options_special(&options, &user, &err), 0);
+	assert_int_equal(options.boxes.count, 3);
+	assert_string_equal(options.boxes.word[0], "Old/Trash");
+	assert_string_equal(options.boxes.word[1], "Sent");
+	assert_string_equal(options.boxes.word[2], "INBOX");
+	assert_string_equal(buf_str(&options.excludes), "A\tSent");
+	dsync_options_free(&options);
+	assert_int_equal(parse("dsync -m \\Junk mirror host", &words, &options), 0);
+	assert_int_equal(dsync_options_special(&options, &user, &err), -ENOENT);
+	dsync_options_free(&options);
 }
 
 /* The same of an mdbox. */
@@ -558,6 +584,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_of_the_manual),
+		cmocka_unit_test(special_uses),
 		cmocka_unit_test(what_follows_the_verb_belongs_to_the_location),
 		cmocka_unit_test(the_other_end_takes_all_that_peers_pass),
 		cmocka_unit_test(what_old_scripts_pass_is_taken),
