@@ -229,7 +229,7 @@ static int attributes_result(struct walk *walk, struct pool *pool, struct index_
 {
 	const struct attribute_event *events =
 		(const struct attribute_event *)(const void *)walk->attributes.data;
-	size_t count = walk->attributes.len / sizeof(*events);
+	size_t count = walk->attributes.len / sizeof(*events), used = 0;
 
 	if (count == 0)
 		return 0;
@@ -242,15 +242,16 @@ static int attributes_result(struct walk *walk, struct pool *pool, struct index_
 		const char *key = pool->keys + events[i].key;
 		size_t at = 0;
 
-		while (at < changes_r->attribute_count &&
+		while (at < used &&
 		       (changes_r->attribute[at].shared != events[i].attribute.shared ||
 			strcmp(changes_r->attribute[at].key, key) != 0))
 			at++;
-		if (at == changes_r->attribute_count)
-			changes_r->attribute_count++;
+		if (at == used)
+			used++;
 		changes_r->attribute[at] = events[i].attribute;
 		changes_r->attribute[at].key = key;
 	}
+	changes_r->attribute_count = used;
 	return 0;
 }
 
