@@ -358,6 +358,7 @@ int dsync_doveconf_translate(const char *text, size_t len, const char *name, str
 		free(t.piece[i]);
 	t.inbox = false;
 	end_namespace(&t);
+	buf_free(&t.mailboxes);
 	forget(&t.sieve_path);
 	end_script(&t);
 	if (rc == 0 && out->failed)
