@@ -280,6 +280,10 @@ static int check_namespace(struct settings_owner *owner, const struct settings_d
 					  error_set(err, -EINVAL, "is not one character"), err);
 	int rc = keep_str(owner, buf_str(&ns->special_uses), &owner->set.special_uses, err);
 
+	if (rc == 0)
+		rc = keep_str(owner, buf_str(&draft->other_prefixes), &owner->set.other_prefixes,
+			      err);
+
 	owner->set.separator = separator[0];
 	return rc < 0 ? rc
 		      : keep_str(owner, ns->prefix.text ? ns->prefix.text : "", &owner->set.prefix,

@@ -74,8 +74,9 @@ struct settings {
 	unsigned mdbox_rotate_interval; /* seconds; 0: none */
 	bool mdbox_preallocate_space;
 	char separator; /* of visible mailbox names; 0: the layout's own ('.' Maildir++, '/' fs) */
-	const char *prefix;	  /* of the inbox namespace, "" as a rule */
-	const char *special_uses; /* of its mailboxes: special_use.h */
+	const char *prefix;	    /* of the inbox namespace, "" as a rule */
+	const char *special_uses;   /* of its mailboxes: special_use.h */
+	const char *other_prefixes; /* of the other namespaces, a line each */
 
 	/* Peers. */
 	const struct settings_peer *peers;

@@ -96,6 +96,7 @@ void settings_draft_free(struct settings_draft *draft)
 	raw_free(&draft->current_namespace.prefix);
 	raw_free(&draft->current_namespace.location);
 	buf_free(&draft->inbox.special_uses);
+	buf_free(&draft->other_prefixes);
 	buf_free(&draft->current_namespace.special_uses);
 	raw_free(&draft->user_fields);
 	userdb_free(&draft->current_userdb);
@@ -490,7 +491,10 @@ static void end_namespace(struct settings_draft *draft, const struct settings_bl
 		raw_move(&draft->inbox.prefix, &ns->prefix);
 		raw_move(&draft->inbox.location, &ns->location);
 		buf_append_str(&draft->inbox.special_uses, buf_str(&ns->special_uses));
-	} else if (elsewhere && !(draft->flags & SETTINGS_QUIET)) {
+	} else if (ns->prefix.text && ns->prefix.text[0]) {
+		buf_printf(&draft->other_prefixes, "%s\n", ns->prefix.text);
+	}
+	if (!ns->inbox && !known && elsewhere && !(draft->flags & SETTINGS_QUIET)) {
 		log_warning("%s:%u: namespace %s with a location of its own is not replicated",
 			    place->file, place->line, block->title);
 	}

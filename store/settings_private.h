@@ -118,6 +118,7 @@ struct settings_draft {
 	struct raw_listener listener, current_listener;
 	struct raw_socket sockets[RAW_SOCKETS];
 	struct raw_namespace inbox, current_namespace;
+	struct buf other_prefixes; /* of those that are not the inbox's, a line each */
 	struct raw_userdb current_userdb;
 	struct raw_value user_fields; /* of the first userdb that says any */
 	struct draft_name *variables; /* every value so far, for $name */
@@ -129,7 +130,8 @@ struct settings_draft {
 #define SPECIAL_USES_MAX 65536
 #define SETTINGS_DRAFT_INIT(with_flags)                                                            \
 	{                                                                                          \
-		.flags = (with_flags), .inbox.special_uses = BUF_INIT(SPECIAL_USES_MAX),           \
+		.flags = (with_flags), .other_prefixes = BUF_INIT(SPECIAL_USES_MAX),               \
+		.inbox.special_uses = BUF_INIT(SPECIAL_USES_MAX),                                  \
 		.current_namespace.special_uses = BUF_INIT(SPECIAL_USES_MAX)                       \
 	}
 

@@ -262,6 +262,10 @@ static void end_namespace(struct translation *t)
 			put(t->out, "prefix", t->prefix);
 		buf_append_str(t->out, buf_str(&t->mailboxes));
 		buf_append_str(t->out, "}\n");
+	} else if (t->prefix && t->prefix[0]) {
+		buf_append_str(t->out, "namespace {\n");
+		put(t->out, "prefix", t->prefix);
+		buf_append_str(t->out, "}\n");
 	}
 	buf_clear(&t->mailboxes);
 	t->inbox = false;

@@ -57,15 +57,6 @@ static int take_number(const char *text, int letter, unsigned *number_r, struct 
 	return 0;
 }
 
-static int take_namespace(const char *prefix, struct error *err)
-{
-	/* Ours is the one with the empty prefix. */
-	return prefix[0] == '\0'
-		       ? 0
-		       : error_set(err, -EOPNOTSUPP,
-				   "-n %s: a namespace with a prefix is not built yet", prefix);
-}
-
 static int take_filter(struct mail_filter *filter, int letter, const char *value, struct error *err)
 {
 	int64_t now = time(NULL);
@@ -136,7 +127,7 @@ static int take_option(struct dsync_options *options, int letter, const char *va
 		/* Dovecot's lock of the user is not taken. */
 		return take_number(value, letter, &ignored, err);
 	case 'n':
-		return take_namespace(value, err);
+		return value[0] == '\0' ? 0 : add_word(&options->namespaces, value, letter, err);
 	case 's':
 		options->state = value;
 		return 0;

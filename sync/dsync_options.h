@@ -30,14 +30,15 @@ struct dsync_words {
 struct dsync_options {
 	enum dsync_verb verb;
 	bool help;
-	const char *config;	      /* -c; NULL: the default ones */
-	struct dsync_words overrides; /* -o name=value */
-	const char *user;	      /* -u; NULL: the caller */
-	struct dsync_words boxes;     /* -m */
-	struct guid only_guid;	      /* -g; empty: any mailbox */
-	const char *state;	      /* -s; NULL: none is wanted */
-	struct buf excludes;	      /* -x, as dsync's handshake has them */
-	char *names[DSYNC_WORDS_MAX]; /* of boxes, where an option says a special use */
+	const char *config;	       /* -c; NULL: the default ones */
+	struct dsync_words overrides;  /* -o name=value */
+	const char *user;	       /* -u; NULL: the caller */
+	struct dsync_words boxes;      /* -m */
+	struct dsync_words namespaces; /* -n, but the empty prefix */
+	struct guid only_guid;	       /* -g; empty: any mailbox */
+	const char *state;	       /* -s; NULL: none is wanted */
+	struct buf excludes;	       /* -x, as dsync's handshake has them */
+	char *names[DSYNC_WORDS_MAX];  /* of boxes, where an option says a special use */
 	size_t name_count;
 	char alt_char; /* -C */
 	bool full, reverse, verbose, debug;
@@ -62,7 +63,12 @@ struct dsync_options {
 	"       dsync [-c FILE] [-o SETTING=VALUE] [-u USER] [-r FILE] server\n"
 
 struct mail_user;
+struct settings;
 
+/* Whether what -n says is the namespace that is synced: its prefix, or one that no other namespace
+ * has, so that the one without a prefix has those mailboxes. -EOPNOTSUPP, -EINVAL: it is not. */
+int dsync_options_namespaces(const struct dsync_options *options, const struct settings *set,
+			     struct error *err);
 /* Puts the mailboxes that the user's settings say it of into the place of "\Trash" in -m and -x.
  * -ENOENT: of none, for -m. */
 int dsync_options_special(struct dsync_options *options, const struct mail_user *user,

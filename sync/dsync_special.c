@@ -1,4 +1,5 @@
-/* -m and -x of dsync that say what a mailbox is for ("\Trash"): see dsync_options.h. */
+/* Options of dsync that the settings have to say more of: namespaces, and mailboxes by what they
+ * are for ("\Trash"). See dsync_options.h. */
 #include "sync/dsync_options.h"
 
 #include <errno.h>
@@ -8,10 +9,47 @@
 #include "store/base/file.h"
 #include "store/base/tabescape.h"
 #include "store/mail_user.h"
+#include "store/settings.h"
 #include "store/special_use.h"
 
 #define NAME_BYTES_MAX 4096
 #define EXCLUDES_MAX   65536
+
+/* ---- -n ---- */
+
+static bool has_line(const char *lines, const char *text)
+{
+	size_t len = strlen(text);
+
+	while (*lines != '\0') {
+		size_t line = strcspn(lines, "\n");
+
+		if (line == len && memcmp(lines, text, len) == 0)
+			return true;
+		lines += line + 1;
+	}
+	return false;
+}
+
+int dsync_options_namespaces(const struct dsync_options *options, const struct settings *set,
+			     struct error *err)
+{
+	for (size_t i = 0; i < options->namespaces.count; i++) {
+		const char *prefix = options->namespaces.word[i];
+
+		if (strcmp(prefix, set->prefix) == 0)
+			continue;
+		if (has_line(set->other_prefixes, prefix))
+			return error_set(err, -EOPNOTSUPP,
+					 "-n %s: only the namespace of the INBOX is synced",
+					 prefix);
+		if (set->prefix[0] != '\0')
+			return error_set(err, -EINVAL, "-n %s: there is no such namespace", prefix);
+	}
+	return 0;
+}
+
+/* ---- -m, -x ---- */
 
 /* As patterns have it: the hierarchy's separator is '/'. */
 static void to_pattern(const struct mail_user *user, struct buf *name)

@@ -109,7 +109,8 @@ static int run_command(struct dsync_options *options)
 	rc = dsync_user_find(set, options->user, options->verb == DSYNC_SERVER, &user, &err);
 	if (rc < 0) {
 		status = fail(user_status(rc), &err);
-	} else if (dsync_options_special(options, user, &err) < 0) {
+	} else if (dsync_options_namespaces(options, set, &err) < 0 ||
+		   dsync_options_special(options, user, &err) < 0) {
 		status = fail(EX_CONFIG, &err);
 	} else {
 		struct dsync_run run = {

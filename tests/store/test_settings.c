@@ -329,6 +329,7 @@ static void test_syntax(void **state)
 	assert_string_equal(set->ssl_client_ca_dir, "$mail_uid");
 	assert_int_equal(set->separator, '\\');
 	assert_string_equal(set->special_uses, "\\Sent \\X\tSent \"Mail\"\n");
+	assert_string_equal(set->other_prefixes, "x/\n");
 	check_reads_back(set);
 	settings_free(&set);
 }

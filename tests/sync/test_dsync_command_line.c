@@ -230,7 +230,6 @@ static void what_cannot_be_done_is_refused(void **state)
 		{"dsync -I 99999999T mirror host", -EINVAL},
 		{"dsync -O - mirror host", -EINVAL},
 		{"dsync -O \\Recent mirror host", -EINVAL},
-		{"dsync -n Shared/ mirror host", -EOPNOTSUPP},
 		{"dsync --dry-run server", -EINVAL},
 		{"dsync --wet-run mirror host", -EINVAL},
 	};
@@ -548,6 +547,35 @@ static void special_uses(void **state)
 	dsync_options_free(&options);
 }
 
+static void namespaces(void **state)
+{
+	struct settings set = {.prefix = "", .other_prefixes = "Shared/\nPublic/\n"};
+	static const struct {
+		const char *line;
+		int code, with_prefix;
+	} cases[] = {
+		{"dsync -n Shared/ mirror host", -EOPNOTSUPP, -EOPNOTSUPP},
+		{"dsync -n Share mirror host", 0, -EINVAL},
+		{"dsync -n INBOX. mirror host", 0, 0},
+		{"dsync -n '' -N mirror host", 0, -EINVAL},
+		{"dsync -n Sent -n Public/ mirror host", -EOPNOTSUPP, -EINVAL},
+	};
+
+	for (size_t i = 0; i < LENGTH(cases); i++) {
+		struct dsync_options options;
+		struct words words;
+		struct error err = {0};
+
+		assert_int_equal(parse(cases[i].line, &words, &options), 0);
+		set.prefix = "";
+		assert_int_equal(dsync_options_namespaces(&options, &set, &err), cases[i].code);
+		set.prefix = "INBOX.";
+		assert_int_equal(dsync_options_namespaces(&options, &set, &err),
+				 cases[i].with_prefix);
+		dsync_options_free(&options);
+	}
+}
+
 /* The same of an mdbox. */
 static void an_mdbox_of_24(void **state)
 {
@@ -585,6 +613,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_of_the_manual),
 		cmocka_unit_test(special_uses),
+		cmocka_unit_test(namespaces),
 		cmocka_unit_test(what_follows_the_verb_belongs_to_the_location),
 		cmocka_unit_test(the_other_end_takes_all_that_peers_pass),
 		cmocka_unit_test(what_old_scripts_pass_is_taken),
