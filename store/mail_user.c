@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include "store/attribute_place.h"
 #include "store/base/file.h"
@@ -296,12 +297,26 @@ static int find_ancestor(int root, const char *home_rel, char path_r[PATH_MAX], 
 }
 
 /* One directory, owned by the user. One that is root's and was left by a crash is given, too. */
+/* As the owner's from the start, where the directory above is his: who logs in meanwhile must be
+ * able to enter it. */
+static int make_as_owner(int root, const char *path, mode_t mode, const struct mail_user *user)
+{
+	const int gid = setfsgid(user->gid), uid = setfsuid(user->uid);
+	int rc = file_mkdirs_beneath(root, path, mode);
+
+	setfsuid((uid_t)uid);
+	setfsgid((gid_t)gid);
+	return rc;
+}
+
 static int make_dir(int root, const char *path, mode_t mode, const struct mail_user *user)
 {
 	AUTO_CLOSE int fd = -1;
 	struct stat st;
-	int rc = file_mkdirs_beneath(root, path, mode);
+	int rc = make_as_owner(root, path, mode, user);
 
+	if (rc == -EACCES || rc == -EPERM)
+		rc = file_mkdirs_beneath(root, path, mode);
 	if (rc < 0)
 		return rc;
 	fd = file_open_beneath(root, path, O_RDONLY | O_DIRECTORY, 0);
