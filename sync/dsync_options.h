@@ -5,8 +5,7 @@
  *   dsync [options] server [options]
  *
  * What stands behind LOCATION2's first word belongs to it. The letters that old scripts and Dovecot
- * pass and that mean nothing here are taken; what asks for something that is not built is refused
- * by name.
+ * pass and that mean nothing here are taken.
  */
 #ifndef DSYNCFS_SYNC_DSYNC_OPTIONS_H
 #define DSYNCFS_SYNC_DSYNC_OPTIONS_H
@@ -74,7 +73,7 @@ int dsync_options_namespaces(const struct dsync_options *options, const struct s
 int dsync_options_special(struct dsync_options *options, const struct mail_user *user,
 			  struct error *err);
 
-/* -EINVAL: a mistake. -EOPNOTSUPP: not built. Free with dsync_options_free() in any case. */
+/* -EINVAL: a mistake. Free with dsync_options_free() in any case. */
 int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, struct error *err);
 void dsync_options_free(struct dsync_options *options);
 

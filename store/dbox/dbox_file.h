@@ -33,9 +33,9 @@ struct dbox_file_header {
 /* -EUCLEAN without a text: not the first line of a dbox file. */
 int dbox_file_header_parse(const char *data, size_t len, struct dbox_file_header *header_r);
 int dbox_file_header_build(struct buf *out, int64_t created);
-/* Reads it from the file. what: the file's name, for messages. */
 /* A descriptor. -ENXIO: something else than a file has the name. Links are not followed: -ELOOP. */
 int dbox_file_open(int dirfd, const char *name, int flags);
+/* Reads it from the file. what: the file's name, for messages. */
 int dbox_file_header_read(int fd, const char *what, struct dbox_file_header *header_r,
 			  struct error *err);
 
