@@ -278,12 +278,13 @@ static int check_namespace(struct settings_owner *owner, const struct settings_d
 	if (strlen(separator) > 1 || separator[0] == '"' || (separator[0] & 0x80))
 		return settings_raw_error(&ns->separator, "separator",
 					  error_set(err, -EINVAL, "is not one character"), err);
+	if (ns->special_uses.failed || draft->other_prefixes.failed)
+		return error_set(err, -EINVAL, "the namespaces say too much to be kept");
 	int rc = keep_str(owner, buf_str(&ns->special_uses), &owner->set.special_uses, err);
 
 	if (rc == 0)
 		rc = keep_str(owner, buf_str(&draft->other_prefixes), &owner->set.other_prefixes,
 			      err);
-
 	owner->set.separator = separator[0];
 	return rc < 0 ? rc
 		      : keep_str(owner, ns->prefix.text ? ns->prefix.text : "", &owner->set.prefix,
