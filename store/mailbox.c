@@ -200,6 +200,7 @@ static int list_changes(struct index *index, uint64_t since, struct mailbox_chan
 		changes_r->change[changes_r->count++] = (struct mailbox_change){
 			.uid = from->uid,
 			.modseq = from->modseq,
+			.append_modseq = from->append_modseq,
 			.expunged = from->expunged,
 			.has_guid = from->has_guid,
 			.guid = from->guid,

@@ -59,7 +59,8 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
  * each. */
 struct mailbox_change {
 	uint32_t uid;
-	uint64_t modseq; /* of the last change */
+	uint64_t modseq;	/* of the last change */
+	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
 	bool expunged;
 	bool has_guid;	  /* of an expunged one: guid is known */
 	struct guid guid; /* 128-bit form */

@@ -148,6 +148,8 @@ int item_list_add_mail(struct item_list *list, char type, const struct mail *mai
 	ret = copy_set(list, &item->flags.final_keywords, mail->keywords);
 	if (change == NULL || ret < 0)
 		return ret;
+	if (type == 's')
+		item->appended = change->append_modseq;
 	/* The wire allows a flag in one of the two only; what is there now counts as added. */
 	item->flags.add = change->add_flags & MAIL_FLAGS_MASK;
 	item->flags.remove = change->remove_flags & MAIL_FLAGS_MASK & ~item->flags.add;
@@ -256,6 +258,7 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 			return -ENOMEM;
 	}
 	item->saved = change->saved;
+	item->appended = change->appended;
 	item->received = change->received_timestamp <= INT64_MAX
 				 ? (int64_t)change->received_timestamp
 				 : INT64_MAX;
@@ -376,6 +379,8 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 		change_r->final_flags &= (uint8_t)~MAIL_RECENT;
 	change_r->from = item->from;
 	change_r->saved = item->from != NULL ? item->saved : 0;
+	/* Where it is not said the MODSEQ stands for it. */
+	change_r->appended = item->appended != item->flags.modseq ? item->appended : 0;
 	if (mail_filter_wants_date(filter))
 		change_r->received_timestamp = item->received > 0 ? (uint64_t)item->received : 1;
 	if (mail_filter_wants_size(filter))

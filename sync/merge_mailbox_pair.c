@@ -185,15 +185,18 @@ static size_t expunges_find(const struct expunges *expunges, const struct guid *
 }
 
 /* Takes one of x's GUID that x came after: its UID is lower, and its MODSEQ, too. A message that is
- * renumbered gets its new UID before it loses the old one. */
+ * renumbered gets its new UID before it loses the old one. Where the log no longer tells of x's
+ * arrival only its last change is known. */
 static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
 			    const struct merge_item *x)
 {
+	uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
+
 	for (size_t i = expunges_find(expunges, guid);
 	     i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid) &&
 	     expunges->list[i]->uid < x->uid;
 	     i++) {
-		if (!expunges->answered[i] && expunges->list[i]->flags.modseq < x->flags.modseq) {
+		if (!expunges->answered[i] && expunges->list[i]->flags.modseq < came) {
 			expunges->answered[i] = true;
 			return true;
 		}
@@ -207,8 +210,7 @@ static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
  * renumbered here in a session that broke off. Only an expunge since the last agreement counts (the
  * caller gives only those), else an old record would take a message that came back to the mailbox.
  * Where this side has expunged it, too, and x has come since, x is another: a message that is moved
- * to and fro on both sides would be lost. (So one that was renumbered here, and whose flags were
- * changed after that, comes back.)
+ * to and fro on both sides would be lost.
  */
 static bool expunged_elsewhere(const struct merge_side *side, const struct inst *x,
 			       struct expunges *there, struct expunges *own)

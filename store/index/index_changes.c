@@ -212,7 +212,7 @@ static bool fill_change(const struct index *index, struct pool *pool, size_t *us
 			change_r->modseq = events[i].modseq;
 	}
 	if (events[0].kind == EVENT_MESSAGE) {
-		change_r->appended = events[0].appended;
+		change_r->append_modseq = events[0].append_modseq;
 		change_r->expunged = events[0].expunged && !there;
 		change_r->has_guid = events[0].has_guid;
 		change_r->guid = events[0].guid;

@@ -14,13 +14,13 @@
  * only given a modseq are here too, with nothing but the uid. */
 struct index_change {
 	uint32_t uid;
-	bool appended;			 /* since the modseq */
 	bool expunged;			 /* by an external record, and not in the view */
 	bool has_guid;			 /* of an expunged one: guid is known */
 	struct guid guid;		 /* 128-bit form */
 	uint8_t add_flags, remove_flags; /* enum mail_flag */
 	struct keyword_set add_keywords, remove_keywords;
-	uint64_t modseq; /* of the last change */
+	uint64_t modseq;	/* of the last change */
+	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
 };
 
 /* An attribute of the mailbox that was set or removed; the value is elsewhere. */

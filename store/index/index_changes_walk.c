@@ -42,7 +42,8 @@ static void event_merge(struct event *into, const struct event *later)
 	if (into->kind == EVENT_MESSAGE) {
 		into->add = (uint8_t)((into->add & ~later->remove) | later->add);
 		into->remove = (uint8_t)((into->remove & ~later->add) | later->remove);
-		into->appended = into->appended || later->appended;
+		if (later->append_modseq != 0)
+			into->append_modseq = later->append_modseq;
 		into->expunged = into->expunged || later->expunged;
 		if (later->has_guid) {
 			into->has_guid = true;
@@ -109,7 +110,7 @@ static int walk_append(struct walk *walk, const struct index_log_record *record)
 
 	for (uint32_t pos = 0; ret == 0 && pos < record->size; pos += 8) {
 		struct event event = {.uid = index_get32(record->data + pos),
-				      .appended = true,
+				      .append_modseq = record->modseq,
 				      .modseq = record->modseq};
 
 		ret = walk_add(walk, &event);

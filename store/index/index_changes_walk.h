@@ -17,9 +17,9 @@ struct event {
 	uint32_t keyword; /* its number in the view */
 	uint8_t kind;
 	uint8_t add, remove; /* flags; of a keyword: add is 0 or 1 */
-	bool appended, expunged, has_guid;
+	bool expunged, has_guid;
 	struct guid guid;
-	uint64_t modseq;
+	uint64_t modseq, append_modseq;
 };
 
 /* Somebody asked for this message to be expunged, or expunged it. */

@@ -69,7 +69,8 @@ static void apply_change(struct message *messages, const struct index_change *ch
 	struct message *message = &messages[change->uid];
 
 	assert_int_equal(change->add_flags & change->remove_flags, 0);
-	if (change->appended && !change->expunged)
+	assert_true(change->append_modseq <= change->modseq);
+	if (change->append_modseq != 0 && !change->expunged)
 		*message = *now; /* the caller takes a new message from the view */
 	if (change->expunged) {
 		memset(message, 0, sizeof(*message));

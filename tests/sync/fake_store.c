@@ -211,6 +211,7 @@ uint32_t fake_deliver(struct fake_account *account, struct fake_box *box, const 
 	mail.saved = mail.received;
 	mail.modseq = take_modseq(box, box->status.highest_modseq + 1, 0);
 	mail.body = keep_body(account, body);
+	add_log(box, mail.uid, mail.modseq)->appended = true;
 	insert_mail(box, &mail);
 	box->version++;
 	return mail.uid;
@@ -521,6 +522,8 @@ static void fold_change(struct mailbox_change *change, struct change_strings *st
 {
 	change->uid = from->uid;
 	change->modseq = from->modseq;
+	if (from->appended)
+		change->append_modseq = from->modseq;
 	if (from->expunged) {
 		change->expunged = true;
 		change->has_guid = true;
@@ -785,6 +788,7 @@ static int append(struct mailbox_txn *txn, struct fake_mail *mail, const struct 
 	if (!from->recent)
 		raise_first_recent(work, from->uid + 1);
 	set_keywords(&mail->keywords, from->keywords);
+	add_log(work, mail->uid, txn->next_modseq)->appended = true;
 	insert_mail(work, mail);
 	return 0;
 }
@@ -890,6 +894,7 @@ int mailbox_change_uid(struct mailbox_txn *txn, uint32_t uid, uint32_t new_uid, 
 	log_expunge(&txn->work, mail, take_modseq(&txn->work, txn->next_modseq, 0));
 	moved.uid = new_uid;
 	moved.modseq = take_modseq(&txn->work, txn->next_modseq, modseq);
+	add_log(&txn->work, new_uid, txn->next_modseq)->appended = true;
 	insert_mail(&txn->work, &moved);
 	return 0;
 }

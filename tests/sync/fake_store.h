@@ -36,7 +36,7 @@ struct fake_mail {
 struct fake_change {
 	uint32_t uid;
 	uint64_t modseq;
-	bool expunged;
+	bool appended, expunged;
 	struct guid guid;
 	uint8_t add_flags, remove_flags;
 	struct fake_keywords add, remove;

@@ -147,6 +147,7 @@ static struct model_mail *insert(struct model_box *box, uint32_t uid, unsigned g
 	memset(mail, 0, sizeof(*mail));
 	mail->uid = uid;
 	mail->guid = guid;
+	mail->append_modseq = box->highest_modseq;
 	box->uid_next = uid + 1;
 	touch(box, mail);
 	return mail;
@@ -293,6 +294,7 @@ static void make_list(struct model_box *box, uint32_t common_uid, uint64_t since
 			item->flags.modseq = changes[uid].modseq;
 		} else if (uid > common_uid) {
 			fill_item(item, 's', mail, &changes[uid]);
+			item->appended = mail->append_modseq > since ? mail->append_modseq : 0;
 		} else if (mail->modseq > since) {
 			fill_item(item, 'f', mail, &changes[uid]);
 		} else {

@@ -19,7 +19,7 @@ struct model_mail {
 	unsigned guid; /* number of model_guid() */
 	uint8_t flags;
 	uint8_t keywords; /* bits */
-	uint64_t modseq;
+	uint64_t modseq, append_modseq;
 };
 
 struct model_record {

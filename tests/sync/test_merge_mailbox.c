@@ -304,6 +304,31 @@ static void expunge_of_a_half_renumbered_message_counts(void **state)
 	assert_int_equal(count_of(0, 4), 1);
 }
 
+/* A later change of flags does not make it one that came after its own expunge. */
+static void expunge_of_a_renumbered_and_flagged_message_counts(void **state)
+{
+	model_deliver(&model.box[0], 0, 3);
+	sync_and_compare();
+	/* Each side alone gives the message a UID of its own. */
+	model_deliver(&model.box[0], 3, 1);
+	model_deliver(&model.box[1], 4, 1);
+	sync_one_side_only(1);
+	model_deliver(&model.box[0], 5, 2);
+	sync_one_side_only(0);
+	for (size_t i = 0; i < model.box[0].count; i++) {
+		if (model.box[0].mails[i].guid == 3)
+			model_set_flags(&model.box[0], i, MAIL_FLAGGED);
+	}
+	for (size_t i = 0; i < model.box[1].count; i++) {
+		if (model.box[1].mails[i].guid == 3)
+			model_expunge(&model.box[1], i);
+	}
+	sync_and_compare();
+	assert_int_equal(count_of(0, 3), 0);
+	assert_int_equal(count_of(0, 4), 1);
+	assert_int_equal(count_of(0, 5), 1);
+}
+
 static void a_copy_of_an_expunged_message_stays(void **state)
 {
 	model_deliver(&model.box[0], 0, 2);
@@ -543,6 +568,7 @@ int main(void)
 		CASE(modseqs_settle_in_one_session),
 		CASE(a_broken_session_is_finished_by_the_next),
 		CASE(expunge_of_a_half_renumbered_message_counts),
+		CASE(expunge_of_a_renumbered_and_flagged_message_counts),
 		CASE(a_copy_of_an_expunged_message_stays),
 		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
 		CASE(a_message_moved_to_and_fro_on_both_sides_is_not_lost),
