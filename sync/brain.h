@@ -105,6 +105,9 @@ struct sync_host {
 	/* The state of this mailbox is worth nothing: the next session compares all of it. gone:
 	 * the mailbox itself is gone on both sides. */
 	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone);
+	/* What was saved and forgotten is durable when it returns 0. NULL: it is all durable only
+	 * when the session is over. */
+	int (*settle)(void *ctx, struct error *err);
 	/* The expunges that a peer has not passed yet, of a mailbox whose index log does not tell
 	 * of all of them. *list_r is freed by the brain. May be NULL. */
 	int (*expunged)(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,

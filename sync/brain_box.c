@@ -146,8 +146,9 @@ static int box_open(struct box *box, struct brain *brain, const char *name, cons
 	return 0;
 }
 
-static void use_saved_state(struct box *box)
+static int use_saved_state(struct box *box, struct error *err)
 {
+	const struct sync_host *host = box->brain->host;
 	const struct sync_mailbox_state *saved = brain_saved_state(box->brain, &box->status.guid);
 
 	box->has_saved = saved != NULL && saved->uid_validity == box->status.uid_validity &&
@@ -155,11 +156,12 @@ static void use_saved_state(struct box *box)
 			 saved->acked_modseq <= box->status.highest_modseq;
 	if (box->has_saved)
 		box->saved = *saved;
+	if (box->has_saved || saved == NULL || box->brain->check_only)
+		return 0;
 	/* Of a mailbox that has gone back since. By the time that this session has filled it up, in
 	 * part perhaps, nothing would show that any more. */
-	else if (saved != NULL && !box->brain->check_only)
-		box->brain->host->forget(box->brain->host->ctx, &box->brain->peer,
-					 &box->status.guid, false);
+	host->forget(host->ctx, &box->brain->peer, &box->status.guid, false);
+	return host->settle != NULL ? host->settle(host->ctx, err) : 0;
 }
 
 static void fill_own_item(struct box *box)
@@ -261,9 +263,10 @@ static int box_prepare(struct box *box, struct error *err)
 {
 	int ret = is_backup_source(box->brain) ? check_whole(box, err) : 0;
 
+	if (ret == 0)
+		ret = use_saved_state(box, err);
 	if (ret < 0)
 		return ret;
-	use_saved_state(box);
 	return brain_mode(box->brain) == MERGE_DSYNCFS ? prepare_dsyncfs(box, err)
 						       : prepare_dovecot(box, err);
 }

@@ -50,7 +50,7 @@ static void want_everything(struct replicator *r)
 	replicator_kick(r);
 }
 
-static void commit(struct replicator *r)
+int replicator_commit(struct replicator *r)
 {
 	struct queue_user *user, *next;
 	struct error err = {0};
@@ -76,11 +76,12 @@ static void commit(struct replicator *r)
 		r->dirty = true;
 		event_add(r->commit_timer, &later);
 	}
+	return rc;
 }
 
 static void on_commit(evutil_socket_t fd, short what, void *ctx)
 {
-	commit(ctx);
+	replicator_commit(ctx);
 }
 
 void replicator_dirty(struct replicator *r)
@@ -325,7 +326,7 @@ void replicator_free(struct replicator **replicator)
 	}
 	replicator_sessions_free(r);
 	if (r->pool && r->peers)
-		commit(r);
+		replicator_commit(r);
 	replicator_free_peers(r);
 	if (r->finder)
 		worker_kill(&r->finder->worker);

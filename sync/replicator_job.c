@@ -460,6 +460,9 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 	} else if (job->holds_slot && reader->type == WORKER_WANT_TREE_TOLD) {
 		if (worker_get_end(reader) == 0)
 			replicator_send_tree_told(r, job->task.worker, job->user);
+	} else if (job->holds_slot && reader->type == WORKER_WANT_SETTLED) {
+		if (worker_get_end(reader) == 0)
+			replicator_send_settled(r, job->task.worker);
 	} else if (job->went && reader->type == WORKER_CONNECTED) {
 		replicator_peer_host(r, (unsigned)job->peer,
 				     worker_get_str(reader, TCP_ADDRESS_SIZE));

@@ -465,6 +465,15 @@ void replicator_send_tree_told(struct replicator *r, struct worker *worker,
 	worker_tell(worker, &r->out, -1);
 }
 
+void replicator_send_settled(struct replicator *r, struct worker *worker)
+{
+	bool settled = replicator_commit(r) == 0;
+
+	worker_put_begin(&r->out, WORKER_SETTLED);
+	worker_put_u8(&r->out, settled);
+	worker_tell(worker, &r->out, -1);
+}
+
 void replicator_send_states(struct replicator *r, struct worker *worker,
 			    const struct queue_user *user, const char *peer_id, uint64_t wait_seq,
 			    bool busy)

@@ -150,6 +150,8 @@ struct queue_clock replicator_clock(void);
 void replicator_kick(struct replicator *r);
 /* Something has to be written soon. */
 void replicator_dirty(struct replicator *r);
+/* Writes it now. On a failure, which was logged, it is tried again later. */
+int replicator_commit(struct replicator *r);
 void replicator_drained(struct replicator *r);
 
 /* replicator_journal.c */
@@ -246,6 +248,8 @@ void replicator_save_state(struct replicator *r, struct queue_user *user, const 
 /* Answers WANT_TREE_TOLD. */
 void replicator_send_tree_told(struct replicator *r, struct worker *worker,
 			       const struct queue_user *user);
+/* Answers WANT_SETTLED. */
+void replicator_send_settled(struct replicator *r, struct worker *worker);
 /* Answers WANT_REMOVALS. */
 void replicator_send_removals(struct replicator *r, struct worker *worker,
 			      const struct queue_user *user, struct worker_reader *reader);

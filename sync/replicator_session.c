@@ -462,6 +462,11 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 			break;
 		replicator_send_tree_told(r, task->worker, session->user);
 		return;
+	case WORKER_WANT_SETTLED:
+		if (!session->holds_slot || worker_get_end(reader) < 0)
+			break;
+		replicator_send_settled(r, task->worker);
+		return;
 	case WORKER_PROGRESS:
 		return;
 	case WORKER_DONE:

@@ -62,6 +62,7 @@ enum worker_message_type {
 	WORKER_UNSETTLED, /* u8: all mailboxes; then directories of mailboxes */
 	WORKER_REMOVALS,  /* u8: the events before it are all */
 	WORKER_TREE_TOLD, /* u8 */
+	WORKER_SETTLED,	  /* u8: 0: what was saved and forgotten is not durable */
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
@@ -83,6 +84,7 @@ enum worker_message_type {
 	WORKER_WANT_TOMBSTONES,
 	WORKER_WANT_REMOVALS, /* str: directory of a mailbox, its guid */
 	WORKER_WANT_TREE_TOLD,
+	WORKER_WANT_SETTLED,
 };
 
 /* ---- fields ---- */

@@ -106,6 +106,23 @@ static void host_forget(void *ctx, const struct sync_peer *peer, const struct gu
 	worker_reply(w);
 }
 
+static int host_settle(void *ctx, struct error *err)
+{
+	struct worker_process *w = ctx;
+	struct worker_reader reader;
+	bool settled;
+
+	worker_put_begin(&w->out, WORKER_WANT_SETTLED);
+	worker_reply(w);
+	worker_next(w, &reader);
+	settled = worker_get_u8(&reader) != 0;
+	if (reader.type != WORKER_SETTLED || worker_get_end(&reader) < 0)
+		worker_broken("a message out of order");
+	return settled ? 0
+		       : error_set(err, -EIO, "user %s: the journal cannot be written now",
+				   w->user->name);
+}
+
 static void host_mailbox_done(void *ctx, const char *mailbox, unsigned sent, unsigned received)
 {
 	struct worker_process *w = ctx;
@@ -152,6 +169,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.tree_is_told = worker_host_tree_is_told,
 		.save = host_save,
 		.forget = host_forget,
+		.settle = host_settle,
 		.expunged = worker_host_expunged,
 		.mailbox_placed = host_mailbox_placed,
 		.mailbox_done = host_mailbox_done,

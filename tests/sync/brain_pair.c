@@ -83,6 +83,25 @@ static void host_forget(void *ctx, const struct sync_peer *peer, const struct gu
 		*known = node->states[--node->state_count];
 }
 
+void test_node_settle(struct test_node *node)
+{
+	memcpy(node->settled, node->states, sizeof(node->settled));
+	node->settled_count = node->state_count;
+}
+
+void test_node_killed(struct test_node *node)
+{
+	memcpy(node->states, node->settled, sizeof(node->states));
+	node->state_count = node->settled_count;
+}
+
+static int host_settle(void *ctx, struct error *err)
+{
+	(void)err;
+	test_node_settle(ctx);
+	return 0;
+}
+
 static int host_expunged(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,
 			 size_t *count_r, struct error *err)
 {
@@ -122,6 +141,7 @@ static void *run_side(void *ptr)
 					 side->node->cannot_explain ? NULL : host_explain_missing,
 				 .save = host_save,
 				 .forget = host_forget,
+				 .settle = host_settle,
 				 .expunged = host_expunged};
 	struct sync_options options = {
 		.role = side->role,

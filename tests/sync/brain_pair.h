@@ -27,6 +27,9 @@ struct test_node {
 	uint32_t fill_from, block_uids;
 	struct sync_mailbox_state states[NODE_STATES_MAX];
 	size_t state_count;
+	/* What a host that is killed finds of them. */
+	struct sync_mailbox_state settled[NODE_STATES_MAX];
+	size_t settled_count;
 	unsigned saves, forgets;
 	/* What the host has of expunges, and how often it was asked. */
 	const struct sync_expunge *expunges;
@@ -47,6 +50,9 @@ struct session_results {
 };
 
 void test_node_init(struct test_node *node, const struct mail_user *user, const char *hostname);
+/* Its states are durable now; they go back to what was. */
+void test_node_settle(struct test_node *node);
+void test_node_killed(struct test_node *node);
 /* One side of a session, against whatever is at the other end. */
 int run_node(struct test_node *node, struct stream *stream, enum sync_role role,
 	     enum sync_type type, struct sync_result *result_r, struct error *err);

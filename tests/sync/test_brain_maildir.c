@@ -550,11 +550,14 @@ static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
 		deliver(f, 0, "INBOX");
 	sync_until_equal(f);
 	shell(f, "rm -r b/Maildir && mv b/before b/Maildir");
+	test_node_settle(&f->nodes[1]);
 	test_damaged_text = "Subject: 2";
 	run_session_cut(&f->nodes[1], &f->nodes[0], SYNC_CHANGED, true, UINT64_MAX, &f->results);
 	test_damaged_text = NULL;
 	assert_int_equal(f->results.master.outcome, SYNC_AGAIN);
 	assert_int_equal(count_files(f, 1), 2);
+	/* Not even to a dsyncd that was killed meanwhile. */
+	test_node_killed(&f->nodes[1]);
 	sync_until_equal(f);
 	assert_int_equal(count_files(f, 1), 3);
 	expect_quiet(f);
