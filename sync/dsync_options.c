@@ -14,9 +14,8 @@
 /* Options and words may stand in any order. */
 #define SERVER_LETTERS ":C:DET:UNc:fl:o:r:u:vh"
 
-#define EXCLUDES_MAX 65536
-#define DRY_RUN	     256 /* beyond every letter */
-#define JSON	     257
+#define DRY_RUN 256 /* beyond every letter */
+#define JSON	257
 
 static int add_word(struct dsync_words *words, const char *word, int letter, struct error *err)
 {
@@ -27,11 +26,16 @@ static int add_word(struct dsync_words *words, const char *word, int letter, str
 	return 0;
 }
 
+int dsync_excludes_append(struct buf *excludes, const char *pattern)
+{
+	if (excludes->len > 0)
+		buf_append_byte(excludes, '\t');
+	return tabescape_append(excludes, pattern, strlen(pattern));
+}
+
 static int add_exclude(struct dsync_options *options, const char *pattern, struct error *err)
 {
-	if (options->excludes.len > 0)
-		buf_append_byte(&options->excludes, '\t');
-	return tabescape_append(&options->excludes, pattern, strlen(pattern)) < 0
+	return dsync_excludes_append(&options->excludes, pattern) < 0
 		       ? error_set(err, -EINVAL, "too many mailboxes are excluded")
 		       : 0;
 }
@@ -231,7 +235,8 @@ int dsync_options_parse(int argc, char **argv, struct dsync_options *options_r, 
 {
 	int rc, at;
 
-	*options_r = (struct dsync_options){.alt_char = '_', .excludes = BUF_INIT(EXCLUDES_MAX)};
+	*options_r =
+		(struct dsync_options){.alt_char = '_', .excludes = BUF_INIT(DSYNC_EXCLUDES_MAX)};
 	at = take_options(options_r, argc, argv, MASTER_LETTERS, err);
 	if (at < 0 || options_r->help)
 		return at < 0 ? at : 0;

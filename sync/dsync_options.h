@@ -64,6 +64,10 @@ struct dsync_options {
 struct mail_user;
 struct settings;
 
+/* Adds a pattern to excludes. */
+#define DSYNC_EXCLUDES_MAX 65536
+int dsync_excludes_append(struct buf *excludes, const char *pattern);
+
 /* Whether what -n says is the namespace that is synced: its prefix, or one that no other namespace
  * has, so that the one without a prefix has those mailboxes. -EOPNOTSUPP, -EINVAL: it is not. */
 int dsync_options_namespaces(const struct dsync_options *options, const struct settings *set,

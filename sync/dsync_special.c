@@ -13,7 +13,6 @@
 #include "store/special_use.h"
 
 #define NAME_BYTES_MAX 4096
-#define EXCLUDES_MAX   65536
 
 /* ---- -n ---- */
 
@@ -71,17 +70,10 @@ static bool next_name(const struct mail_user *user, const char **pos, const char
 	return true;
 }
 
-static int append_exclude(struct buf *excludes, const char *name)
-{
-	if (excludes->len > 0)
-		buf_append_byte(excludes, '\t');
-	return tabescape_append(excludes, name, strlen(name));
-}
-
 static int resolve_excludes(struct dsync_options *options, const struct mail_user *user)
 {
 	AUTO_BUF struct buf name = BUF_INIT(NAME_BYTES_MAX);
-	struct buf resolved = BUF_INIT(EXCLUDES_MAX);
+	struct buf resolved = BUF_INIT(DSYNC_EXCLUDES_MAX);
 	const char *p = options->excludes.len > 0 ? buf_str(&options->excludes) : "";
 	int rc = 0;
 
@@ -94,10 +86,10 @@ static int resolve_excludes(struct dsync_options *options, const struct mail_use
 		if (pattern == NULL)
 			rc = -ENOMEM;
 		else if (tabunescape(pattern, strlen(pattern)), pattern[0] != '\\')
-			rc = append_exclude(&resolved, pattern);
+			rc = dsync_excludes_append(&resolved, pattern);
 		else
 			while (rc == 0 && next_name(user, &pos, pattern, &name))
-				rc = append_exclude(&resolved, buf_str(&name));
+				rc = dsync_excludes_append(&resolved, buf_str(&name));
 	}
 	buf_free(&options->excludes);
 	options->excludes = resolved;
