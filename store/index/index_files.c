@@ -29,18 +29,22 @@ int index_file_create(int dirfd, const char *name, int *fd_r)
 	return fd < 0 ? fd : 0;
 }
 
-/* Waits for another maker, and takes over from one that died. */
-static int newlock_create(int dirfd, const char *name, int *fd_r)
+/* Waits for another maker, and takes over from one that died. label: the directory, for messages.
+ */
+static int newlock_create(int dirfd, const char *label, const char *name, int *fd_r,
+			  struct error *err)
 {
 	const struct timespec pause = {.tv_nsec = NEWLOCK_POLL_MS * 1000000L};
-	int ret = -EEXIST;
+	int ret;
 
 	for (int waited_ms = 0; waited_ms <= NEWLOCK_WAIT_MS; waited_ms += NEWLOCK_POLL_MS) {
 		struct stat st;
 
 		ret = index_file_create(dirfd, name, fd_r);
+		if (ret == 0)
+			return 0;
 		if (ret != -EEXIST)
-			return ret;
+			return error_errno(err, ret, "%s/%s: create", label, name);
 		if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 		    st.st_mtime + NEWLOCK_STALE_SECS < time(NULL) &&
 		    st.st_ctime + NEWLOCK_STALE_SECS < time(NULL)) {
@@ -49,7 +53,10 @@ static int newlock_create(int dirfd, const char *name, int *fd_r)
 		}
 		nanosleep(&pause, NULL);
 	}
-	return ret == -EEXIST ? -EAGAIN : ret;
+	return error_set(err, -EAGAIN,
+			 "%s/%s: somebody is making a log, or died while he did (it is taken over "
+			 "after %d s)",
+			 label, name, NEWLOCK_STALE_SECS);
 }
 
 struct new_log {
@@ -252,9 +259,9 @@ int index_adopt(int dirfd, const struct index_options *options, const char *from
 
 	/* Nobody else makes a log meanwhile. */
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, newlock, &fd);
+	ret = newlock_create(dirfd, label, newlock, &fd, err);
 	if (ret < 0)
-		return error_errno(err, ret, "%s/%s: create", label, newlock);
+		return ret;
 	close(fd);
 	ret = adopt_locked(dirfd, options, name, from, err);
 	unlinkat(dirfd, newlock, 0);
@@ -279,9 +286,9 @@ int index_create(int dirfd, const struct index_options *options, const struct in
 	int fd, ret;
 
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, newlock, &fd);
+	ret = newlock_create(dirfd, label, newlock, &fd, err);
 	if (ret < 0)
-		return error_errno(err, ret, "%s/%s: create", label, newlock);
+		return ret;
 	ret = create_locked(dirfd, options, name, create, fd, err);
 	/* Gone by the rename, unless it failed; then it must not stay as a lock. */
 	if (ret < 0 && fstat(fd, &mine) == 0 &&
@@ -355,9 +362,9 @@ static int rotate_locked(struct index *index, struct index_log *next_r, struct e
 	int fd, ret;
 
 	index_file_name(index, ".log.newlock", newlock, sizeof(newlock));
-	ret = newlock_create(index->dirfd, newlock, &fd);
+	ret = newlock_create(index->dirfd, index->label, newlock, &fd, err);
 	if (ret < 0)
-		return error_errno(err, ret, "%s.newlock: create", index_text(index));
+		return ret;
 	ret = new_log_write(fd, &new_log);
 	close(fd);
 	if (ret < 0)
