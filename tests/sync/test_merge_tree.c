@@ -376,39 +376,46 @@ static void dovecot_drops_a_deletion_of_a_name_made_again(void **state)
 	assert_int_equal(tree_count(&model, 1), 2);
 }
 
-static void random_histories(enum merge_mode mode, uint32_t runs)
+/* DSYNCFS_TEST_SEED: that one, told step by step. DSYNCFS_TEST_RUNS: so many. */
+static void random_histories(void (*history)(uint32_t seed, bool print))
 {
 	const char *only = getenv("DSYNCFS_TEST_SEED"), *count = getenv("DSYNCFS_TEST_RUNS");
-	uint32_t first = 1;
+	uint32_t first = 1, last = 1000;
 
 	if (count != NULL)
-		runs = (uint32_t)strtoul(count, NULL, 10);
+		last = (uint32_t)strtoul(count, NULL, 10);
 	if (only != NULL)
-		first = runs = (uint32_t)strtoul(only, NULL, 10);
-	for (uint32_t seed = first; seed <= runs; seed++)
-		tree_model_history(mode, seed, only != NULL);
-	print_message("histories with seeds %u to %u\n", first, runs);
+		first = last = (uint32_t)strtoul(only, NULL, 10);
+	for (uint32_t seed = first; seed <= last; seed++)
+		history(seed, only != NULL);
+	print_message("histories with seeds %u to %u\n", first, last);
+}
+
+static void dsyncfs_history(uint32_t seed, bool print)
+{
+	tree_model_history(MERGE_DSYNCFS, seed, print);
 }
 
 static void random_trees_converge_without_loss(void **state)
 {
-	random_histories(MERGE_DSYNCFS, 3000);
+	random_histories(dsyncfs_history);
+}
+
+static void dovecot_history(uint32_t seed, bool print)
+{
+	tree_model_history(MERGE_DOVECOT, seed, print);
 }
 
 static void random_trees_converge_by_dovecots_rules(void **state)
 {
-	random_histories(MERGE_DOVECOT, 3000);
+	random_histories(dovecot_history);
 }
 
 /* ---- one way ---- */
 
 static void random_trees_become_the_sources(void **state)
 {
-	const char *only = getenv("DSYNCFS_TEST_SEED");
-	uint32_t first = only != NULL ? (uint32_t)strtoul(only, NULL, 10) : 1;
-
-	for (uint32_t seed = first; seed <= (only != NULL ? first : 1500); seed++)
-		tree_model_backup_history(seed, only != NULL);
+	random_histories(tree_model_backup_history);
 }
 
 static int backup(const struct mailbox_node *own, size_t own_count, const struct mailbox_node *peer,
