@@ -297,8 +297,8 @@ static int move_directory(const char *from, const char *to)
 	return errno == ENOENT && !list_path_exists(from) ? 0 : -errno;
 }
 
-static int move_mailbox(const struct mail_user *user, const char *from, const char *to,
-			struct error *err)
+static int move_directories(const struct mail_user *user, const char *from, const char *to,
+			    struct error *err)
 {
 	struct mailbox_paths old, new;
 	int rc = mailbox_dirs_get(&user->location, from, &old);
@@ -323,6 +323,28 @@ static int move_mailbox(const struct mail_user *user, const char *from, const ch
 		rc = list_move_alt(user, from, to, err);
 	mailbox_paths_free(&old);
 	mailbox_paths_free(&new);
+	return rc;
+}
+
+static int move_mailbox(const struct mail_user *user, const char *from, const char *to,
+			struct error *err)
+{
+	struct mailbox_spot spot;
+	void *renaming = NULL;
+	int rc = mailbox_spot_get(user, from, &spot, err);
+
+	if (rc < 0)
+		return rc;
+	if (spot.format->rename_begin) {
+		rc = spot.format->rename_begin(&spot.place, &renaming, err);
+		if (rc < 0 && err)
+			error_prefix(err, "user=%s mailbox=%s", user->name, from);
+	}
+	if (rc == 0)
+		rc = move_directories(user, from, to, err);
+	if (renaming)
+		spot.format->rename_end(renaming);
+	mailbox_spot_free(&spot);
 	return rc;
 }
 

@@ -68,6 +68,11 @@ struct mailbox_format {
 	int (*delete_begin)(const struct mailbox_place *place, void **deletion_r,
 			    struct error *err);
 	int (*delete_end)(void *deletion, bool deleted, struct error *err);
+	/* Around the renaming of its directories: meanwhile no program changes what it knows by
+	 * their names. NULL: nothing to do. *renaming_r: for the second, or NULL. */
+	int (*rename_begin)(const struct mailbox_place *place, void **renaming_r,
+			    struct error *err);
+	void (*rename_end)(void *renaming);
 	int (*open)(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
 	int (*rebuild)(const struct mailbox_place *place, struct error *err);
 	void (*close)(struct mailbox *box);

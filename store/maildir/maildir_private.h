@@ -69,6 +69,8 @@ const char *maildir_line_guid(struct maildir *md, const struct uidlist_record *l
 int maildir_open(const struct mailbox_place *place, struct mailbox **box_r, struct error *err);
 int maildir_peek(const struct mailbox_place *place, struct mailbox_status *status_r,
 		 struct error *err);
+int maildir_rename_begin(const struct mailbox_place *place, void **renaming_r, struct error *err);
+void maildir_rename_end(void *renaming);
 int maildir_create(const struct mailbox_place *place, int control_fd, int index_fd,
 		   const struct guid *guid, uint32_t uid_validity, struct error *err);
 void maildir_close(struct mailbox *box);

@@ -10,9 +10,11 @@
 #include "store/mailbox_list.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
@@ -372,6 +374,60 @@ static void dovecot_lists_what_we_rename(void **state)
 static void we_list_what_dovecot_renames(void **state)
 {
 	check_rename(*state, true);
+}
+
+/* A program in the middle of a change: it holds the lock for a while. Exits 1 if the directory gets
+ * another name meanwhile. */
+static pid_t change_meanwhile(const char *control)
+{
+	char lock[600], host[256], text[300];
+	int ready[2];
+	pid_t pid;
+
+	snprintf(lock, sizeof lock, "%s/dovecot-uidlist.lock", control);
+	assert_int_equal(gethostname(host, sizeof host), 0);
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int fd = open(lock, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), moved;
+
+		snprintf(text, sizeof text, "%d:%s", (int)getpid(), host);
+		if (fd < 0 || write(fd, text, strlen(text)) < 0 || write(ready[1], "", 1) != 1)
+			_exit(2);
+		usleep(300000);
+		moved = access(lock, F_OK) < 0;
+		unlink(lock);
+		_exit(moved);
+	}
+	assert_int_equal(read(ready[0], text, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+static void a_rename_waits_for_a_change(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox_paths before, after;
+	char lock[600];
+	struct error err = {0};
+	int status;
+	pid_t pid;
+
+	must(as_root(mailbox_list_create(&fx->user, "Old", NULL, 0, &err)), &err);
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "Old", &before), 0);
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "New", &after), 0);
+	pid = change_meanwhile(before.control);
+	rename_it(fx, "Old", "New");
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(access(before.control, F_OK), -1);
+	snprintf(lock, sizeof lock, "%s/dovecot-uidlist.lock", after.control);
+	assert_int_equal(access(after.control, F_OK), 0);
+	assert_int_equal(access(lock, F_OK), -1);
+	mailbox_paths_free(&before);
+	mailbox_paths_free(&after);
 }
 
 static void a_rename_replaces_nothing(void **state)
@@ -772,6 +828,7 @@ int main(int argc, char **argv)
 		CASE(uidvalidities_are_never_given_twice),
 		CASE(dovecot_lists_what_we_rename),
 		CASE(we_list_what_dovecot_renames),
+		CASE(a_rename_waits_for_a_change),
 		CASE(a_rename_replaces_nothing),
 		CASE(dovecot_lists_what_we_delete),
 		CASE(we_list_what_dovecot_deletes),
