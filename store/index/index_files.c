@@ -16,10 +16,12 @@
 
 #define SNAPSHOT_LOG_BYTES (128U << 10)
 #define ROTATE_BYTES	   (1U << 20)
-/* .newlock is a dotlock that becomes the log. */
-#define NEWLOCK_STALE_SECS 180
-#define NEWLOCK_WAIT_MS	   10000
-#define NEWLOCK_POLL_MS	   20
+/* .newlock is a dotlock that becomes the log. It does not say whose it is. Its maker writes to it
+ * at once; an empty one is what a mount leaves that died before it could tell the maker of it. */
+#define NEWLOCK_STALE_SECS	 180
+#define NEWLOCK_STALE_EMPTY_SECS 8
+#define NEWLOCK_WAIT_MS		 10000
+#define NEWLOCK_POLL_MS		 20
 
 int index_file_create(int dirfd, const char *name, int *fd_r)
 {
@@ -27,6 +29,17 @@ int index_file_create(int dirfd, const char *name, int *fd_r)
 
 	*fd_r = fd < 0 ? -1 : fd;
 	return fd < 0 ? fd : 0;
+}
+
+static bool newlock_is_stale(int dirfd, const char *name)
+{
+	struct stat st;
+
+	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return false;
+	const time_t stale = st.st_size == 0 ? NEWLOCK_STALE_EMPTY_SECS : NEWLOCK_STALE_SECS;
+
+	return st.st_mtime + stale < time(NULL) && st.st_ctime + stale < time(NULL);
 }
 
 /* Waits for another maker, and takes over from one that died. label: the directory, for messages.
@@ -38,16 +51,12 @@ static int newlock_create(int dirfd, const char *label, const char *name, int *f
 	int ret;
 
 	for (int waited_ms = 0; waited_ms <= NEWLOCK_WAIT_MS; waited_ms += NEWLOCK_POLL_MS) {
-		struct stat st;
-
 		ret = index_file_create(dirfd, name, fd_r);
 		if (ret == 0)
 			return 0;
 		if (ret != -EEXIST)
 			return error_errno(err, ret, "%s/%s: create", label, name);
-		if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    st.st_mtime + NEWLOCK_STALE_SECS < time(NULL) &&
-		    st.st_ctime + NEWLOCK_STALE_SECS < time(NULL)) {
+		if (newlock_is_stale(dirfd, name)) {
 			unlinkat(dirfd, name, 0);
 			continue;
 		}

@@ -17,8 +17,8 @@ from node import BUILD, Pair, eventually, need, skip
 USER = "crash@example.org"
 # Who crashes, on which node, as it calls itself in the log.
 VICTIMS = [("dsyncfs", "a"), ("dsyncd", "a"), ("dsyncd-worker", "a"), ("dsyncfs", "b"), ("dsyncd-worker", "b")]
-# An index log that was being made when its mount died is left as a lock without an owner, as Dovecot's is: nobody makes another
-# for three minutes. Seldom.
+# An index log that had been written and not yet put in its place when its mount died is a lock without an owner, as Dovecot's is:
+# for three minutes nobody makes another. Seldom.
 TAKEN_OVER_SECS = 240
 
 
