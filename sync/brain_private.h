@@ -7,6 +7,7 @@
  *   brain_names.c     mailbox names of a Dovecot
  *   brain_tree_send.c N and D to the peer
  *   brain_tree.c      the peer's, and carrying out merge_tree's actions
+ *   brain_box_open.c  one mailbox: opened, what it says of itself, its failures
  *   brain_box.c       one mailbox: B, what state counts, S
  *   brain_evidence.c  one mailbox: its changes, of the log and of the tombstones
  *   brain_exchange.c  one mailbox: both directions of A C R M, side by side
@@ -331,7 +332,7 @@ int blocks_exchange(struct box *box, struct error *err);
 bool blocks_have(const struct blocks *blocks, uint32_t uid);
 void blocks_free(struct blocks *blocks);
 
-/* brain_box.c */
+/* brain_box_open.c */
 struct box {
 	struct brain *brain;
 	char *name;
@@ -361,13 +362,24 @@ struct box {
 /* Records a failure of this mailbox; the error is logged once. -EUCLEAN also has it rebuilt. */
 void box_fail(struct box *box, int code, const struct error *err);
 void box_again(struct box *box, const char *why);
+/* guid NULL: whatever it has. -ESTALE: the name belongs to another mailbox. The box is to be closed
+ * also after a failure. */
+int box_open(struct box *box, struct brain *brain, const char *name, const struct guid *guid,
+	     struct error *err);
+/* ret: how the mailbox's part of the session ended. */
+void box_close(struct box *box, int ret);
+/* Its changes, its saved state and its B item. -ERANGE: the state that goes over the wire with a
+ * Dovecot cannot be used here. */
+int box_prepare(struct box *box, struct error *err);
+/* The mailbox is deleted and made again, empty, as the peer's: its list is empty then. */
+int box_make_anew(struct box *box, struct error *err);
+
+/* brain_box.c */
 /* The master announces a mailbox and syncs it. */
 int box_sync_master(struct brain *brain, const char *name, const struct guid *guid,
 		    struct error *err);
 /* The slave answers the master's B. */
 int box_sync_slave(struct brain *brain, const struct item_mailbox *announced, struct error *err);
-/* The mailbox is deleted and made again, empty, as the peer's: its list is empty then. */
-int box_make_anew(struct box *box, struct error *err);
 void box_fill_side(const struct box *box, bool own, struct merge_side *side_r);
 
 /* brain_evidence.c */
