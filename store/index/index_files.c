@@ -20,6 +20,7 @@
  * at once; an empty one is what a mount leaves that died before it could tell the maker of it. */
 #define NEWLOCK_STALE_SECS	 180
 #define NEWLOCK_STALE_EMPTY_SECS 8
+#define NEWLOCK_STALE_KNOWN_SECS 2
 #define NEWLOCK_WAIT_MS		 10000
 #define NEWLOCK_POLL_MS		 20
 
@@ -31,21 +32,25 @@ int index_file_create(int dirfd, const char *name, int *fd_r)
 	return fd < 0 ? fd : 0;
 }
 
-static bool newlock_is_stale(int dirfd, const char *name)
+static bool newlock_is_stale(int dirfd, const char *name, bool maker_died)
 {
 	struct stat st;
+	time_t stale = NEWLOCK_STALE_SECS;
 
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return false;
-	const time_t stale = st.st_size == 0 ? NEWLOCK_STALE_EMPTY_SECS : NEWLOCK_STALE_SECS;
+	if (maker_died) /* or is it Dovecot's, who needs no other lock to make a log? */
+		stale = NEWLOCK_STALE_KNOWN_SECS;
+	else if (st.st_size == 0)
+		stale = NEWLOCK_STALE_EMPTY_SECS;
 
 	return st.st_mtime + stale < time(NULL) && st.st_ctime + stale < time(NULL);
 }
 
 /* Waits for another maker, and takes over from one that died. label: the directory, for messages.
  */
-static int newlock_create(int dirfd, const char *label, const char *name, int *fd_r,
-			  struct error *err)
+static int newlock_create(int dirfd, const char *label, const char *name, bool maker_died,
+			  int *fd_r, struct error *err)
 {
 	const struct timespec pause = {.tv_nsec = NEWLOCK_POLL_MS * 1000000L};
 	int ret;
@@ -56,7 +61,7 @@ static int newlock_create(int dirfd, const char *label, const char *name, int *f
 			return 0;
 		if (ret != -EEXIST)
 			return error_errno(err, ret, "%s/%s: create", label, name);
-		if (newlock_is_stale(dirfd, name)) {
+		if (newlock_is_stale(dirfd, name, maker_died)) {
 			unlinkat(dirfd, name, 0);
 			continue;
 		}
@@ -268,7 +273,7 @@ int index_adopt(int dirfd, const struct index_options *options, const char *from
 
 	/* Nobody else makes a log meanwhile. */
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, label, newlock, &fd, err);
+	ret = newlock_create(dirfd, label, newlock, false, &fd, err);
 	if (ret < 0)
 		return ret;
 	close(fd);
@@ -295,7 +300,7 @@ int index_create(int dirfd, const struct index_options *options, const struct in
 	int fd, ret;
 
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, label, newlock, &fd, err);
+	ret = newlock_create(dirfd, label, newlock, create->maker_died, &fd, err);
 	if (ret < 0)
 		return ret;
 	ret = create_locked(dirfd, options, name, create, fd, err);
@@ -371,7 +376,7 @@ static int rotate_locked(struct index *index, struct index_log *next_r, struct e
 	int fd, ret;
 
 	index_file_name(index, ".log.newlock", newlock, sizeof(newlock));
-	ret = newlock_create(index->dirfd, index->label, newlock, &fd, err);
+	ret = newlock_create(index->dirfd, index->label, newlock, false, &fd, err);
 	if (ret < 0)
 		return ret;
 	ret = new_log_write(fd, &new_log);

@@ -17,6 +17,9 @@ struct index_create {
 	bool replace;
 	/* mdbox map: the log's tail is its end from the start, as index_is_synced() wants. */
 	bool synced;
+	/* Who held the lock under which this is called has died: what he may have been making is
+	 * not waited for. */
+	bool maker_died;
 };
 /* The new log is durable when this returns (but the directory entry: that is synced too). */
 int index_create(int dirfd, const struct index_options *options, const struct index_create *create,

@@ -173,10 +173,12 @@ static int name_index(struct maildir *md, struct error *err)
 	return rc;
 }
 
-static int make_index(struct maildir *md, bool uidlist_is_new, struct error *err)
+static int make_index(struct maildir *md, const struct dotlock *lock, bool uidlist_is_new,
+		      struct error *err)
 {
 	const struct uidlist_header *header = uidlist_header(md->uidlist);
-	struct index_create create = {.uid_validity = header->uid_validity};
+	struct index_create create = {.uid_validity = header->uid_validity,
+				      .maker_died = dotlock_was_stale(lock)};
 	struct index_options options;
 	struct index_status status;
 	int rc;
@@ -211,7 +213,8 @@ static int make_index(struct maildir *md, bool uidlist_is_new, struct error *err
 }
 
 /* One step towards a uidlist and an index that agree, from what is there. */
-static int setup_step(struct maildir *md, const struct mailbox_place *place, struct error *err)
+static int setup_step(struct maildir *md, const struct mailbox_place *place,
+		      const struct dotlock *lock, struct error *err)
 {
 	bool uidlist_is_new = !md->uidlist;
 	int rc = 0;
@@ -225,7 +228,7 @@ static int setup_step(struct maildir *md, const struct mailbox_place *place, str
 		rc = upgrade_uidlist(md, err);
 	}
 	if (rc == 0)
-		rc = make_index(md, uidlist_is_new, err);
+		rc = make_index(md, lock, uidlist_is_new, err);
 	return rc < 0 ? rc : reopen(md, err);
 }
 
@@ -239,7 +242,7 @@ int maildir_setup_locked(struct maildir *md, const struct mailbox_place *place,
 		return rc; /* or somebody was faster */
 	rc = maildir_make_subdirs(md, err);
 	for (int i = 0; rc == 0 && maildir_needs_setup(md) && i < SETUP_TRIES; i++)
-		rc = setup_step(md, place, err);
+		rc = setup_step(md, place, lock, err);
 	if (rc < 0)
 		return rc;
 	if (maildir_needs_setup(md))

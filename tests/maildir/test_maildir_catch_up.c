@@ -510,6 +510,23 @@ static void test_what_a_dead_holder_left_is_taken_in_first(void **state)
 	mailbox_close(&opened_before);
 }
 
+/* Nor is the log that a dead holder was making waited for. */
+static void test_a_log_that_a_dead_holder_was_making_is_made(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	must_shell("printf 999999:%%s \"$(uname -n)\" >'%s/dovecot-uidlist.lock'; "
+		   "echo of a log >'%s/dovecot.index.log.newlock'",
+		   fx->maildir, fx->maildir);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_status(box)->messages, 1);
+	assert_false(path_exists("%s/dovecot.index.log.newlock", fx->maildir));
+	mailbox_close(&box);
+}
+
 #define UNIT(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -534,6 +551,7 @@ int main(void)
 		UNIT(test_cut_after_renames_and_unlinks_then_scan),
 		UNIT(test_cut_after_the_index),
 		UNIT(test_what_a_dead_holder_left_is_taken_in_first),
+		UNIT(test_a_log_that_a_dead_holder_was_making_is_made),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
