@@ -15,8 +15,8 @@
 
 #define KEYWORDS_SIZE_MAX  (64 * 1024)
 #define KEYWORDS_LOCK_NAME MAILDIR_KEYWORDS_NAME ".lock"
-#define LOCK_STALE_S	   120
-#define LOCK_TRIES	   200
+#define LOCK_STALE_S	   3
+#define LOCK_TRIES	   300
 #define LOCK_WAIT_US	   20000
 
 void maildir_keywords_free(struct maildir_keywords *keywords)
@@ -124,7 +124,8 @@ int maildir_keywords_find(const struct maildir_keywords *keywords, const char *n
 }
 
 /* The lock file is the new content. Nobody writes it without dovecot-uidlist.lock, which we hold,
- * so one that is there is either about to be renamed or left by a dead process. */
+ * so one that is there was left by a process that died, or is about to be renamed by one whose lock
+ * was taken for a dead one's. */
 static int create_lock_file(int control_fd, const char *what)
 {
 	int fd = -EAGAIN;

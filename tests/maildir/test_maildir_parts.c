@@ -132,6 +132,26 @@ static int open_dir(struct fixture *fx)
 	return fd;
 }
 
+/* Its maker died; whoever writes now has dovecot-uidlist.lock. */
+static void test_a_keywords_lock_that_was_left_is_taken_over(void **state)
+{
+	struct fixture *fx = *state;
+	struct maildir_keywords keywords = {0};
+	const char *name = "$Label1";
+	struct error err = {0};
+	int fd = open_dir(fx);
+	char path[400];
+
+	snprintf(path, sizeof path, "%s/dovecot-keywords.lock", fx->maildir);
+	write_file(path, "0 Oth", 5);
+	must(maildir_keywords_refresh(&keywords, fd, "box", &err), &err);
+	must(maildir_keywords_assign(&keywords, fd, "box", &name, 1, 0, &err), &err);
+	assert_int_equal(maildir_keywords_find(&keywords, "$Label1"), 0);
+	assert_false(path_exists("%s", path));
+	maildir_keywords_free(&keywords);
+	close(fd);
+}
+
 static void test_keywords_are_read_and_assigned(void **state)
 {
 	struct fixture *fx = *state;
@@ -306,6 +326,7 @@ int main(void)
 		cmocka_unit_test(test_order_of_new_files),
 		cmocka_unit_test(test_generated_names_differ),
 		cmocka_unit_test(test_name_table_grows),
+		UNIT(test_a_keywords_lock_that_was_left_is_taken_over),
 		UNIT(test_keywords_are_read_and_assigned),
 		UNIT(test_keywords_mtime_grows_in_whole_seconds),
 		UNIT(test_only_26_keywords_get_letters),
