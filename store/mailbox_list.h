@@ -76,7 +76,8 @@ int mailbox_list_subscribe(const struct mail_user *user, const char *name, bool 
  * one the removed mailbox had. */
 int mailbox_list_log_deleted(const struct mail_user *user, const char *name,
 			     const struct guid *guid, int64_t time, struct error *err);
-/* The record is newer than that of the old name, also where two renames share a second. */
+/* The record is newer than that of the old name, also where two renames share a second. time 0: it
+ * is not known when; then any record of the new name that is newer than the old one's will do. */
 int mailbox_list_log_renamed(const struct mail_user *user, const char *from, const char *to,
 			     int64_t time, struct error *err);
 

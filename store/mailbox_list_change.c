@@ -598,6 +598,7 @@ int mailbox_list_log_renamed(const struct mail_user *user, const char *from, con
 			     int64_t time, struct error *err)
 {
 	AUTO_FREE struct mailbox_log_record *records = NULL;
+	const int64_t now = rename_time(0);
 	int64_t before = 0, logged = 0;
 	size_t count;
 	int rc = mailbox_log_read(user, &records, &count, err);
@@ -610,8 +611,10 @@ int mailbox_list_log_renamed(const struct mail_user *user, const char *from, con
 	if (rc < 0)
 		return error_set(err, rc, "user=%s: out of memory", user->name);
 	/* A second's grace: the program and the log look at one clock at two moments. */
-	if (logged + 1 >= time && logged > before + 1)
+	if ((time == 0 || logged + 1 >= time) && logged > before + 1)
 		return 0;
+	if (time == 0)
+		time = now;
 	/* The other node has the old name by a record that may be a second off, too. */
 	rc = log_rename(user, to, time > before + 2 ? time : before + 2, err);
 	if (rc == 0)

@@ -164,6 +164,7 @@ static bool list_changes_places(const struct queue_event *events)
 	DL_FOREACH (events, event) {
 		if (event->event.origin == 0 && (event->event.kind == MAIL_EVENT_DIR_RENAMED ||
 						 event->event.kind == MAIL_EVENT_DIR_REMOVED ||
+						 event->event.kind == MAIL_EVENT_RESCAN ||
 						 event->event.kind == MAIL_EVENT_RESCAN_HOME))
 			return true;
 	}

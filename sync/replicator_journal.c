@@ -142,12 +142,12 @@ static void mailbox_of(struct replicator *r, const struct queue_user *user,
 	case MAIL_EVENT_REMOVED:
 	case MAIL_EVENT_DIR_RENAMED:
 	case MAIL_EVENT_DIR_REMOVED:
+	case MAIL_EVENT_RESCAN:
 		if (queue_dir_before(user, event->dir, &dir) < 0 ||
 		    peer_journal_get_mailbox(r->journal, user->name, dir, guid_r, NULL) < 0)
 			*guid_r = (struct guid){0};
 		break;
 	case MAIL_EVENT_TOUCHED:
-	case MAIL_EVENT_RESCAN:
 	case MAIL_EVENT_DIR_CREATED:
 	case MAIL_EVENT_LIST_TOUCHED:
 	case MAIL_EVENT_RESCAN_HOME:

@@ -194,6 +194,16 @@ static char *name_of(struct worker_process *w, const struct guid *guid)
 	return name;
 }
 
+/* The mount died between a rename and the word of it, or the rename was done behind it. */
+static void log_found_renamed(struct catch_up *c, const char *from, const char *to)
+{
+	struct error err = {0};
+
+	if (strcmp(from, "INBOX") != 0 && strcmp(to, "INBOX") != 0 &&
+	    mailbox_list_log_renamed(c->w->user, from, to, 0, &err) < 0)
+		note_failure(c, &err);
+}
+
 /* What was seen in a directory goes into the mailbox that it was then, wherever that is now. One
  * that is nowhere got another GUID where it is, or is gone. */
 static void process_group(struct catch_up *c, const struct worker_group *group)
@@ -202,6 +212,7 @@ static void process_group(struct catch_up *c, const struct worker_group *group)
 	AUTO_FREE char *elsewhere = NULL;
 	struct error err = {0};
 	int rc = take_in_mended(c->w, group->name, group, guid, &err);
+	const bool left = rc == -ENOENT;
 
 	if (guid && (rc == -EXDEV || rc == -ENOENT)) {
 		elsewhere = name_of(c->w, guid);
@@ -209,6 +220,8 @@ static void process_group(struct catch_up *c, const struct worker_group *group)
 			c->result->tree_changed = true;
 			log_debug("what was seen in %s is of %s user=%s", group->dir, elsewhere,
 				  c->w->user->name);
+			if (left && group->scan)
+				log_found_renamed(c, group->name, elsewhere);
 			rc = take_in_mended(c->w, elsewhere, group, guid, &err);
 		}
 		if (rc == -EXDEV)

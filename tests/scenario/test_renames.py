@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """What happened in a folder is of that folder, wherever it is by the time anyone is told: mail is removed and delivered, then
-the folder is renamed and another takes its name, or it is removed; while dsyncd is down, so that all is told at once, and while it runs."""
+the folder is renamed and another takes its name, or it is removed; while dsyncd is down, so that all is told at once, and while it runs;
+and while the mount is dead."""
 import os
 import shutil
 import signal
@@ -77,6 +78,21 @@ def removals(pair, maildir):
     both_have(pair, replace(maildir))
 
 
+def renamed_unseen(pair, maildir):
+    """The mount dies between a rename and the word of it."""
+    plain.make_maildir(maildir + "/.Seen")
+    mail = plain.deliver(maildir + "/.Seen", "before")
+    both = {**folders(pair)[0], ".Seen": [mail]}
+    both_have(pair, both)
+    late = plain.deliver(maildir + "/.Seen", "just before")
+    pair.a.kill("dsyncfs", signal.SIGKILL)
+    behind = maildir.replace(pair.a.mount, pair.a.backing)
+    os.rename(behind + "/.Seen", behind + "/.Unseen")
+    pair.a.start_dsyncfs()
+    del both[".Seen"]
+    both_have(pair, {**both, ".Unseen": sorted([mail, late])})
+
+
 def main():
     with Pair(dovecot=False) as pair:
         maildir = plain.make_home(pair.a, USER) + "/Maildir"
@@ -101,6 +117,7 @@ def main():
             expected.update(shuffle(maildir, kept, removed))
             both_have(pair, expected)
         removals(pair, maildir)
+        renamed_unseen(pair, maildir)
 
 
 if __name__ == "__main__":
