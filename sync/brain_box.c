@@ -214,8 +214,11 @@ static void finish_box(struct box *box)
 static int list_and_exchange(struct box *box, struct error *err)
 {
 	struct error build_err = {0};
-	int ret = export_build(box, &build_err);
+	bool reaches;
+	int ret = box->has_changes ? 0 : box_load_changes(box, &reaches, &build_err);
 
+	if (ret == 0)
+		ret = export_build(box, &build_err);
 	if (ret < 0) {
 		item_list_free(&box->export.list);
 		box_fail(box, ret, &build_err);

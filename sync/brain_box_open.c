@@ -203,7 +203,7 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 	/* Where nothing is agreed on, be it that the state is in doubt, everything is compared. */
 	bool use_state =
 		box->has_saved && box->saved.common_uid > 0 && box->brain->type != SYNC_FULL;
-	bool reaches;
+	bool reaches = false;
 
 	if (!use_state) {
 		int ret = scan(box, err);
@@ -211,7 +211,9 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 			return ret;
 	}
 	box->since = use_state ? box->saved.acked_modseq : 0;
-	int ret = box_load_changes(box, &reaches, err);
+	/* Of a whole mailbox they are many, and not wanted where it fills the peer's. */
+	box->has_changes = use_state;
+	int ret = use_state ? box_load_changes(box, &reaches, err) : 0;
 	if (ret < 0)
 		return ret;
 	fill_own_item(box);
@@ -233,6 +235,7 @@ static int prepare_dovecot(struct box *box, struct error *err)
 	const struct item_state *wire = brain_wire_state(box->brain, &box->status.guid);
 	bool reaches;
 
+	box->has_changes = true;
 	fill_own_item(box);
 	if (wire != NULL) {
 		bool master = box->brain->role == SYNC_MASTER;

@@ -342,8 +342,8 @@ struct box {
 	bool has_saved;
 	struct sync_mailbox_state saved; /* valid for this mailbox, else has_saved is false */
 	struct mailbox_changes changes;
-	bool has_changes;
-	bool held; /* it cannot be synced now, though it is sound */
+	bool has_changes; /* else they are loaded where a list is made */
+	bool held;	  /* it cannot be synced now, though it is sound */
 	struct box_attributes attributes;
 	struct item_mailbox own, peer; /* the B items; strings are not kept */
 	uint32_t common_uid;	       /* U0 */
