@@ -456,7 +456,7 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan, 
 			brain->result->changes_applied++;
 	}
 	if (plan->run_again)
-		brain_again(brain, "the tree", "some mailboxes could not be read");
+		brain_again(brain, "the tree", "some mailboxes could not be read (see the log)");
 }
 
 static bool tree_has(const struct mailbox_tree *tree, const struct guid *guid)

@@ -188,7 +188,8 @@ struct queue_user *queue_next(const struct queue *queue, const bool *up, bool co
 /* The end of a sync with the peer. */
 void queue_sync_done(struct queue_user *user, unsigned peer, enum sync_type type,
 		     const struct queue_clock *clock);
-void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree,
+/* The reason is the status's where it happens again and again. */
+void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree, const char *reason,
 		      const struct queue_clock *clock);
 void queue_sync_busy(struct queue_user *user, unsigned peer, const struct queue_clock *clock);
 /* own_fault false: the link broke or the peer is away; the pause ends when it is back. */

@@ -279,7 +279,7 @@ void queue_sync_done(struct queue_user *user, unsigned peer, enum sync_type type
 	entry->unsaved = true;
 }
 
-void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree,
+void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree, const char *reason,
 		      const struct queue_clock *clock)
 {
 	struct queue_entry *entry = &user->entries[peer];
@@ -289,11 +289,12 @@ void queue_sync_again(struct queue_user *user, unsigned peer, bool need_tree,
 	queue_want(user, peer, SYNC_PRIORITY_LOW, false, need_tree, clock->now);
 	entry->again++;
 	entry->not_before_ms = 0;
-	if (entry->again > QUEUE_AGAIN_MAX)
-		entry->not_before_ms =
-			clock->now_ms + backoff_pause_ms(BACKOFF_USER,
-							 entry->again - QUEUE_AGAIN_MAX,
-							 clock->chance);
+	if (entry->again <= QUEUE_AGAIN_MAX)
+		return;
+	set_reason(&entry->standing, reason);
+	entry->not_before_ms =
+		clock->now_ms +
+		backoff_pause_ms(BACKOFF_USER, entry->again - QUEUE_AGAIN_MAX, clock->chance);
 }
 
 void queue_sync_busy(struct queue_user *user, unsigned peer, const struct queue_clock *clock)

@@ -395,10 +395,10 @@ static void on_outcome(struct job *job, const struct worker_done *done)
 		queue_sync_done(user, peer, job->type, &clock);
 		break;
 	case SYNC_AGAIN:
-		queue_sync_again(user, peer, false, &clock);
+		queue_sync_again(user, peer, false, done->reason, &clock);
 		break;
 	case SYNC_NEED_TREE:
-		queue_sync_again(user, peer, true, &clock);
+		queue_sync_again(user, peer, true, done->reason, &clock);
 		break;
 	default:
 		queue_sync_busy(user, peer, &clock);

@@ -471,11 +471,13 @@ static void test_failures_wait_and_come_back_with_the_peer(void **state)
 	assert_int_equal(user->entries[0].standing.failures, 0);
 	/* Again and again, then a pause. */
 	for (unsigned i = 0; i < QUEUE_AGAIN_MAX; i++) {
-		queue_sync_again(user, 0, false, &now);
+		queue_sync_again(user, 0, false, "changed meanwhile", &now);
 		queue_user_update(&queue, user);
 		assert_ptr_equal(next(&queue, all_up, &peer, &wait), user);
 	}
-	queue_sync_again(user, 0, true, &now);
+	assert_string_equal(user->entries[0].standing.reason, "");
+	queue_sync_again(user, 0, true, "a mailbox cannot be read", &now);
+	assert_string_equal(user->entries[0].standing.reason, "a mailbox cannot be read");
 	assert_null(next(&queue, all_up, &peer, &wait));
 	assert_true(wait > 500);
 	assert_true(user->entries[0].standing.want_tree);
