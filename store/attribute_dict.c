@@ -23,8 +23,7 @@
 
 static int read_file(const char *path, struct buf *text, struct error *err)
 {
-	AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	int rc = fd < 0 ? -errno : file_read(fd, text);
+	int rc = file_read_at(AT_FDCWD, path, text);
 
 	/* Not written to yet, in a mailbox root that may not be there either. */
 	if (rc == -ENOENT || rc == -ENOTDIR)

@@ -132,7 +132,8 @@ static int open_log(int dirfd, const struct log_files *files)
 
 	for (;;) {
 		fd = openat(dirfd, files->name,
-			    O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+			    O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC,
+			    0600);
 		if (fd < 0)
 			return -errno;
 		if (fstat(fd, &st) < 0)

@@ -108,10 +108,10 @@ static int read_link(const char *active, struct buf *value)
 
 static int read_own_text(const char *active, struct buf *value)
 {
-	AUTO_CLOSE int fd = open(active, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	AUTO_CLOSE int fd = file_open_regular(AT_FDCWD, active, O_RDONLY);
 
 	if (fd < 0)
-		return -errno;
+		return fd;
 	buf_append_byte(value, 'S');
 	return file_read(fd, value);
 }

@@ -139,13 +139,29 @@ int file_read(int fd, struct buf *buf)
 	}
 }
 
-int file_read_at(int dirfd, const char *path, struct buf *buf)
+int file_open_regular(int dirfd, const char *path, int flags)
 {
-	AUTO_CLOSE int fd = openat(dirfd, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(dirfd, path, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	struct stat st;
+	int code;
 
 	if (fd < 0)
 		return -errno;
-	return file_read(fd, buf);
+	if (fstat(fd, &st) < 0)
+		code = -errno;
+	else if (S_ISREG(st.st_mode))
+		return fd;
+	else
+		code = S_ISDIR(st.st_mode) ? -EISDIR : -ENXIO;
+	close(fd);
+	return code;
+}
+
+int file_read_at(int dirfd, const char *path, struct buf *buf)
+{
+	AUTO_CLOSE int fd = file_open_regular(dirfd, path, O_RDONLY);
+
+	return fd < 0 ? fd : file_read(fd, buf);
 }
 
 bool file_name_is_safe(const char *name)

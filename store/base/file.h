@@ -47,9 +47,13 @@ int file_pread_all(int fd, void *data, size_t len, off_t offset);
 ssize_t file_read_some(int fd, void *data, size_t len);
 ssize_t file_pread_some(int fd, void *data, size_t len, uint64_t offset);
 
+/* Opens what is a file, and waits for nobody who may never come: -ENXIO for a FIFO, a socket or a
+ * device in its place, -EISDIR for a directory, -ELOOP for a symbolic link. */
+int file_open_regular(int dirfd, const char *path, int flags);
+
 /* Appends the whole content of the file to buf. -EMSGSIZE beyond buf's maximum. */
 int file_read(int fd, struct buf *buf);
-/* As file_read for a name below dirfd; the last component must not be a symbolic link. */
+/* As file_read for a name below dirfd, opened by file_open_regular(). */
 int file_read_at(int dirfd, const char *path, struct buf *buf);
 
 /* True for a single path component that is safe to use below a directory: not empty, not "." or

@@ -100,18 +100,9 @@ int dbox_file_header_build(struct buf *out, int64_t created)
 
 int dbox_file_open(int dirfd, const char *name, int flags)
 {
-	int fd = openat(dirfd, name, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	struct stat st;
-	int code;
+	int fd = file_open_regular(dirfd, name, flags);
 
-	/* A directory cannot be opened for writing, a socket not at all. */
-	if (fd < 0)
-		return errno == EISDIR ? -ENXIO : -errno;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-		return fd;
-	code = S_ISREG(st.st_mode) ? -errno : -ENXIO;
-	close(fd);
-	return code;
+	return fd == -EISDIR ? -ENXIO : fd;
 }
 
 int dbox_file_header_read(int fd, const char *what, struct dbox_file_header *header_r,

@@ -224,6 +224,24 @@ static void reading_is_bounded(void **state)
 	close(fd);
 }
 
+/* Nobody waits for the other end of a FIFO that somebody put in a file's place. */
+static void what_is_no_file_is_not_opened(void **state)
+{
+	const struct place *place = *state;
+	AUTO_BUF struct buf text = BUF_INIT(10);
+
+	assert_int_equal(mkfifoat(place->fd, "fifo", 0600), 0);
+	assert_int_equal(mkdirat(place->fd, "directory", 0700), 0);
+	assert_int_equal(symlinkat("fifo", place->fd, "link"), 0);
+	assert_int_equal(file_read_at(place->fd, "fifo", &text), -ENXIO);
+	assert_int_equal(file_open_regular(place->fd, "fifo", O_WRONLY), -ENXIO);
+	assert_int_equal(file_open_regular(place->fd, "fifo", O_RDWR), -ENXIO);
+	assert_int_equal(file_read_at(place->fd, "directory", &text), -EISDIR);
+	assert_int_equal(file_open_regular(place->fd, "directory", O_RDWR), -EISDIR);
+	assert_int_equal(file_read_at(place->fd, "link", &text), -ELOOP);
+	assert_int_equal(file_read_at(place->fd, "nothing", &text), -ENOENT);
+}
+
 static void safe_names_are_single_components(void **state)
 {
 	char name[300];
@@ -345,6 +363,8 @@ int main(void)
 						place_teardown),
 		cmocka_unit_test(service_manager_is_told),
 		cmocka_unit_test_setup_teardown(reading_is_bounded, place_setup, place_teardown),
+		cmocka_unit_test_setup_teardown(what_is_no_file_is_not_opened, place_setup,
+						place_teardown),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
