@@ -1,4 +1,5 @@
-/* Reclaiming the room of expunged mail, where the format keeps it until then (mdbox). */
+/* Mail that no mailbox has any more, where the format keeps it (mdbox): its room is reclaimed, or
+ * it is told of. */
 #ifndef DSYNCFS_MAIL_PURGE_H
 #define DSYNCFS_MAIL_PURGE_H
 
@@ -16,5 +17,9 @@ struct mail_purged {
 /* Beside Dovecot and everybody else. Nothing to do (0) for Maildir and sdbox, or a user without
  * mail. -EUCLEAN: the storage is damaged, and has to be rebuilt first. */
 int mail_purge(const struct mail_user *user, struct mail_purged *purged_r, struct error *err);
+/* Counts, and logs, the messages that no mailbox has though nobody expunged them: all that shows of
+ * an mdbox mailbox's index log that ends too early. They are not put back, since where Dovecot was
+ * killed between its mailbox and its map an expunged one looks the same. Reads every index. */
+int mail_look_for_unclaimed(const struct mail_user *user, uint32_t *count_r, struct error *err);
 
 #endif

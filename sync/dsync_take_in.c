@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "store/base/log.h"
+#include "store/mail_purge.h"
 #include "store/mailbox.h"
 #include "store/mailbox_list.h"
 
@@ -100,6 +101,8 @@ static int take_in_box(const struct mail_user *user, const char *name, struct er
 int dsync_take_in(const struct mail_user *user, struct error *err)
 {
 	struct mailbox_tree tree;
+	struct error unclaimed;
+	uint32_t count;
 	bool incomplete = false;
 	int rc = mailbox_list_read(user, &tree, &incomplete, err);
 
@@ -113,6 +116,8 @@ int dsync_take_in(const struct mail_user *user, struct error *err)
 			log_debug("%s", box_err.text);
 	}
 	mailbox_tree_free(&tree);
+	if (mail_look_for_unclaimed(user, &count, &unclaimed) < 0)
+		log_debug("%s", unclaimed.text);
 	return 0;
 }
 

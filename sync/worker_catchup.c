@@ -18,6 +18,7 @@
 #include "store/base/crash_point.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/mail_purge.h"
 #include "store/mailbox_list.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
@@ -253,6 +254,16 @@ static void scan_home(struct catch_up *c)
 	}
 }
 
+/* After mailboxes were compared with their files. What is damaged is found, and told, elsewhere. */
+static void look_for_unclaimed(const struct worker_process *w)
+{
+	struct error err = {0};
+	uint32_t count;
+
+	if (mail_look_for_unclaimed(w->user, &count, &err) < 0)
+		log_debug("%s", err.text);
+}
+
 /* ---- the tree ---- */
 
 /* Whether Dovecot (or a sync) has put this into the mailbox log itself. */
@@ -358,6 +369,7 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 		     struct worker_caught_up *result_r, struct error *err)
 {
 	struct catch_up c = {.w = w, .result = result_r, .err = err};
+	bool scanned = false;
 
 	*result_r = (struct worker_caught_up){.reason = ""};
 	for (size_t i = 0; i < events->count; i++) {
@@ -384,9 +396,12 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 
 		if (group->name && (group->scan || group->count))
 			process_group(&c, group);
+		scanned = scanned || group->scan;
 	}
 	if (scan)
 		scan_home(&c);
+	if (scanned || scan)
+		look_for_unclaimed(w);
 	worker_groups_free(&c.groups);
 	if (result_r->failed)
 		result_r->reason = err->text;

@@ -31,100 +31,26 @@ static int uid_cmp(const void *a, const void *b)
 
 /* ---- counts ---- */
 
-struct counts {
-	uint32_t *map_uids, *refs, *kept;
-	size_t count;
-};
-
-static void counts_free(struct counts *counts)
-{
-	free(counts->map_uids);
-	free(counts->refs);
-	free(counts->kept);
-}
-
-/* Every map UID that the map says is referred to. */
-static int list_referred(const struct mdbox_storage *storage, struct counts *counts,
-			 struct error *err)
-{
-	struct index_status status;
-	struct index_record record;
-	struct index_iter iter;
-
-	index_status(storage->map, &status);
-	counts->map_uids = calloc(status.messages + 1U, sizeof(uint32_t));
-	counts->refs = calloc(status.messages + 1U, sizeof(uint32_t));
-	counts->kept = calloc(status.messages + 1U, sizeof(uint32_t));
-	if (!counts->map_uids || !counts->refs || !counts->kept)
-		return error_errno(err, -ENOMEM, "%s", storage->path);
-	index_iter_init(storage->map, 1, &iter);
-	while (counts->count < status.messages && index_iter_next(&iter, &record)) {
-		struct mdbox_entry entry;
-
-		mdbox_map_entry(storage, &record, &entry);
-		if (entry.ref > 0) {
-			counts->kept[counts->count] = entry.ref;
-			counts->map_uids[counts->count++] = entry.map_uid;
-		}
-	}
-	return 0;
-}
-
-/* Leaves those whose count is higher than there are references. */
-static void keep_wrong(struct counts *counts)
-{
-	size_t wrong = 0;
-
-	for (size_t i = 0; i < counts->count; i++) {
-		if (counts->refs[i] >= counts->kept[i])
-			continue;
-		counts->map_uids[wrong] = counts->map_uids[i];
-		counts->kept[wrong++] = counts->kept[i];
-	}
-	counts->count = wrong;
-}
-
-/* Looks twice, the second time under the map's lock: whoever was between its two transactions at
- * the first look holds that until it is done. */
 static int correct_counts(struct mdbox_storage *storage, struct mdbox_purged *purged,
 			  struct error *err)
 {
 	struct index_txn *txn = NULL;
-	struct counts counts = {0};
-	int rc = list_referred(storage, &counts, err);
+	struct mdbox_counts counts;
+	int rc = mdbox_counts_too_high(storage, &counts, &txn, err);
 
-	if (rc == 0)
-		rc = mdbox_count_refs(storage, counts.map_uids, counts.count, counts.refs, err);
-	if (rc == 0)
-		keep_wrong(&counts);
-	if (rc == 0 && counts.count) {
-		rc = mdbox_map_begin(storage, &txn, err);
-		if (rc == 0)
-			rc = mdbox_count_refs(storage, counts.map_uids, counts.count, counts.refs,
-					      err);
-	}
-	for (size_t i = 0; txn && rc == 0 && i < counts.count; i++) {
-		struct mdbox_entry entry;
-
-		if (mdbox_map_find(storage, counts.map_uids[i], &entry) < 0 ||
-		    entry.ref != counts.kept[i] || counts.refs[i] >= entry.ref)
+	for (size_t i = 0; rc == 0 && i < counts.count; i++) {
+		if (counts.refs[i] == 0)
 			continue;
-		if (counts.refs[i] == 0) {
-			purged->unclaimed++;
-			continue;
-		}
-		rc = mdbox_map_set_ref(txn, entry.map_uid, (uint16_t)counts.refs[i], err);
+		rc = mdbox_map_set_ref(txn, counts.map_uids[i], (uint16_t)counts.refs[i], err);
 		purged->corrected++;
 	}
 	if (txn && rc == 0)
 		rc = index_commit(&txn, true, err);
 	else
 		index_abort(&txn);
-	counts_free(&counts);
-	if (purged->unclaimed)
-		log_warning("%s: no mailbox has %u messages that nobody expunged; they are kept "
-			    "(doveadm force-resync puts them back into one)",
-			    storage->path, purged->unclaimed);
+	if (rc == 0)
+		purged->unclaimed = mdbox_counts_tell(storage, &counts);
+	mdbox_counts_free(&counts);
 	return rc;
 }
 

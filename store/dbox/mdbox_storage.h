@@ -144,6 +144,21 @@ int mdbox_each_box(const struct mdbox_storage *storage, mdbox_box_fn *each, void
 int mdbox_count_refs(const struct mdbox_storage *storage, const uint32_t *map_uids, size_t count,
 		     uint32_t *refs_r, struct error *err);
 
+/* ---- counts that are higher than there are references (mdbox_counts.c) ---- */
+
+struct mdbox_counts {
+	uint32_t *map_uids, *refs, *kept; /* refs: as counted; kept: what the map says */
+	size_t count;
+};
+/* Looks twice, the second time under the map's lock: whoever was between its two transactions at
+ * the first look holds that until it is done. *txn_r: has the lock; NULL where nothing is wrong.
+ * counts_r is to be freed in any case. */
+int mdbox_counts_too_high(struct mdbox_storage *storage, struct mdbox_counts *counts_r,
+			  struct index_txn **txn_r, struct error *err);
+void mdbox_counts_free(struct mdbox_counts *counts);
+/* Logs, and returns, how many of them no mailbox has. */
+uint32_t mdbox_counts_tell(const struct mdbox_storage *storage, const struct mdbox_counts *counts);
+
 /* ---- writers that were killed (mdbox_recover.c) ---- */
 
 /*

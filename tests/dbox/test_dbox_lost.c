@@ -21,6 +21,7 @@ static void test_purge_keeps_what_a_mailbox_has_lost(void **state)
 	struct mail_purged purged;
 	struct mailbox_txn *txn;
 	struct error err = {0};
+	uint32_t unclaimed;
 	char *text;
 
 	fill(box, 6);
@@ -33,6 +34,8 @@ static void test_purge_keeps_what_a_mailbox_has_lost(void **state)
 	must(mailbox_commit(&txn, NULL, &err), &err);
 	mailbox_close(&box);
 	mailbox_close(&work);
+	must(mail_look_for_unclaimed(&fx->user, &unclaimed, &err), &err);
+	assert_int_equal(unclaimed, 0);
 	/* The messages 4 to 6, the copy and the expunge. */
 	must_shell("cd '%s/mdbox/mailboxes/INBOX/dbox-Mails' && "
 		   "truncate -s $(($(stat -c %%s dovecot.index.log) * 5 / 10)) dovecot.index.log",
@@ -40,8 +43,10 @@ static void test_purge_keeps_what_a_mailbox_has_lost(void **state)
 	box = must_open(fx, "INBOX");
 	assert_in_range(mailbox_status(box)->messages, 2, 5);
 	mailbox_close(&box);
+	must(mail_look_for_unclaimed(&fx->user, &unclaimed, &err), &err);
+	assert_true(unclaimed > 0);
 	must(mail_purge(&fx->user, &purged, &err), &err);
-	assert_true(purged.unclaimed > 0);
+	assert_int_equal(purged.unclaimed, unclaimed);
 	assert_int_equal(purged.corrected, 1);
 	give_to_user(fx);
 	free(doveadm(fx, "force-resync '*' || true"));
