@@ -23,6 +23,7 @@ struct mail_user {
 	/* attribute_place.h; NULL: there is none. */
 	char *attribute_file, *sieve_dir, *sieve_active;
 	char *special_uses; /* special_use.h */
+	bool as_it_is;	    /* a backup's source: what is damaged is not rebuilt */
 };
 
 /* -ENOENT: no such home. -EINVAL: the name cannot be a user's (it would leave mail_root, is empty,

@@ -88,6 +88,8 @@ static int read_numbers(struct reader *r, struct mailbox_node *node, struct erro
 	}
 	if (rc < 0 && rc != -ENOENT && rc != -EUCLEAN)
 		return rc;
+	if (rc == -EUCLEAN && r->user->as_it_is)
+		return rc;
 	if (rc == -EUCLEAN) {
 		log_warning("%s: rebuilding user=%s mailbox=%s", err->text, r->user->name,
 			    node->name);

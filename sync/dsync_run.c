@@ -439,12 +439,20 @@ int dsync_run_master(const struct dsync_run *run, const struct dsync_location *l
 	return status;
 }
 
-static int run_master(const struct dsync_run *run, const struct dsync_location *location)
+static int run_master(const struct dsync_run *asked, const struct dsync_location *location)
 {
+	enum sync_way copies = asked->options->once ? SYNC_BOTH_WAYS : way_of(asked->options);
+	struct mail_user user = *asked->user;
+	struct dsync_run own = *asked;
+	const struct dsync_run *run = &own;
 	struct local_end end = {.run = run};
 	struct mail_user *other = NULL;
 	struct error err = {0};
 	int status = DSYNC_EXIT_DONE;
+
+	/* What a rebuild does not find would be removed from the copy. */
+	user.as_it_is = copies == SYNC_TO_PEER;
+	own.user = &user;
 
 	if (location->place == DSYNC_PLACE_LOCAL) {
 		int rc = dsync_user_at(run->user, location->mail, &other, &err);
@@ -458,6 +466,7 @@ static int run_master(const struct dsync_run *run, const struct dsync_location *
 			mail_user_free(&other);
 			return DSYNC_EXIT_FAILED;
 		}
+		other->as_it_is = copies == SYNC_FROM_PEER;
 		end.user = other;
 	}
 	if (run->options->dry_run) {

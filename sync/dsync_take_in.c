@@ -84,7 +84,7 @@ static int take_in_box(const struct mail_user *user, const char *name, struct er
 	bool changed;
 	int rc = mailbox_open(user, name, &box, err);
 
-	if (rc == -EUCLEAN) {
+	if (rc == -EUCLEAN && !user->as_it_is) {
 		log_warning("%s: rebuilding it user=%s mailbox=%s", err->text, user->name, name);
 		rc = mailbox_rebuild(user, name, err);
 		if (rc == 0)

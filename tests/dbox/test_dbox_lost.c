@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "store/mail_purge.h"
+#include "store/mailbox_list.h"
 
 /* Nobody expunged them: the mailbox is what was damaged. A count that is only too high is put
  * right. */
@@ -91,6 +92,33 @@ static void test_a_damaged_map_is_not_missing_mail(void **state)
 		mailbox_close(&box);
 		must_shell("rm -rf '%s/mdbox'", fx->home);
 	}
+}
+
+/* A rebuild may not find what the copy still has. */
+static void test_a_backups_source_is_not_rebuilt(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "Work");
+	struct mailbox_tree tree;
+	struct error err = {0};
+	bool incomplete = false;
+
+	fill(box, 2);
+	mailbox_close(&box);
+	must_shell("cd '%s'/?dbox/mailboxes/Work/dbox-Mails && rm dovecot.index.log && "
+		   "mkfifo dovecot.index.log",
+		   fx->home);
+	fx->user.as_it_is = true;
+	must(mailbox_list_read(&fx->user, &tree, &incomplete, &err), &err);
+	assert_true(incomplete);
+	mailbox_tree_free(&tree);
+	must_shell("test -p '%s'/?dbox/mailboxes/Work/dbox-Mails/dovecot.index.log", fx->home);
+	fx->user.as_it_is = false;
+	incomplete = false;
+	must(mailbox_list_read(&fx->user, &tree, &incomplete, &err), &err);
+	assert_false(incomplete);
+	mailbox_tree_free(&tree);
+	must_shell("test -f '%s'/?dbox/mailboxes/Work/dbox-Mails/dovecot.index.log", fx->home);
 }
 
 /* What has a message's file's name and is none costs nothing but what was in that file. */
@@ -362,6 +390,8 @@ int main(void)
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_damaged_map_is_not_missing_mail),
+		MDBOX(test_a_backups_source_is_not_rebuilt),
+		SDBOX(test_a_backups_source_is_not_rebuilt),
 		MDBOX(test_a_directory_in_a_files_place),
 		SDBOX(test_a_directory_in_a_files_place),
 		MDBOX(test_equal_guids_are_not_one_message),
