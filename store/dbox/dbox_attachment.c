@@ -15,7 +15,8 @@
 #include "store/base/log.h"
 
 #define ATTACHMENTS_MAX 10000
-#define COLUMNS_MAX	4096
+#define COLUMNS_MAX	(1U << 30)
+#define PIECE_MAX	4096 /* of a line; whole groups of 4 */
 #define HASHES_DIR	"hashes"
 
 /* ---- what the metadata says ---- */
@@ -301,8 +302,9 @@ struct dbox_attached {
 	int fd;
 	uint64_t left;
 	bool first_line;
-	char line[COLUMNS_MAX + 2];
-	size_t line_at, line_len;
+	unsigned columns_left; /* of the line that has been begun */
+	char piece[PIECE_MAX + 1];
+	size_t piece_at, piece_len;
 };
 
 int dbox_attached_open(const char *dir, const char *suffix, struct dbox_attachments *attachments,
@@ -349,7 +351,8 @@ static int begin_attachment(struct dbox_attached *attached, struct error *err)
 				   path, strerror(errno));
 	attached->left = attachment->size;
 	attached->first_line = true;
-	attached->line_at = attached->line_len = 0;
+	attached->columns_left = 0;
+	attached->piece_at = attached->piece_len = 0;
 	return S_ISREG(st.st_mode) ? 0 : error_set(err, -EBADMSG, "attachment %s: no file", path);
 }
 
@@ -373,20 +376,26 @@ static size_t encode(const unsigned char *from, size_t len, char *to)
 	return (size_t)(to - start);
 }
 
-/* The next line of base64, with the line break before it. */
-static int fill_line(struct dbox_attached *attached, unsigned columns)
+/* The next piece of base64, with the line break before it. */
+static int fill_piece(struct dbox_attached *attached, unsigned columns)
 {
-	unsigned char raw[COLUMNS_MAX / 4 * 3];
-	ssize_t n = file_read_some(attached->fd, raw, columns / 4 * 3);
+	unsigned char raw[PIECE_MAX / 4 * 3];
+	unsigned want;
+	ssize_t n;
 
+	if (attached->columns_left == 0)
+		attached->columns_left = columns;
+	want = attached->columns_left < PIECE_MAX ? attached->columns_left : PIECE_MAX;
+	n = file_read_some(attached->fd, raw, want / 4 * 3);
 	if (n <= 0)
 		return (int)n;
-	attached->line_len = 0;
-	attached->line_at = 0;
-	if (!attached->first_line)
-		attached->line[attached->line_len++] = '\n';
+	attached->piece_len = 0;
+	attached->piece_at = 0;
+	if (!attached->first_line && attached->columns_left == columns)
+		attached->piece[attached->piece_len++] = '\n';
 	attached->first_line = false;
-	attached->line_len += encode(raw, (size_t)n, attached->line + attached->line_len);
+	attached->columns_left -= want;
+	attached->piece_len += encode(raw, (size_t)n, attached->piece + attached->piece_len);
 	return 1;
 }
 
@@ -399,24 +408,24 @@ static ssize_t read_attachment(struct dbox_attached *attached, void *data, size_
 		size = (size_t)attached->left;
 	if (!columns)
 		return file_read_some(attached->fd, data, size);
-	if (attached->line_at == attached->line_len) {
-		int rc = fill_line(attached, columns);
+	if (attached->piece_at == attached->piece_len) {
+		int rc = fill_piece(attached, columns);
 
 		if (rc <= 0)
 			return rc;
 	}
-	have = attached->line_len - attached->line_at;
+	have = attached->piece_len - attached->piece_at;
 	if (have > size)
 		have = size;
-	memcpy(data, attached->line + attached->line_at, have);
-	attached->line_at += have;
+	memcpy(data, attached->piece + attached->piece_at, have);
+	attached->piece_at += have;
 	return (ssize_t)have;
 }
 
 static int end_attachment(struct dbox_attached *attached, struct error *err)
 {
 	char more;
-	bool longer = attached->line_at < attached->line_len ||
+	bool longer = attached->piece_at < attached->piece_len ||
 		      file_read_some(attached->fd, &more, 1) > 0;
 
 	file_close(&attached->fd);
