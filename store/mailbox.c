@@ -260,8 +260,38 @@ int mailbox_changes(struct mailbox *box, uint64_t since, struct mailbox_changes 
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 		      struct mail_body_info *info_r, struct error *err)
 {
-	*body_r = NULL;
-	return told(box, box->format->body_open(box, uid, body_r, info_r, err), err);
+	int rc = told(box, box->format->body_open(box, uid, body_r, info_r, err), err);
+
+	/* Of a body that is no longer open. */
+	if (rc < 0) {
+		*body_r = NULL;
+		*info_r = (struct mail_body_info){.pop3_uidl = ""};
+	}
+	return rc;
+}
+
+static int read_through(struct mail_body *body, struct error *err)
+{
+	char data[16384];
+	ssize_t n;
+
+	do
+		n = mailbox_body_read(body, data, sizeof data, err);
+	while (n > 0);
+	return (int)n;
+}
+
+int mailbox_body_open_whole(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+			    struct mail_body_info *info_r, struct error *err)
+{
+	int rc = mailbox_body_open(box, uid, body_r, info_r, err);
+
+	if (rc < 0 || !(*body_r)->may_break)
+		return rc;
+	rc = read_through(*body_r, err);
+	mailbox_body_close(body_r);
+	*info_r = (struct mail_body_info){.pop3_uidl = ""};
+	return rc < 0 ? rc : mailbox_body_open(box, uid, body_r, info_r, err);
 }
 
 ssize_t mailbox_body_read(struct mail_body *body, void *data, size_t size, struct error *err)

@@ -95,11 +95,15 @@ struct mail_body;
 struct mail_body_info {
 	int64_t received; /* INTERNALDATE, UTC seconds */
 	int64_t saved;
-	const char *pop3_uidl; /* "" if none; valid until the body is closed */
+	const char *pop3_uidl; /* "" if none, or on failure; valid until the body is closed */
 	uint32_t pop3_order;   /* 0 = none */
 };
 int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 		      struct mail_body_info *info_r, struct error *err);
+/* For who cannot take back what it passed on: what may be damaged halfway is read through first,
+ * and fails here. */
+int mailbox_body_open_whole(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+			    struct mail_body_info *info_r, struct error *err);
 ssize_t mailbox_body_read(struct mail_body *body, void *data, size_t size,
 			  struct error *err); /* 0 = end */
 void mailbox_body_close(struct mail_body **body);

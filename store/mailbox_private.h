@@ -36,6 +36,7 @@ struct mail_spool {
 
 struct mail_body {
 	struct mailbox *box;
+	bool may_break; /* compressed, or in several files: damage may show halfway */
 };
 
 /* Where a mailbox lies. Valid only during the call. */

@@ -359,7 +359,7 @@ static int send_mail_item(struct box *box, const struct export_request *request,
 	struct mail_body_info info = {.pop3_uidl = ""};
 	uint32_t uid = import_current_uid(box, request->uid);
 	struct error body_err = {0};
-	int ret = mailbox_body_open(box->mailbox, uid, &export->body, &info, &body_err);
+	int ret = mailbox_body_open_whole(box->mailbox, uid, &export->body, &info, &body_err);
 
 	if (ret < 0) {
 		export->body = NULL;

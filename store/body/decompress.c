@@ -180,6 +180,11 @@ int decompress_open(int fd, uint64_t offset, uint64_t size, bool plain, struct d
 	return 0;
 }
 
+bool decompress_is_compressed(const struct decompress *in)
+{
+	return in->kind != KIND_PLAIN;
+}
+
 void decompress_close(struct decompress **in_ptr)
 {
 	struct decompress *in = *in_ptr;

@@ -20,6 +20,8 @@ struct decompress;
  * its position; fd stays the caller's and must outlive the object. plain: do not look for
  * compression. 0 or a negative errno. */
 int decompress_open(int fd, uint64_t offset, uint64_t size, bool plain, struct decompress **in_r);
+/* Whether it looked compressed. */
+bool decompress_is_compressed(const struct decompress *in);
 /* Bytes read, 0 at the end, or a negative errno. */
 ssize_t decompress_read(struct decompress *in, void *data, size_t size);
 void decompress_close(struct decompress **in);

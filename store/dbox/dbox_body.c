@@ -106,6 +106,7 @@ int dbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
 		dbox_body_close(&body->body);
 		return rc;
 	}
+	body->body.may_break = body->attached || decompress_is_compressed(body->in);
 	*body_r = &body->body;
 	return 0;
 }

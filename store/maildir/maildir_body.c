@@ -125,6 +125,7 @@ int maildir_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body
 		maildir_body_close(&body->body);
 		return rc;
 	}
+	body->body.may_break = decompress_is_compressed(body->in);
 	info_r->received = st.st_mtim.tv_sec;
 	if (index_cache_get_save_date(md->index, &record, &info_r->saved) < 0)
 		info_r->saved = st.st_ctim.tv_sec;

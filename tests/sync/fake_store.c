@@ -649,6 +649,12 @@ int mailbox_body_open(struct mailbox *box, uint32_t uid, struct mail_body **body
 	return 0;
 }
 
+int mailbox_body_open_whole(struct mailbox *box, uint32_t uid, struct mail_body **body_r,
+			    struct mail_body_info *info_r, struct error *err)
+{
+	return mailbox_body_open(box, uid, body_r, info_r, err);
+}
+
 ssize_t mailbox_body_read(struct mail_body *body, void *data, size_t size, struct error *err)
 {
 	size_t len = strlen(body->text);
