@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "store/base/digest.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 
@@ -237,7 +238,8 @@ static int mdbox_message_of(struct dbox *db, const struct index_record *record,
 	if (rc < 0)
 		return rc;
 	guid_from_message_guid(message_r->metadata.guid, &stored);
-	if (dbox_record_guid(db, record, &guid) && !guid_equal(&guid, &stored)) {
+	if (*message_r->metadata.guid && dbox_record_guid(db, record, &guid) &&
+	    !guid_equal(&guid, &stored)) {
 		rc = error_set(err, -EUCLEAN,
 			       "%s: damaged at offset %" PRIu64
 			       ": the message there (%s) is not that of UID %u",
@@ -248,13 +250,75 @@ static int mdbox_message_of(struct dbox *db, const struct index_record *record,
 	return rc;
 }
 
+/* Of what is in the file: the same wherever the message goes. */
+static int guid_of_body(int fd, const struct dbox_message *message, struct guid *guid_r)
+{
+	struct digest_sum *sum = NULL;
+	uint8_t sha1[DIGEST_SHA1_SIZE];
+	uint64_t done = 0;
+	char data[16384];
+	int rc = digest_sum_begin(&sum);
+
+	while (rc == 0 && done < message->body_size) {
+		uint64_t left = message->body_size - done;
+		size_t want = left < sizeof data ? (size_t)left : sizeof data;
+
+		rc = file_pread_all(fd, data, want, (off_t)(message->body_offset + done));
+		if (rc == 0)
+			digest_sum_add(sum, data, want);
+		done += want;
+	}
+	if (rc == 0) {
+		digest_sum_end(sum, sha1);
+		memcpy(guid_r->bytes, sha1, sizeof guid_r->bytes);
+	}
+	digest_sum_free(&sum);
+	return rc;
+}
+
+/* A damaged message that has lost its GUID is a message all the same. The index of an mdbox mailbox
+ * knows it. */
+static int give_guid(struct dbox *db, const struct index_record *record, int fd,
+		     struct dbox_message *message, struct error *err)
+{
+	char hex[GUID_HEX_SIZE];
+	struct guid guid;
+	char *text;
+	int rc = 0;
+
+	if (*message->metadata.guid)
+		return 0;
+	if (!db->multi || !dbox_record_guid(db, record, &guid))
+		rc = guid_of_body(fd, message, &guid);
+	if (rc < 0)
+		return error_errno(err, rc, "%s: UID %u", db->path, record->uid);
+	text = strdup(guid_to_hex(&guid, hex));
+	if (!text)
+		return error_errno(err, -ENOMEM, "%s: UID %u", db->path, record->uid);
+	log_warning("%s: UID %u: the message has no GUID and gets %s", db->path, record->uid, text);
+	free(message->metadata.guid);
+	message->metadata.guid = text;
+	return 0;
+}
+
 int dbox_message_of(struct dbox *db, const struct index_record *record,
 		    struct dbox_message *message_r, int *fd_r, bool *owned_r, struct error *err)
 {
+	int rc;
+
 	*fd_r = -1;
 	*owned_r = !db->multi;
-	return db->multi ? mdbox_message_of(db, record, message_r, fd_r, err)
-			 : sdbox_message_of(db, record->uid, message_r, fd_r, err);
+	rc = db->multi ? mdbox_message_of(db, record, message_r, fd_r, err)
+		       : sdbox_message_of(db, record->uid, message_r, fd_r, err);
+	if (rc < 0)
+		return rc;
+	rc = give_guid(db, record, *fd_r, message_r, err);
+	if (rc < 0) {
+		dbox_message_free(message_r);
+		if (*owned_r)
+			file_close(fd_r);
+	}
+	return rc;
 }
 
 bool dbox_is_missing(const struct dbox *db, int rc)

@@ -64,8 +64,8 @@ static inline struct dbox *dbox_of(struct mailbox *box)
 void dbox_update_status(struct dbox *db);
 /* Opens storage and map, unless they are. */
 int dbox_need_storage(struct dbox *db, bool make, struct error *err);
-/* The message's record, header and metadata, and the open file: the caller closes *fd_r when
- * *owned_r. -ENOENT: no such message, or no file. */
+/* The message's record, header and metadata (which have a GUID, whatever the file has), and the
+ * open file: the caller closes *fd_r when *owned_r. -ENOENT: no such message, or no file. */
 int dbox_message_of(struct dbox *db, const struct index_record *record,
 		    struct dbox_message *message_r, int *fd_r, bool *owned_r, struct error *err);
 /* What dbox_message_of() says of this message alone. An mdbox that is damaged is not: its messages

@@ -85,7 +85,11 @@ static int add_message(void *ctx, const struct dbox_message *message)
 	};
 	if (!found->mailbox)
 		return -ENOMEM;
-	guid_from_message_guid(message->metadata.guid, &found->guid);
+	found->nameless = *message->metadata.guid == '\0';
+	if (found->nameless)
+		guid_generate(&found->guid);
+	else
+		guid_from_message_guid(message->metadata.guid, &found->guid);
 	rebuild->count++;
 	return 0;
 }
@@ -290,7 +294,7 @@ struct found *mdbox_rebuild_find(const struct rebuild *rebuild, const struct gui
 	struct found *mapped = find_map_uid(rebuild, map_uid);
 
 	if (!found) /* or the index knows another message under this map UID */
-		return mapped && !guid_is_empty(guid) ? NULL : mapped;
+		return mapped && !mapped->nameless && !guid_is_empty(guid) ? NULL : mapped;
 	/* Another one with this GUID, and not a copy of it. */
 	return mapped && guid_equal(&mapped->guid, guid) && mapped->size != found->size ? mapped
 											: found;

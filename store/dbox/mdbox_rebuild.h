@@ -17,6 +17,7 @@ struct found {
 	bool is_new;   /* not in the map */
 	bool was_dead; /* the map said that nobody refers to it */
 	bool orphan;   /* goes to its mailbox */
+	bool nameless; /* it has lost its GUID: guid is a new one, and the map UID tells it */
 };
 
 struct broken {

@@ -13,15 +13,21 @@ static const struct index_ext_def mdbox_def = {
 static const struct index_ext_def guid_def = {
 	.name = DBOX_EXT_GUID, .record_size = 16, .record_align = 1};
 
+/* guid_r: which the message has from now on. */
 static struct found *found_of(const struct rebuild *rebuild, const struct index *index,
-			      const struct index_record *record, uint8_t data[DBOX_MDBOX_RECORD])
+			      const struct index_record *record, uint8_t data[DBOX_MDBOX_RECORD],
+			      struct guid *guid_r)
 {
-	struct guid guid = {0};
+	struct found *found;
 
 	memset(data, 0, DBOX_MDBOX_RECORD);
+	*guid_r = (struct guid){0};
 	index_record_ext(index, record, DBOX_EXT_MDBOX, data, DBOX_MDBOX_RECORD);
-	index_record_ext(index, record, DBOX_EXT_GUID, guid.bytes, sizeof guid.bytes);
-	return mdbox_rebuild_find(rebuild, &guid, index_get32(data));
+	index_record_ext(index, record, DBOX_EXT_GUID, guid_r->bytes, sizeof guid_r->bytes);
+	found = mdbox_rebuild_find(rebuild, guid_r, index_get32(data));
+	if (found && (!found->nameless || guid_is_empty(guid_r)))
+		*guid_r = found->guid;
+	return found;
 }
 
 /* ---- counting ---- */
@@ -40,7 +46,8 @@ static int count_box(void *ctx, int dirfd, const char *path, struct error *err)
 	index_iter_init(index, 1, &iter);
 	while (index_iter_next(&iter, &record)) {
 		uint8_t data[DBOX_MDBOX_RECORD];
-		struct found *found = found_of(rebuild, index, &record, data);
+		struct guid guid;
+		struct found *found = found_of(rebuild, index, &record, data, &guid);
 
 		if (found && found->entry.ref < MDBOX_REF_MAX)
 			found->entry.ref++;
@@ -77,7 +84,7 @@ struct box {
 };
 
 static int put_record(struct index_txn *txn, uint32_t uid, const struct found *found,
-		      uint32_t saved, struct error *err)
+		      const struct guid *guid, uint32_t saved, struct error *err)
 {
 	uint8_t data[DBOX_MDBOX_RECORD];
 	int rc;
@@ -85,7 +92,7 @@ static int put_record(struct index_txn *txn, uint32_t uid, const struct found *f
 	index_put32(data, found->entry.map_uid);
 	index_put32(data + 4, saved);
 	rc = index_update_ext(txn, &mdbox_def, uid, data, err);
-	return rc < 0 ? rc : index_update_ext(txn, &guid_def, uid, found->guid.bytes, err);
+	return rc < 0 ? rc : index_update_ext(txn, &guid_def, uid, guid->bytes, err);
 }
 
 /* Records get their map UID; those of messages that are nowhere go. Nobody expunged them: the log
@@ -100,8 +107,8 @@ static int correct_records(const struct box *box, struct index_txn *txn, struct 
 	index_iter_init(box->index, 1, &iter);
 	while (rc == 0 && index_iter_next(&iter, &record)) {
 		uint8_t data[DBOX_MDBOX_RECORD];
-		struct found *found = found_of(box->rebuild, box->index, &record, data);
-		struct guid nobodys;
+		struct guid guid, nobodys;
+		struct found *found = found_of(box->rebuild, box->index, &record, data, &guid);
 
 		if (!found) {
 			guid_generate(&nobodys);
@@ -110,7 +117,7 @@ static int correct_records(const struct box *box, struct index_txn *txn, struct 
 				    record.uid);
 			lost++;
 		} else if (found->entry.map_uid != index_get32(data)) {
-			rc = put_record(txn, record.uid, found, index_get32(data + 4), err);
+			rc = put_record(txn, record.uid, found, &guid, index_get32(data + 4), err);
 		}
 	}
 	if (lost)
@@ -130,7 +137,8 @@ static int append_records(const struct box *box, const struct index *old, struct
 	index_iter_init(old, 1, &iter);
 	while (rc == 0 && index_iter_next(&iter, &record)) {
 		uint8_t data[DBOX_MDBOX_RECORD];
-		struct found *found = found_of(box->rebuild, old, &record, data);
+		struct guid guid;
+		struct found *found = found_of(box->rebuild, old, &record, data, &guid);
 		struct mail_state state = {0};
 
 		if (!found)
@@ -139,7 +147,7 @@ static int append_records(const struct box *box, const struct index *old, struct
 		if (rc == 0)
 			rc = index_mail_append(txn, record.uid, &state, false, 0, err);
 		if (rc == 0)
-			rc = put_record(txn, record.uid, found, index_get32(data + 4), err);
+			rc = put_record(txn, record.uid, found, &guid, index_get32(data + 4), err);
 		mail_state_free(&state);
 	}
 	index_status(old, &status);
@@ -160,7 +168,7 @@ static int append_orphans(const struct box *box, struct index_txn *txn, struct e
 		found->orphan = false;
 		rc = index_mail_append(txn, uid, &state, true, 0, err);
 		if (rc == 0)
-			rc = put_record(txn, uid++, found, now, err);
+			rc = put_record(txn, uid++, found, &found->guid, now, err);
 	}
 	return rc;
 }

@@ -94,6 +94,78 @@ static void test_a_damaged_map_is_not_missing_mail(void **state)
 	}
 }
 
+static int note_guid(void *ctx, const struct mail *mail)
+{
+	char **guids = ctx;
+
+	assert_true(strlen(mail->guid) > 0);
+	assert_in_range(mail->uid, 1, 3);
+	guids[mail->uid] = strdup(mail->guid);
+	assert_non_null(guids[mail->uid]);
+	return 0;
+}
+
+/* The message is all there, and has a GUID: the one of which the index knows the 128 bits, or
+ * always the same. */
+static void test_a_message_without_its_guid(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct error err = {0};
+	char *before[4] = {NULL}, *after[4] = {NULL}, *rebuilt[4] = {NULL};
+	size_t missing;
+	bool changed;
+
+	fill(box, 3);
+	must(mailbox_each(box, 1, UINT32_MAX, note_guid, before, &err), &err);
+	mailbox_close(&box);
+	must_shell("cd '%s'/?dbox/%s && sed -i 's/^G/Q/' %s", fx->home,
+		   is_mdbox(fx) ? "storage" : "mailboxes/INBOX/dbox-Mails",
+		   is_mdbox(fx) ? "m.1" : "u.2");
+	box = must_open(fx, "INBOX");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_int_equal(missing, 0);
+	must(mailbox_each(box, 1, UINT32_MAX, note_guid, after, &err), &err);
+	mailbox_close(&box);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_status(box)->messages, 3);
+	must(mailbox_each(box, 1, UINT32_MAX, note_guid, rebuilt, &err), &err);
+	mailbox_close(&box);
+	for (size_t uid = 1; uid <= 3; uid++) {
+		struct guid was, is;
+
+		guid_from_message_guid(before[uid], &was);
+		guid_from_message_guid(after[uid], &is);
+		assert_true(guid_equal(&was, &is) || (!is_mdbox(fx) && uid == 2));
+		assert_string_equal(rebuilt[uid], after[uid]);
+		free(before[uid]);
+		free(after[uid]);
+		free(rebuilt[uid]);
+	}
+}
+
+/* And says nothing of what it has let go. */
+static void test_a_body_that_cannot_be_opened(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct mail_body *body;
+	struct mail_body_info info;
+	struct error err = {0};
+
+	fill(box, 1);
+	mailbox_close(&box);
+	must_shell("cd '%s'/?dbox/%s && sed -i 's/^R/X/' %s", fx->home,
+		   is_mdbox(fx) ? "storage" : "mailboxes/INBOX/dbox-Mails",
+		   is_mdbox(fx) ? "m.1" : "u.1");
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_body_open(box, 1, &body, &info, &err), -EBADMSG);
+	assert_null(body);
+	assert_string_equal(info.pop3_uidl, "");
+	mailbox_close(&box);
+}
+
 /* A rebuild may not find what the copy still has. */
 static void test_a_backups_source_is_not_rebuilt(void **state)
 {
@@ -390,6 +462,10 @@ int main(void)
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_damaged_map_is_not_missing_mail),
+		MDBOX(test_a_message_without_its_guid),
+		SDBOX(test_a_message_without_its_guid),
+		MDBOX(test_a_body_that_cannot_be_opened),
+		SDBOX(test_a_body_that_cannot_be_opened),
 		MDBOX(test_a_backups_source_is_not_rebuilt),
 		SDBOX(test_a_backups_source_is_not_rebuilt),
 		MDBOX(test_a_directory_in_a_files_place),
