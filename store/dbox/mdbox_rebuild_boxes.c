@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 #include "store/base/log.h"
+#include "store/index/index_changes.h"
 
 static const struct index_ext_def mdbox_def = {
 	.name = DBOX_EXT_MDBOX, .record_size = DBOX_MDBOX_RECORD, .record_align = 4};
@@ -253,6 +254,11 @@ static int write_box(void *ctx, int dirfd, const char *path, struct error *err)
 		index_close(&db.index);
 		rc = error_set(err, -EUCLEAN, "%s: the index is not that of an mdbox mailbox",
 			       path);
+	}
+	if (rc == 0) {
+		rc = index_check_history(db.index, err);
+		if (rc < 0)
+			index_close(&db.index);
 	}
 	if (rc == -EUCLEAN) {
 		log_warning("%s; the index is made anew from what can be read of it",

@@ -462,6 +462,16 @@ int index_changes(struct index *index, uint64_t since, const struct index_positi
 	return 0;
 }
 
+int index_check_history(struct index *index, struct error *err)
+{
+	struct index_changes changes;
+	int ret = index_changes(index, 0, NULL, &changes, err);
+
+	if (ret == 0 || ret == -ERANGE)
+		index_changes_free(&changes);
+	return ret == -ERANGE ? 0 : ret;
+}
+
 void index_changes_free(struct index_changes *changes)
 {
 	pool_free(changes->pool);

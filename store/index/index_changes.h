@@ -49,6 +49,9 @@ struct index_changes {
 int index_changes(struct index *index, uint64_t since, const struct index_position *near,
 		  struct index_changes *changes_r, struct error *err);
 void index_changes_free(struct index_changes *changes);
+/* Whether all that is still there of the log can be read: opening an index reads but what came
+ * after its snapshot. -EUCLEAN: it cannot. */
+int index_check_history(struct index *index, struct error *err);
 
 /* Whether the logs tell of the expunge (or of a request for it) of messages with these GUIDs, and
  * whether they tell of any without saying its GUID. Reads all that there is of the logs. */

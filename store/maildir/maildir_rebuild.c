@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <time.h>
 #include "store/base/log.h"
+#include "store/index/index_changes.h"
 #include "store/index/index_files.h"
 
 /* Makes the uidlist readable, if it is not. */
@@ -74,6 +75,11 @@ static int rebuild_locked(struct maildir *md, const struct mailbox_place *place,
 
 	maildir_index_options(md, &options);
 	rc = index_open(md->index_fd, &options, &md->index, err);
+	if (rc == 0) {
+		rc = index_check_history(md->index, err);
+		if (rc < 0)
+			index_close(&md->index);
+	}
 	if (rc < 0 && rc != -ENOENT && rc != -EUCLEAN)
 		return rc;
 	if (rc == -EUCLEAN)

@@ -145,6 +145,40 @@ static void test_a_message_without_its_guid(void **state)
 	}
 }
 
+/* Opening the mailbox reads the snapshot, and not what came before it; whoever asks what has
+ * changed does. It is mended once, and flags stay. */
+static void test_damage_before_the_snapshot(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box(fx, "INBOX");
+	struct mailbox_changes changes;
+	struct error err = {0};
+	struct mail mail;
+
+	fill(box, 5);
+	mailbox_close(&box);
+	give_to_user(fx);
+	free(doveadm(fx,
+		     "-o mail_index_rewrite_min_log_bytes=1 -o mail_index_rewrite_max_log_bytes=2 "
+		     "flags add '\\Flagged' mailbox INBOX uid 3"));
+	must_shell("cd '%s'/?dbox/mailboxes/INBOX/dbox-Mails && test -s dovecot.index && "
+		   "dd if=/dev/zero of=dovecot.index.log bs=1 seek=180 count=16 conv=notrunc "
+		   "2>/dev/null",
+		   fx->home);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -EUCLEAN);
+	mailbox_close(&box);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	box = must_open(fx, "INBOX");
+	/* The new log does not reach back that far, which is no damage. */
+	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -ERANGE);
+	mailbox_changes_free(&changes);
+	assert_int_equal(mailbox_status(box)->messages, 5);
+	must(mailbox_find(box, 3, &mail, &err), &err);
+	assert_true(mail.flags & MAIL_FLAGGED);
+	mailbox_close(&box);
+}
+
 /* And says nothing of what it has let go. */
 static void test_a_body_that_cannot_be_opened(void **state)
 {
@@ -462,6 +496,8 @@ int main(void)
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_damaged_map_is_not_missing_mail),
+		MDBOX(test_damage_before_the_snapshot),
+		SDBOX(test_damage_before_the_snapshot),
 		MDBOX(test_a_message_without_its_guid),
 		SDBOX(test_a_message_without_its_guid),
 		MDBOX(test_a_body_that_cannot_be_opened),
