@@ -475,6 +475,12 @@ int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		    same_place(&before, &after))
 			break;
 	}
+	if (rc == -ENOENT && mdbox_has_unmapped(storage))
+		rc = error_set(err, -EUCLEAN,
+			       "%s/%s: map UID %" PRIu32
+			       " is said to be in a file that is missing, and there are messages "
+			       "in others that the map does not know",
+			       storage->index_path, INDEX_NAME_MAP, map_uid);
 	*fd_r = storage->file_fd;
 	return rc;
 }

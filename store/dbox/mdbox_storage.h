@@ -31,7 +31,9 @@ struct mdbox_storage {
 	int file_fd;
 	char file_name[4300];
 	int64_t recovered_s; /* when what dead writers left was looked for; 0: not yet */
-	bool map_is_new;     /* map is that of mdbox_map_begin_new() */
+	int64_t unmapped_s;  /* when mdbox_has_unmapped() has looked; 0: not yet */
+	bool has_unmapped;
+	bool map_is_new; /* map is that of mdbox_map_begin_new() */
 };
 
 /* With make, what is missing is made: directories, the map. Else -ENOENT. -EUCLEAN also where a
@@ -78,6 +80,10 @@ void mdbox_map_entry(const struct mdbox_storage *storage, const struct index_rec
  * again before it believes that something is damaged: a purge may have moved the message. */
 int mdbox_message_open(struct mdbox_storage *storage, uint32_t map_uid,
 		       struct dbox_message *message_r, int *fd_r, struct error *err);
+/* Whether files have messages that the map does not know of, or does not know there (as looked for
+ * within the last minute): a message that the map says is in a missing file may be one of them.
+ * Reads the map and a little of each file. (mdbox_unmapped.c) */
+bool mdbox_has_unmapped(struct mdbox_storage *storage);
 /* Removes m.N wherever it is, durably. */
 int mdbox_file_remove(const struct mdbox_storage *storage, uint32_t file_id);
 /* "path/m.N"; in the alternative storage where it is only there. A descriptor or a negative errno.

@@ -145,6 +145,35 @@ static void test_a_message_without_its_guid(void **state)
 	}
 }
 
+/* The map says that a message is in a file that is missing, and it is in another: no message is
+ * missing, which would be taken for expunged. */
+static void test_a_message_in_another_file(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make_box_of_many_files(fx, 5);
+	struct error err = {0};
+	size_t missing;
+	bool changed;
+
+	mailbox_close(&box);
+	must_shell("cd '%s/mdbox/storage' && mv m.2 m.9", fx->home);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_scan(box, &changed, &missing, &err), -EUCLEAN);
+	mailbox_close(&box);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	box = must_open(fx, "INBOX");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_int_equal(missing, 0);
+	assert_int_equal(mailbox_status(box)->messages, 5);
+	mailbox_close(&box);
+	/* One that is lost is. */
+	must_shell("rm '%s/mdbox/storage/m.3'", fx->home);
+	box = must_open(fx, "INBOX");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_int_equal(missing, 1);
+	mailbox_close(&box);
+}
+
 /* Opening the mailbox reads the snapshot, and not what came before it; whoever asks what has
  * changed does. It is mended once, and flags stay. */
 static void test_damage_before_the_snapshot(void **state)
@@ -496,6 +525,7 @@ int main(void)
 		MDBOX(test_purge_keeps_what_a_mailbox_has_lost),
 		MDBOX(test_damaged_messages),
 		MDBOX(test_a_damaged_map_is_not_missing_mail),
+		MDBOX(test_a_message_in_another_file),
 		MDBOX(test_damage_before_the_snapshot),
 		SDBOX(test_damage_before_the_snapshot),
 		MDBOX(test_a_message_without_its_guid),
