@@ -119,7 +119,7 @@ def mailbox_of(path):
             with open(os.path.join(path, part, name), "rb") as file:
                 files[base] = (flags, file.read())
     mails = {}
-    with open(os.path.join(path, "dovecot-uidlist"), encoding="utf-8") as file:
+    with open(os.path.join(path, "dovecot-uidlist"), encoding="utf-8", errors="surrogateescape") as file:
         header = [word for word in file.readline().split() if word[0] in "VNG"]
         for line in file:
             uid, name = int(line.split()[0]), line.rstrip("\n").split(" :", 1)[1].partition(":2,")[0]

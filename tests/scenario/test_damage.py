@@ -3,7 +3,8 @@
 empty Maildir keeps each mail whose bytes are still there, or fails and names the file; a replica loses nothing by it, whether by
 mirror or by backup; a purge removes none; nothing crashes. Beside it, what Dovecot's own force-resync keeps of the same copy.
 
-Usage: test_damage.py [CASES [SEED [FILES]]]      CASES: of each format, else 40. FILES: a pattern, else all
+Usage: test_damage.py [CASES [SEED [FILES]]]      CASES: of each format, else 40. FILES: a pattern, else all,
+of names like "sdbox/mailboxes/INBOX/dbox-Mails/u.1"
 """
 import collections
 import os
@@ -24,7 +25,7 @@ SUBJECT = re.compile(rb"^Subject: n(\d+)$", re.M)
 FILES = {"mdbox": [r"storage/m\.\d+", r"storage/dovecot\.map\.index(\.log|)", r".*/dbox-Mails/dovecot\.index(\.log|\.cache|)",
                    r"dovecot\.list\.index\.log", r"dovecot\.mailbox\.log", r"dovecot-uidvalidity", r"subscriptions"],
          "sdbox": [r".*/dbox-Mails/u\.\d+", r".*/dbox-Mails/dovecot\.index(\.log|\.cache|)", r"dovecot\.list\.index\.log",
-                   r"dovecot\.mailbox\.log"]}
+                   r"dovecot\.mailbox\.log", r"dovecot-uidvalidity", r"subscriptions"]}
 
 
 # --- the stores
@@ -42,6 +43,7 @@ class Store:
             self.doveadm("mailbox", "create", folder) if folder != "INBOX" else None
         self.number = 0
         self.save(MAILS // 2)
+        self.doveadm("mailbox", "subscribe", "Work")
         self.doveadm("flags", "add", r"\Seen $Label1", "mailbox", "*", "uid", "2:4")
         run(["cp", "-a", self.path, self.older])
         self.save(MAILS - MAILS // 2)
@@ -49,8 +51,6 @@ class Store:
         self.doveadm("copy", "Lists/c/d", "mailbox", "INBOX", "uid", "1:3")
         self.doveadm("flags", "add", r"\Flagged Other", "mailbox", "*", "uid", "3:6")
         self.doveadm("fetch", "hdr.subject date.saved", "ALL")
-        self.doveadm("-o", "mail_index_rewrite_min_log_bytes=1", "-o", "mail_index_rewrite_max_log_bytes=2", "flags", "add", "Third",
-                     "mailbox", "Work", "uid", "1")
         self.mails = self.listed(self.home)
         self.parts = {name: self.messages(f"{self.path}/{name}") for name in self.files()}
 
@@ -58,17 +58,21 @@ class Store:
         home = home or self.home
         return self.dovecot.at(f"{self.kind}:{home}/{self.kind}", home, "-o", "mdbox_rotate_size=8k", *args, **options)
 
+    SNAPSHOT = ["-o", "mail_index_rewrite_min_log_bytes=1", "-o", "mail_index_rewrite_max_log_bytes=2"]
+
     def save(self, count):
-        for _ in range(count):
+        """With the snapshots of a mailbox and the map, in the end."""
+        for last in reversed(range(count)):
             number, self.number = self.number, self.number + 1
-            self.doveadm("save", "-m", FOLDERS[number % len(FOLDERS)],
+            self.doveadm(*(self.SNAPSHOT if last == 0 else []), "save", "-m", FOLDERS[number % len(FOLDERS)],
                          input=f"From: a@example.org\nSubject: n{number}\n\n" + f"line {number}\n" * (number * 7 % 60))
+        self.doveadm(*self.SNAPSHOT, "flags", "add", f"After{self.number}", "mailbox", "Work", "uid", "1")
 
     def listed(self, home):
         """(folder, number) of each mail that Dovecot shows."""
         text = self.doveadm("-f", "tab", "fetch", "mailbox hdr.subject", "ALL", home=home).stdout
         return sorted((folder, int(subject[1:])) for folder, subject in
-                      (line.split("\t") for line in text.splitlines()[1:]))
+                      (line.split("\t") for line in text.splitlines()[1:]) if re.fullmatch(r"n\d+", subject))
 
     def files(self):
         found = []
@@ -247,9 +251,9 @@ class Case:
         kept = self.kept(f"{self.home}/Maildir")
         there = {number for _, number in kept}
         missing = {number for _, number in self.store.mails if number in self.intact} - there
-        # What it cannot read it names, and it does not say that all is well. A log that ends earlier, or an older one, cannot be
-        # told from one that was never longer: what it had told of is not lost, though (see purge()).
-        if missing and not self.is_shorter_log():
+        # What it cannot read it names, and it does not say that all is well. A mailbox's log that ends earlier, or an older one,
+        # cannot be told from one that was never longer; that messages of the storage are in no mailbox can.
+        if missing and "no mailbox has" not in self.said:
             assert result.returncode != 0 and os.path.basename(self.name) in self.said, \
                 (self.what, "lost silently", sorted(missing), result.returncode, self.said)
         return kept, result.returncode, missing
@@ -263,6 +267,9 @@ class Case:
         after = self.kept(f"{self.home}/Maildir")
         gone = collections.Counter(before) - collections.Counter(after)
         doubled = collections.Counter(after) - collections.Counter(before)
+        # What is damaged so that nothing shows it is another mail, of which a backup is the copy.
+        if verb == "backup" and self.damage in (flip, zero) and re.search(r"/[mu]\.\d+$", self.name):
+            gone = {mail: count for mail, count in gone.items() if mail[1] in self.intact}
         # An mdbox whose log was cut short is a source that has less: a folder becomes that (README).
         if verb == "backup" and self.store.kind == "mdbox" and self.is_shorter_log():
             folder = os.path.dirname(os.path.dirname(self.name)).removeprefix("mailboxes/").replace("&AOQ-", "ä")
@@ -283,12 +290,13 @@ class Case:
                     assert body in left, (self.what, "purged", name, number, result)
 
     def dovecot(self):
+        """What it lists; None where its repair aborts or finds no end (a damaged map)."""
         self.spoil()
-        for _ in range(2):
-            self.store.doveadm("force-resync", "*", home=self.home, expect=range(-64, 256), timeout=120)  # it may abort
         try:
+            for _ in range(2):
+                self.store.doveadm("force-resync", "*", home=self.home, expect=range(-64, 256), timeout=20)
             return self.store.listed(self.home)
-        except AssertionError:
+        except (AssertionError, subprocess.TimeoutExpired):
             return None
 
 
@@ -298,7 +306,24 @@ def conf(directory, kind):
                    f"mail_uid = {MAIL_UID}\nmail_gid = {MAIL_UID}\nstate_dir = {directory}/state\n")
 
 
+def examine(case, replica, state):
+    """What becomes of it in each way, as a text."""
+    kept, code, missing = case.mirror_to_nothing()
+    with_state = case.mirror_to_a_replica(replica, "mirror", "-s", state)
+    without = case.mirror_to_a_replica(replica, "mirror")
+    backup = case.mirror_to_a_replica(replica, "backup")
+    if case.store.kind == "mdbox":
+        case.purge()
+    theirs = case.dovecot()
+    lacking = {n for _, n in theirs or []} & case.intact - {n for _, n in kept}
+    return (f"{len(case.intact)} of {sum(map(len, case.store.parts.values()))} intact; mirror {code}, {len(kept)} kept"
+            f"{', named: ' + str(sorted(missing)) if missing else ''}; replica {with_state} {without} backup {backup}; "
+            f"Dovecot keeps {'nothing readable' if theirs is None else len(theirs)}"
+            f"{' MORE: ' + str(sorted(lacking)) if lacking else ''}")
+
+
 def damage_one_by_one(dovecot, directory, kind, cases, seed, pattern):
+    """Gives what was found wrong."""
     store = Store(dovecot, directory, kind)
     conf(directory, kind)
     assert len(store.mails) == MAILS - 1 + 3 and len(store.parts) > 3, store.mails
@@ -311,34 +336,40 @@ def damage_one_by_one(dovecot, directory, kind, cases, seed, pattern):
     subprocess.run(["cp", "-a", f"{whole.home}/Maildir", replica], check=True)
     rng = random.Random(seed)
     groups = collections.defaultdict(list)
-    for name in filter(re.compile(pattern).search, store.files()):
-        groups[re.sub(r"\d+", "N", os.path.basename(name))].append(name)
-    for number in range(cases):
-        group = sorted(groups)[number % len(groups)]
-        case = Case(store, directory, rng.choice(groups[group]), DAMAGES[(number // len(groups)) % len(DAMAGES)],
-                    rng.randrange(1 << 30))
+    for name in store.files():
+        if re.search(pattern, f"{kind}/{name}"):
+            groups[re.sub(r"\d+", "N", os.path.basename(name))].append(name)
+    reached, findings = collections.Counter(), []
+    for number in range(cases if groups else 0):
+        group, damage = sorted(groups)[number % len(groups)], DAMAGES[(number // len(groups)) % len(DAMAGES)]
+        names = [name for name in groups[group] if damage is not older or os.path.exists(f"{store.older}/{name}")]
+        case = Case(store, directory, rng.choice(names or groups[group]), damage, rng.randrange(1 << 30))
         try:
             case.spoil()
         except FileNotFoundError:
             continue
-        kept, code, missing = case.mirror_to_nothing()
-        with_state = case.mirror_to_a_replica(replica, "mirror", "-s", state)
-        without = case.mirror_to_a_replica(replica, "mirror")
-        backup = case.mirror_to_a_replica(replica, "backup")
-        if kind == "mdbox":
-            case.purge()
-        theirs = case.dovecot()
-        lacking = {n for _, n in theirs or []} & case.intact - {n for _, n in kept}
-        print(f"{case.what}: {len(case.intact)} of {sum(map(len, store.parts.values()))} intact; mirror {code}, {len(kept)} kept"
-              f"{', named: ' + str(sorted(missing)) if missing else ''}; replica {with_state} {without} backup {backup}; "
-              f"Dovecot keeps {'nothing readable' if theirs is None else len(theirs)}"
-              f"{' MORE: ' + str(sorted(lacking)) if lacking else ''}", flush=True)
+        try:
+            print(f"{case.what}: {examine(case, replica, state)}", flush=True)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            print(f"{case.what}: FOUND {error}", flush=True)
+            findings.append(f"{case.what}: {error}")
+        reached[group, case.damage.__name__] += 1
+    kinds = list(dict.fromkeys(damage.__name__ for damage in DAMAGES))
+    for group in sorted(groups):
+        print(f"{kind} {group}:", *(f"{name} {reached[group, name]}" for name in kinds))
+        has_older = any(os.path.exists(f"{store.older}/{name}") for name in groups[group])
+        can_be = [name for name in kinds if name != "older" or has_older]
+        never = [name for name in can_be if not reached[group, name]]
+        if cases >= len(groups) * len(DAMAGES) and never:
+            findings.append(f"{kind} {group}: never reached: {never}")
+    return findings
+
 
 def main(cases="40", seed="1", pattern="."):
     with Directory() as top, Dovecot(top, "doveadm") as dovecot:
-        for kind in ("mdbox", "sdbox"):
-            damage_one_by_one(dovecot, top, kind, int(cases), int(seed), pattern)
-            print("ok", kind)
+        findings = [found for kind in ("mdbox", "sdbox")
+                    for found in damage_one_by_one(dovecot, top, kind, int(cases), int(seed), pattern)]
+    assert not findings, "\n".join(findings)
 
 
 if __name__ == "__main__":
