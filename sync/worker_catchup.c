@@ -254,8 +254,7 @@ static void scan_home(struct catch_up *c)
 	}
 }
 
-/* After mailboxes were compared with their files. What is damaged is found, and told, elsewhere. */
-static void look_for_unclaimed(const struct worker_process *w)
+void worker_look_for_unclaimed(const struct worker_process *w)
 {
 	struct error err = {0};
 	uint32_t count;
@@ -401,7 +400,7 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 	if (scan)
 		scan_home(&c);
 	if (scanned || scan)
-		look_for_unclaimed(w);
+		worker_look_for_unclaimed(w);
 	worker_groups_free(&c.groups);
 	if (result_r->failed)
 		result_r->reason = err->text;

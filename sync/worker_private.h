@@ -80,6 +80,8 @@ void worker_report_place(struct worker_process *w, const char *dir, const struct
  */
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
 		     struct worker_caught_up *result_r, struct error *err);
+/* mail_look_for_unclaimed(). What is damaged is found, and told, elsewhere. */
+void worker_look_for_unclaimed(const struct worker_process *w);
 
 /* ---- worker_unsettled.c: mailboxes of which dsyncd knows more than their index ---- */
 

@@ -437,6 +437,9 @@ static void run_job(struct worker_process *w, const struct worker_job *job,
 	/* The mailbox names of go point into the message, and others follow. */
 	message = w->in;
 	w->in = (struct buf)BUF_INIT(WORKER_MESSAGE_MAX);
+	/* As an admin asks for who looks for mail. */
+	if (go.type == SYNC_FULL)
+		worker_look_for_unclaimed(w);
 	sync_with_peer(w, job->peer, &go);
 }
 
