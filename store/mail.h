@@ -1,4 +1,4 @@
-/* One message as every format shows it. */
+/* One message as every format shows it, and what the index log tells of it. */
 #ifndef DSYNCFS_MAIL_H
 #define DSYNCFS_MAIL_H
 
@@ -32,6 +32,28 @@ struct mail {
 	uint64_t modseq;
 	const char *guid; /* the message GUID as a string: any bytes but NUL, LF and space */
 	struct keyword_set keywords;
+};
+
+/* What the index log tells about one message since a modseq. Flags and keywords: the last change of
+ * each. New messages and messages that were only given a modseq have nothing but the uid. */
+struct mailbox_change {
+	uint32_t uid;
+	uint64_t modseq;	/* of the last change */
+	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
+	bool expunged;
+	bool has_guid;	  /* of an expunged one: guid is known */
+	struct guid guid; /* 128-bit form */
+	uint8_t add_flags, remove_flags;
+	struct keyword_set add_keywords, remove_keywords;
+};
+
+/* What the log tells about an attribute of the mailbox that was set or removed; the value is
+ * elsewhere (attributes.h). */
+struct mailbox_attribute {
+	bool shared, removed;
+	const char *key;
+	int64_t time; /* UTC seconds */
+	uint64_t modseq;
 };
 
 #endif

@@ -176,51 +176,16 @@ int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct 
 static int list_changes(struct index *index, uint64_t since, struct mailbox_changes *changes_r,
 			struct error *err)
 {
-	struct index_changes *found = calloc(1, sizeof *found);
-	int rc;
+	struct index_changes found;
+	int rc = index_changes(index, since, NULL, &found, err);
 
-	*changes_r = (struct mailbox_changes){0};
-	if (!found)
-		return error_errno(err, -ENOMEM, "changes");
-	rc = index_changes(index, since, NULL, found, err);
-	if (rc < 0 && rc != -ERANGE) {
-		free(found);
-		return rc;
-	}
-	changes_r->pool = found;
-	changes_r->change = calloc(found->count ? found->count : 1, sizeof *changes_r->change);
-	changes_r->attribute = calloc(found->attribute_count + 1, sizeof *changes_r->attribute);
-	if (!changes_r->change || !changes_r->attribute) {
-		mailbox_changes_free(changes_r);
-		return error_errno(err, -ENOMEM, "changes");
-	}
-	for (size_t i = 0; i < found->count; i++) {
-		const struct index_change *from = &found->change[i];
-
-		changes_r->change[changes_r->count++] = (struct mailbox_change){
-			.uid = from->uid,
-			.modseq = from->modseq,
-			.append_modseq = from->append_modseq,
-			.expunged = from->expunged,
-			.has_guid = from->has_guid,
-			.guid = from->guid,
-			.add_flags = from->add_flags,
-			.remove_flags = from->remove_flags,
-			.add_keywords = from->add_keywords,
-			.remove_keywords = from->remove_keywords,
-		};
-	}
-	for (size_t i = 0; i < found->attribute_count; i++) {
-		const struct index_attribute *from = &found->attribute[i];
-
-		changes_r->attribute[changes_r->attribute_count++] = (struct mailbox_attribute){
-			.shared = from->shared,
-			.removed = from->removed,
-			.key = from->key,
-			.time = from->time,
-			.modseq = from->modseq,
-		};
-	}
+	*changes_r = (struct mailbox_changes){
+		.change = found.change,
+		.count = found.count,
+		.attribute = found.attribute,
+		.attribute_count = found.attribute_count,
+		.pool = found.pool,
+	};
 	return rc;
 }
 
@@ -454,12 +419,9 @@ int mailbox_settle(struct mailbox *box, struct error *err)
 /* What they point to is the index's, and hangs in the pool. */
 void mailbox_changes_free(struct mailbox_changes *changes)
 {
-	struct index_changes *index_side = changes->pool;
+	struct index_changes found = {
+		.change = changes->change, .attribute = changes->attribute, .pool = changes->pool};
 
-	free(changes->change);
-	free(changes->attribute);
-	if (index_side)
-		index_changes_free(index_side);
-	free(index_side);
+	index_changes_free(&found);
 	*changes = (struct mailbox_changes){0};
 }

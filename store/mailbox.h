@@ -55,27 +55,6 @@ int mailbox_each(struct mailbox *box, uint32_t first_uid, uint32_t last_uid, mai
 		 void *ctx, struct error *err);
 int mailbox_find(struct mailbox *box, uint32_t uid, struct mail *mail_r, struct error *err);
 
-/* What the index log tells about one message since a modseq. Flags and keywords: the last change of
- * each. */
-struct mailbox_change {
-	uint32_t uid;
-	uint64_t modseq;	/* of the last change */
-	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
-	bool expunged;
-	bool has_guid;	  /* of an expunged one: guid is known */
-	struct guid guid; /* 128-bit form */
-	uint8_t add_flags, remove_flags;
-	struct keyword_set add_keywords, remove_keywords;
-};
-
-/* What the log tells about an attribute of the mailbox (attributes.h). */
-struct mailbox_attribute {
-	bool shared, removed;
-	const char *key;
-	int64_t time; /* UTC seconds */
-	uint64_t modseq;
-};
-
 struct mailbox_changes {
 	struct mailbox_change *change; /* ascending uid; malloc'ed, may be put in another's place */
 	size_t count;

@@ -201,12 +201,12 @@ static void fill_keywords(struct pool *pool, size_t *used, const struct event *e
 
 /* events: all of one message, merged. False: nothing to tell. */
 static bool fill_change(const struct index *index, struct pool *pool, size_t *used,
-			const struct event *events, size_t count, struct index_change *change_r)
+			const struct event *events, size_t count, struct mailbox_change *change_r)
 {
 	struct index_record record;
 	bool there = index_find(index, events[0].uid, &record) == 0;
 
-	*change_r = (struct index_change){.uid = events[0].uid};
+	*change_r = (struct mailbox_change){.uid = events[0].uid};
 	for (size_t i = 0; i < count; i++) {
 		if (events[i].modseq > change_r->modseq)
 			change_r->modseq = events[i].modseq;
@@ -302,7 +302,7 @@ static size_t add_requested_guids(struct walk *walk, struct index_changes *chang
 	if (count != 0)
 		qsort(requests, count, sizeof(*requests), compare_requests);
 	for (size_t i = 0; i < changes->count; i++) {
-		struct index_change *change = &changes->change[i];
+		struct mailbox_change *change = &changes->change[i];
 		const struct request key = {.uid = change->uid}, *found = NULL;
 
 		if (!change->expunged || change->has_guid)

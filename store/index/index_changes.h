@@ -10,31 +10,10 @@
 #include "store/index/index.h"
 #include "store/mail.h"
 
-/* Flags and keywords: the last change of each since the modseq. New messages and messages that were
- * only given a modseq are here too, with nothing but the uid. */
-struct index_change {
-	uint32_t uid;
-	bool expunged;			 /* by an external record, and not in the view */
-	bool has_guid;			 /* of an expunged one: guid is known */
-	struct guid guid;		 /* 128-bit form */
-	uint8_t add_flags, remove_flags; /* enum mail_flag */
-	struct keyword_set add_keywords, remove_keywords;
-	uint64_t modseq;	/* of the last change */
-	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
-};
-
-/* An attribute of the mailbox that was set or removed; the value is elsewhere. */
-struct index_attribute {
-	bool shared, removed;
-	const char *key;
-	int64_t time; /* UTC seconds */
-	uint64_t modseq;
-};
-
 struct index_changes {
-	struct index_change *change; /* ascending uid */
+	struct mailbox_change *change; /* ascending uid */
 	size_t count;
-	struct index_attribute *attribute; /* the last change of each */
+	struct mailbox_attribute *attribute; /* the last change of each */
 	size_t attribute_count;
 	/* Only header fields may have changed: uid_validity, next_uid and first_recent_uid are in
 	 * the view. */

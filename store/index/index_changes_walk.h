@@ -29,7 +29,7 @@ struct request {
 };
 
 struct attribute_event {
-	struct index_attribute attribute;
+	struct mailbox_attribute attribute;
 	size_t key; /* in keys */
 };
 

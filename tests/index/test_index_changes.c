@@ -63,7 +63,7 @@ static uint8_t keyword_bits(struct keyword_set set)
 	return bits;
 }
 
-static void apply_change(struct message *messages, const struct index_change *change,
+static void apply_change(struct message *messages, const struct mailbox_change *change,
 			 const struct message *now)
 {
 	struct message *message = &messages[change->uid];
