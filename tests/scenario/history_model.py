@@ -104,6 +104,10 @@ class Model:
             low = low + sum(c for _, kind, c in mail.operations if kind in ("copy", "deliver")) - expunges
             # The same copy may have been expunged on both.
             high = high + copies + moves - (1 if sure and not moves else 0)
+        # What both nodes put into one folder before they hear of each other is one message: of one GUID, as what a broken
+        # session carried over is.
+        put = collections.Counter(who[-1] for who, kind, _ in mail.operations if kind in ("copy", "move"))
+        low -= min(put["a"], put["b"])
         if mail.removable and user in self.removed_folder:
             low = 0
         return max(low, 0), max(high, 0)
