@@ -331,7 +331,12 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 	/* By the time it is looked at it may be gone, and then which one it was counts. */
 	if (!guid_is_empty(&event->guid))
 		worker_report_place(w, event->event.name, &event->guid);
-	if (mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
+	/* A worker's own is logged by itself, with the time of who did it. By now others may have
+	 * had these names since, so that it would be logged again, as newer than what the peer has:
+	 * and the peer's next rename would be undone. Where the worker was killed before it logged
+	 * it, both have this name. */
+	if (event->event.origin == 0 &&
+	    mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
 		note_failure(c, &err);
 	process_box(c, to, &(struct worker_group){.scan = false});
 }

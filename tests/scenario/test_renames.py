@@ -46,6 +46,29 @@ def shuffle(maildir, kept, removed):
     return {".Moved": sorted([kept, come]), ".Old": [other]}
 
 
+def follow(pair, maildir):
+    """A folder is renamed to where another was a moment ago, and that one twice: what the other node did after us is no later
+    wish of its own."""
+    names = {name: plain.files(f"{maildir}/{name}") for name in (".Old", ".Moved")}
+    pair.a.kill("dsyncd", signal.SIGTERM)
+    os.rename(maildir + "/.Moved", maildir + "/.First")
+    os.rename(maildir + "/.Old", maildir + "/.Second")
+    os.rename(maildir + "/.First", maildir + "/.Old")
+    pair.a.start_dsyncd()
+    expected = {".Second": sorted(names[".Old"]), ".Old": sorted(names[".Moved"])}
+    both_have(pair, expected)
+    # The other node has taken in what the sync did there when it has told of this one.
+    mail = plain.deliver(pair.b.home(USER) + "/Maildir", "there")
+    eventually("the mail is here", lambda: mail in plain.files(maildir))
+    os.rename(maildir + "/.Second", maildir + "/.Third")
+    expected[".Third"] = expected.pop(".Second")
+    both_have(pair, expected)
+    # As it was.
+    os.rename(maildir + "/.Old", maildir + "/.Moved")
+    os.rename(maildir + "/.Third", maildir + "/.Old")
+    return {".Moved": expected[".Old"], ".Old": expected[".Third"]}
+
+
 def remove(folder):
     """As rm -r: dsyncd may write in the folder meanwhile."""
     eventually("it is removed", lambda: not shutil.rmtree(folder), 10)
@@ -105,6 +128,7 @@ def main():
         expected = shuffle(maildir, kept, removed)
         pair.a.start_dsyncd()
         both_have(pair, expected)
+        both_have(pair, follow(pair, maildir))
 
         # Again, while dsyncd runs and as it may meet it: with .Moved out of the way, and its mails the ones at stake.
         for number in range(5):
