@@ -108,8 +108,8 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
 /* Directories changed places. */
 void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
 
-/* For observe_dir.c and observe_maildir.c: something was removed from the directory of names[i],
- * with the ticket of that event. */
+/* For observe_dir.c and observe_maildir.c: something was removed from the directory of names[i], or
+ * a directory was renamed from or to it, with the ticket of that event. */
 void observe_removed(const struct observed *op, unsigned i, uint64_t ticket);
 /* For observe_dir.c: the mailbox that names[i] is in changes, as its stamp will tell; does not
  * wait. */

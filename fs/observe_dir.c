@@ -204,8 +204,12 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
 	locate_dir(op, 0, &from);
 	locate_dir(op, 1, &to);
 	if (in_home(&from) && in_home(&to) && strcmp(from.home, to.home) == 0) {
+		uint64_t ticket;
+
 		dirty_text(op, &to);
-		observe_push(op, MAIL_EVENT_DIR_RENAMED, from.home, from.dir, to.dir, "");
+		ticket = observe_push(op, MAIL_EVENT_DIR_RENAMED, from.home, from.dir, to.dir, "");
+		observe_removed(op, 0, ticket);
+		observe_removed(op, 1, ticket);
 		if (place)
 			dirty_rename(op->observer->dirty, place, rescan_busy, op);
 		goto out;

@@ -51,9 +51,9 @@ struct place {
 	struct place *parent; /* NULL: the root */
 	char *name;
 	unsigned refs;
-	struct dirty_box *dirty; /* owned and guarded by dirty.c; NULL: not known to be dirty */
-	_Atomic uint64_t
-		removal; /* observe.c's: the journal's ticket of the last removal from it */
+	struct dirty_box *dirty;  /* owned and guarded by dirty.c; NULL: not known to be dirty */
+	_Atomic uint64_t removal; /* observe.c's: the journal's ticket of the last removal from it,
+				     or of a directory's rename from or to it */
 };
 
 #define PLACE_PATH_MAX 4096

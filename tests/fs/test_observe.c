@@ -385,6 +385,21 @@ static const char *dir_renamed(struct fixture *f, struct place *from, const char
 	return journal_double_take_events();
 }
 
+/* Who syncs the directory of the mailboxes knows where they are: that is in the journal as well. */
+static void a_sync_waits_for_renames_of_directories(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_string_equal(synced(f, f->maildir), "");
+	dir_renamed(f, f->maildir, ".Work", f->maildir, ".Play", -1);
+	assert_string_equal(synced(f, f->maildir), "wait " HOME "|Maildir/.Work\n");
+	dir_removed(f, f->maildir, ".Play");
+	assert_string_equal(synced(f, f->maildir), "wait " HOME "|Maildir/.Play\n");
+	dir_renamed(f, f->work, "Sub", f->maildir, ".Sub", -1);
+	assert_string_equal(synced(f, f->maildir), "wait " HOME "|Maildir/.Work/Sub\n");
+	assert_string_equal(synced(f, f->work), "wait " HOME "|Maildir/.Work/Sub\n");
+}
+
 static void mailboxes_renamed(void **state)
 {
 	struct fixture *f = *state;
@@ -585,6 +600,7 @@ int main(void)
 		TEST(removals_are_told_ahead),
 		TEST(move_between_mailboxes),
 		TEST(a_sync_waits_for_removals),
+		TEST(a_sync_waits_for_renames_of_directories),
 		TEST(dot_files_are_no_mail),
 		TEST(events_wait_for_the_lock),
 		TEST(uidlist_and_keywords),
