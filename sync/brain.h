@@ -95,9 +95,10 @@ struct sync_host {
 	 * known now; negative. NULL: nobody can tell, and nothing is put back. */
 	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
 			       struct error *err);
-	/* Whether all that programs did to directories up to this call is in the list's logs. 0; 1:
-	 * something is on its way; negative. NULL: nobody can tell. */
-	int (*tree_is_told)(void *ctx, struct error *err);
+	/* Whether all that programs did to directories up to this call is in the list's logs;
+	 * makes_again: a mailbox is to be made that was here, and may be one that somebody is
+	 * removing. 0; 1: something is on its way; negative. NULL: nobody can tell. */
+	int (*tree_is_told)(void *ctx, bool makes_again, struct error *err);
 	/* One mailbox is done: all of it is durable here, and there. Must be durable before it is
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,
@@ -112,9 +113,10 @@ struct sync_host {
 	 * of all of them. *list_r is freed by the brain. May be NULL. */
 	int (*expunged)(void *ctx, const struct guid *mailbox, struct sync_expunge **list_r,
 			size_t *count_r, struct error *err);
-	/* The mailbox has this name, or gets it in a moment: told before a rename, and for all of
-	 * them after the list was changed. May be NULL. */
-	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid);
+	/* The mailbox has this name; moved: it gets it in a moment. Told before a rename, of all
+	 * after the list was changed, and of those without a state before the peer hears of them.
+	 * May be NULL. */
+	void (*mailbox_placed)(void *ctx, const char *mailbox, const struct guid *guid, bool moved);
 	/* Progress, for logs and terminals. May be NULL. */
 	void (*mailbox_done)(void *ctx, const char *mailbox, unsigned sent, unsigned received);
 	/* The mailbox was listed, or left, as this says; NULL: somebody changed it meanwhile. May

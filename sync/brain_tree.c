@@ -110,23 +110,44 @@ static int check_complete(const struct brain *brain, struct error *err)
 
 /* What a program did to directories without a word in the mailbox log, or a mail server has logged
  * since, the tree does not tell: a merge may do the opposite. One way, that does not count. */
-static int check_told(const struct brain *brain, struct error *err)
+static int check_told(const struct brain *brain, bool makes_again, struct error *err)
 {
 	int ret = 0;
 
 	if (brain->host->tree_is_told == NULL || brain->way == SYNC_FROM_PEER)
 		return 0;
-	ret = brain->host->tree_is_told(brain->host->ctx, err);
+	ret = brain->host->tree_is_told(brain->host->ctx, makes_again, err);
 	if (ret == 0 && list_moment_lasts(brain->user, &brain->tree_moment))
 		return 0;
 	return ret < 0 ? ret : error_set(err, -ESTALE, "mailboxes were changed here just now");
+}
+
+/* Who watches the store knows a directory by the mailbox that it was. */
+static void tell_place(const struct brain *brain, const char *name, const struct guid *guid,
+		       bool moved)
+{
+	if (brain->host->mailbox_placed != NULL && !guid_is_empty(guid))
+		brain->host->mailbox_placed(brain->host->ctx, name, guid, moved);
+}
+
+/* What the peer hears of now may be gone in a moment. With a mailbox that has lost its uidlist it
+ * is the only word of the GUID that it has got, which the peer's takes, too. */
+static void tell_new_places(const struct brain *brain)
+{
+	for (size_t i = 0; i < brain->tree.node_count; i++) {
+		const struct mailbox_node *node = &brain->tree.nodes[i];
+
+		if (node->exists && brain_saved_state(brain, &node->guid) == NULL)
+			tell_place(brain, node->name, &node->guid, false);
+	}
 }
 
 static int send_tree(struct brain *brain, const struct peer_tree *peer, struct error *err)
 {
 	struct error untold;
 
-	brain->untold = check_told(brain, &untold) < 0;
+	tell_new_places(brain);
+	brain->untold = check_told(brain, false, &untold) < 0;
 	return brain_send_tree(brain, peer, err);
 }
 
@@ -336,20 +357,13 @@ static int adopt_guid(struct brain *brain, const struct merge_tree_action *actio
 	return attributes_move(brain->user, &action->own_guid, &action->guid, err);
 }
 
-/* Who watches the store knows a directory by the mailbox that it was. */
-static void tell_place(const struct brain *brain, const char *name, const struct guid *guid)
-{
-	if (brain->host->mailbox_placed != NULL && !guid_is_empty(guid))
-		brain->host->mailbox_placed(brain->host->ctx, name, guid);
-}
-
-static void tell_places(const struct brain *brain)
+static void tell_all_places(const struct brain *brain)
 {
 	for (size_t i = 0; i < brain->tree.node_count; i++) {
 		const struct mailbox_node *node = &brain->tree.nodes[i];
 
 		if (node->exists)
-			tell_place(brain, node->name, &node->guid);
+			tell_place(brain, node->name, &node->guid, false);
 	}
 }
 
@@ -380,7 +394,7 @@ static int apply_action(struct brain *brain, const struct merge_tree_action *act
 		    list_renamed_just_now(user, action->name))
 			return error_set(err, -ESTALE, "it was renamed here just now");
 		/* Before anybody can remove it under its new name. */
-		tell_place(brain, action->new_name, &action->guid);
+		tell_place(brain, action->new_name, &action->guid, true);
 		return mailbox_list_rename(user, action->name, action->new_name,
 					   action->time ? action->time + brain->own_ahead : 0, err);
 	case MERGE_TREE_ADOPT_GUID:
@@ -417,13 +431,26 @@ static bool changes_places(const struct merge_tree_action *action)
 }
 
 /* Whether mailboxes may be made, renamed and removed here, now that the plan is known. */
-static int check_places(const struct brain *brain, bool peer_untold, struct error *err)
+static int check_places(const struct brain *brain, bool peer_untold, bool makes_again,
+			struct error *err)
 {
 	if (peer_untold)
 		return error_set(err, -ESTALE, "mailboxes were changed at the peer just now");
 	if (brain->untold)
 		return error_set(err, -ESTALE, "mailboxes were changed here just now");
-	return check_told(brain, err);
+	return check_told(brain, makes_again, err);
+}
+
+/* Whether one is to be made that we had, though nobody said that it went. Somebody may be at it: rm
+ * -r has taken the uidlist, and the directory has got another GUID from whoever looked next. */
+static bool makes_again(const struct brain *brain, const struct merge_tree_plan *plan)
+{
+	for (size_t i = 0; i < plan->action_count; i++) {
+		if (plan->actions[i].kind == MERGE_TREE_CREATE &&
+		    brain_saved_state(brain, &plan->actions[i].guid) != NULL)
+			return true;
+	}
+	return false;
 }
 
 static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan, bool peer_untold)
@@ -436,7 +463,7 @@ static void apply_plan(struct brain *brain, const struct merge_tree_plan *plan, 
 		const struct merge_tree_action *action = &plan->actions[i];
 
 		if (changes_places(action) && !brain->check_only && told > 0)
-			told = check_places(brain, peer_untold, &untold);
+			told = check_places(brain, peer_untold, makes_again(brain, plan), &untold);
 		if (changes_places(action) && told < 0) {
 			brain_again(brain, action->name, untold.text);
 			continue;
@@ -613,7 +640,7 @@ static int merge_trees(struct brain *brain, struct tree_builder *builder, struct
 	} else if (plan.action_count > 0) {
 		ret = brain_read_tree(brain, err);
 		if (ret == 0)
-			tell_places(brain);
+			tell_all_places(brain);
 	}
 	merge_tree_plan_free(&plan);
 	return ret;

@@ -77,6 +77,8 @@ struct queue_user {
 	int64_t store_not_before_ms;
 	char store_reason[256];
 
+	int64_t replaced_until_ms; /* what was a mailbox may be about to go (replicator_place.c) */
+
 	bool removed; /* an admin wants it out of sight; until something is owed */
 	bool uid_known, finding;
 	bool make_home; /* the store was lost: its home is made again */

@@ -93,6 +93,12 @@ static void send_events(struct job *job)
 			(void)peer_journal_get_mailbox(r->journal, job->user->name,
 						       event->event.dir, &message.guid, NULL);
 		replicator_put_event(r, job->task.worker, &message);
+		/* With a directory goes what it was before it became another mailbox. */
+		for (unsigned i = 0;
+		     event->event.kind == MAIL_EVENT_DIR_REMOVED &&
+		     replicator_place_before(r, job->user, event->event.dir, i, &message.guid);
+		     i++)
+			replicator_put_event(r, job->task.worker, &message);
 	}
 	worker_tell(job->task.worker, &r->out, -1);
 	worker_put_begin(&r->out, WORKER_RUN);
@@ -151,31 +157,6 @@ int replicator_start_job(struct replicator *r, struct queue_user *user, int peer
 	return 0;
 }
 
-static void note_place(struct replicator *r, const char *user, const char *dir,
-		       const struct guid *guid)
-{
-	struct error err = {0};
-	struct guid known;
-
-	if (peer_journal_get_mailbox(r->journal, user, dir, &known, NULL) == 0 &&
-	    guid_equal(&known, guid))
-		return;
-	if (peer_journal_put_mailbox(r->journal, user, dir, guid, &err) < 0)
-		log_error("%s", err.text);
-	replicator_dirty(r);
-}
-
-void replicator_note_place(struct replicator *r, const struct queue_user *user,
-			   struct worker_reader *reader)
-{
-	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
-	struct guid guid;
-
-	worker_get_guid(reader, &guid);
-	if (worker_get_end(reader) == 0)
-		note_place(r, user->name, dir, &guid);
-}
-
 static void on_box(struct job *job, struct worker_reader *reader)
 {
 	struct replicator *r = job->task.replicator;
@@ -187,7 +168,7 @@ static void on_box(struct job *job, struct worker_reader *reader)
 		return;
 	queue_events_in_index(job->user, box.dir, &box.guid);
 	if (box.dir[0] != '\0')
-		note_place(r, user, box.dir, &box.guid);
+		replicator_place_is(r, job->user, box.dir, &box.guid, false);
 	for (unsigned i = 0; i < r->queue.peer_count; i++) {
 		const char *id = r->peers[i].id;
 		const struct peer_mailbox_state *state = NULL;
@@ -206,14 +187,9 @@ static void on_box_gone(struct job *job, struct worker_reader *reader)
 	struct replicator *r = job->task.replicator;
 	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
 	bool removed = worker_get_u8(reader) != 0;
-	struct guid guid;
 
-	if (worker_get_end(reader) < 0)
-		return;
-	if (removed && peer_journal_get_mailbox(r->journal, job->user->name, dir, &guid, NULL) == 0)
-		replicator_forget_expunges(r, job->user->name, &guid);
-	(void)peer_journal_del_mailbox(r->journal, job->user->name, dir, NULL);
-	replicator_dirty(r);
+	if (worker_get_end(reader) == 0)
+		replicator_place_gone(r, job->user, dir, removed);
 }
 
 /* The second half of the job, or nothing. */
@@ -458,8 +434,7 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 	} else if (job->holds_slot && reader->type == WORKER_WANT_REMOVALS) {
 		replicator_send_removals(r, job->task.worker, job->user, reader);
 	} else if (job->holds_slot && reader->type == WORKER_WANT_TREE_TOLD) {
-		if (worker_get_end(reader) == 0)
-			replicator_send_tree_told(r, job->task.worker, job->user);
+		replicator_send_tree_told(r, job->task.worker, job->user, reader);
 	} else if (job->holds_slot && reader->type == WORKER_WANT_SETTLED) {
 		if (worker_get_end(reader) == 0)
 			replicator_send_settled(r, job->task.worker);

@@ -456,12 +456,18 @@ void replicator_send_removals(struct replicator *r, struct worker *worker,
 }
 
 void replicator_send_tree_told(struct replicator *r, struct worker *worker,
-			       const struct queue_user *user)
+			       const struct queue_user *user, struct worker_reader *reader)
 {
-	bool known = replicator_read_journal(r);
+	bool makes_again = worker_get_u8(reader) != 0;
+	bool known;
 
+	if (worker_get_end(reader) < 0)
+		return;
+	known = replicator_read_journal(r) && queue_tree_is_told(user);
+	if (makes_again && tcp_now_ms() < user->replaced_until_ms)
+		known = false;
 	worker_put_begin(&r->out, WORKER_TREE_TOLD);
-	worker_put_u8(&r->out, known && queue_tree_is_told(user));
+	worker_put_u8(&r->out, known);
 	worker_tell(worker, &r->out, -1);
 }
 

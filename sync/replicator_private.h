@@ -227,6 +227,21 @@ void replicator_forget_expunges(struct replicator *r, const char *user, const st
 void replicator_send_tombstones(struct replicator *r, struct worker *worker, const char *user,
 				struct worker_reader *reader);
 
+/* replicator_place.c */
+/* This mailbox is in that directory; moved: it was taken there, else somebody found it there. */
+void replicator_place_is(struct replicator *r, struct queue_user *user, const char *dir,
+			 const struct guid *guid, bool moved);
+/* The same; the reader is behind WORKER_PLACED. */
+void replicator_note_place(struct replicator *r, struct queue_user *user,
+			   struct worker_reader *reader);
+/* removed: not only from this place. */
+void replicator_place_gone(struct replicator *r, struct queue_user *user, const char *dir,
+			   bool removed);
+/* The mailboxes that the directory was before it became what it is without being moved, by number
+ * from 0. False: there are no more. */
+bool replicator_place_before(struct replicator *r, const struct queue_user *user, const char *dir,
+			     unsigned number, struct guid *guid_r);
+
 /* replicator_session.c */
 void replicator_session_message(struct task *task, struct worker_reader *reader);
 void replicator_session_gone(struct task *task, const char *why);
@@ -247,15 +262,12 @@ void replicator_save_state(struct replicator *r, struct queue_user *user, const 
 			   struct worker_reader *reader);
 /* Answers WANT_TREE_TOLD. */
 void replicator_send_tree_told(struct replicator *r, struct worker *worker,
-			       const struct queue_user *user);
+			       const struct queue_user *user, struct worker_reader *reader);
 /* Answers WANT_SETTLED. */
 void replicator_send_settled(struct replicator *r, struct worker *worker);
 /* Answers WANT_REMOVALS. */
 void replicator_send_removals(struct replicator *r, struct worker *worker,
 			      const struct queue_user *user, struct worker_reader *reader);
-/* The reader is behind WORKER_PLACED. */
-void replicator_note_place(struct replicator *r, const struct queue_user *user,
-			   struct worker_reader *reader);
 /* With that peer: the next sync of the mailbox compares all of it. What each side has heard of the
  * other stays known, and with it which expunges are news. */
 void replicator_doubt_box(struct replicator *r, const char *user, const char *peer_id,

@@ -458,9 +458,9 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 		replicator_send_removals(r, task->worker, session->user, reader);
 		return;
 	case WORKER_WANT_TREE_TOLD:
-		if (!session->holds_slot || worker_get_end(reader) < 0)
+		if (!session->holds_slot)
 			break;
-		replicator_send_tree_told(r, task->worker, session->user);
+		replicator_send_tree_told(r, task->worker, session->user, reader);
 		return;
 	case WORKER_WANT_SETTLED:
 		if (!session->holds_slot || worker_get_end(reader) < 0)

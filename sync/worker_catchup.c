@@ -77,11 +77,13 @@ static void report_box(struct worker_process *w, const struct mailbox *box, bool
 	worker_reply(w);
 }
 
-void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid)
+void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid,
+			 bool moved)
 {
 	worker_put_begin(&w->out, WORKER_PLACED);
 	worker_put_str(&w->out, dir);
 	worker_put_guid(&w->out, guid);
+	worker_put_u8(&w->out, moved);
 	worker_reply(w);
 }
 
@@ -330,7 +332,7 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 	report_gone(w, event->event.dir, false);
 	/* By the time it is looked at it may be gone, and then which one it was counts. */
 	if (!guid_is_empty(&event->guid))
-		worker_report_place(w, event->event.name, &event->guid);
+		worker_report_place(w, event->event.name, &event->guid, true);
 	/* A worker's own is logged by itself, with the time of who did it. By now others may have
 	 * had these names since, so that it would be logged again, as newer than what the peer has:
 	 * and the peer's next rename would be undone. Where the worker was killed before it logged

@@ -75,7 +75,8 @@ int worker_append_events(struct worker_reader *reader, struct worker_events *eve
 /* The mailbox's directory relative to the home, as events name it; malloc'ed, NULL if elsewhere. */
 char *worker_dir_of(const struct worker_process *w, const char *name);
 /* Sends PLACED. */
-void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid);
+void worker_report_place(struct worker_process *w, const char *dir, const struct guid *guid,
+			 bool moved);
 /* Takes the events into the mailboxes, reports BOX and BOX_GONE. result_r->reason points into err.
  */
 void worker_catch_up(struct worker_process *w, const struct worker_events *events, bool scan,
@@ -92,7 +93,7 @@ void worker_add_unsettled(struct worker_process *w, struct worker_reader *reader
 bool worker_host_may_sync(void *ctx, const char *mailbox);
 int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
 				struct error *err);
-int worker_host_tree_is_told(void *ctx, struct error *err);
+int worker_host_tree_is_told(void *ctx, bool makes_again, struct error *err);
 
 /* ---- worker_expunges.c ---- */
 

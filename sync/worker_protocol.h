@@ -66,7 +66,7 @@ enum worker_message_type {
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
-	WORKER_PLACED,
+	WORKER_PLACED, /* directory, GUID, u8: it was moved there */
 	WORKER_CAUGHT_UP,
 	WORKER_CONNECTED,
 	WORKER_BEGIN,
@@ -82,8 +82,8 @@ enum worker_message_type {
 	WORKER_PROBED,
 	WORKER_EXPUNGES,
 	WORKER_WANT_TOMBSTONES,
-	WORKER_WANT_REMOVALS, /* str: directory of a mailbox, its guid */
-	WORKER_WANT_TREE_TOLD,
+	WORKER_WANT_REMOVALS,  /* str: directory of a mailbox, its guid */
+	WORKER_WANT_TREE_TOLD, /* u8: a mailbox is to be made again */
 	WORKER_WANT_SETTLED,
 };
 

@@ -150,13 +150,13 @@ static void host_progress(void *ctx, const struct sync_progress *progress)
 	worker_reply(w);
 }
 
-static void host_mailbox_placed(void *ctx, const char *mailbox, const struct guid *guid)
+static void host_mailbox_placed(void *ctx, const char *mailbox, const struct guid *guid, bool moved)
 {
 	struct worker_process *w = ctx;
 	AUTO_FREE char *dir = worker_dir_of(w, mailbox);
 
 	if (dir && strlen(dir) <= WORKER_NAME_MAX)
-		worker_report_place(w, dir, guid);
+		worker_report_place(w, dir, guid, moved);
 }
 
 static struct sync_host host_of(struct worker_process *w)

@@ -121,7 +121,7 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 }
 
 /* The mount has told of everything when a directory was synced in it. */
-int worker_host_tree_is_told(void *ctx, struct error *err)
+int worker_host_tree_is_told(void *ctx, bool makes_again, struct error *err)
 {
 	struct worker_process *w = ctx;
 	const char *root = w->user->location.root;
@@ -132,6 +132,7 @@ int worker_host_tree_is_told(void *ctx, struct error *err)
 	if (rc < 0 && rc != -ENOENT)
 		return error_errno(err, rc, "user %s: fsync of %s", w->user->name, root);
 	worker_put_begin(&w->out, WORKER_WANT_TREE_TOLD);
+	worker_put_u8(&w->out, makes_again);
 	worker_reply(w);
 	worker_next(w, &reader);
 	told = worker_get_u8(&reader) != 0;

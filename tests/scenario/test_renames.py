@@ -84,6 +84,19 @@ def replace(maildir):
     return {".Old": [plain.deliver(maildir + "/.Old", "new")], ".Kept": [plain.deliver(maildir + "/.Kept", "new, too")]}
 
 
+def half_removed(pair, maildir):
+    """.Old becomes .Gone, and a sync comes when rm -r has taken all of its files but not yet the mail."""
+    pair.a.kill("dsyncd", signal.SIGTERM)
+    os.rename(maildir + "/.Old", maildir + "/.Gone")
+    for name in os.listdir(maildir + "/.Gone"):
+        if os.path.isfile(f"{maildir}/.Gone/{name}"):
+            os.unlink(f"{maildir}/.Gone/{name}")
+    mail = plain.deliver(maildir, "meanwhile")
+    pair.a.start_dsyncd()
+    eventually("the mail is there", lambda: mail in plain.files(pair.b.home(USER) + "/Maildir"))
+    remove(maildir + "/.Gone")
+
+
 def removals(pair, maildir):
     for name in os.listdir(maildir):
         if os.path.isdir(f"{maildir}/{name}/cur"):
@@ -98,7 +111,11 @@ def removals(pair, maildir):
     expected = replace(maildir)
     pair.a.start_dsyncd()
     both_have(pair, expected)
-    both_have(pair, replace(maildir))
+    expected = replace(maildir)
+    both_have(pair, expected)
+    half_removed(pair, maildir)
+    del expected[".Old"]
+    both_have(pair, expected)
 
 
 def renamed_unseen(pair, maildir):
