@@ -7,13 +7,20 @@
 
 #include "store/mailbox_list.h"
 
+/* An event of which nobody knows which mailbox it was of is of the one that others of the directory
+ * were of: when a group is done dsyncd takes all of these events for done. */
 static struct worker_group *find(const struct worker_groups *groups,
 				 const struct worker_event *event)
 {
 	for (size_t i = groups->count; i-- > 0;) {
-		if (strcmp(groups->list[i].dir, event->event.dir) == 0 &&
-		    guid_equal(&groups->list[i].guid, &event->guid))
-			return &groups->list[i];
+		struct worker_group *group = &groups->list[i];
+
+		if (strcmp(group->dir, event->event.dir) != 0)
+			continue;
+		if (guid_is_empty(&group->guid))
+			group->guid = event->guid;
+		if (guid_is_empty(&event->guid) || guid_equal(&group->guid, &event->guid))
+			return group;
 	}
 	return NULL;
 }

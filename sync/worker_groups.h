@@ -11,7 +11,7 @@
 #include "store/mail_user.h"
 #include "sync/worker_protocol.h"
 
-/* Those of one directory, in order. */
+/* Those of one directory that are of one mailbox, or of one that is not known, in order. */
 struct worker_group {
 	const char *dir;
 	struct guid guid; /* of the mailbox that it was then; empty: not known */

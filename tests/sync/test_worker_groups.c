@@ -1,0 +1,81 @@
+/* Events by mailbox: what is of one directory and may be of one mailbox is taken in at once. */
+#include "sync/worker_groups.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <cmocka.h>
+
+static char name[] = "alice", home[] = "/home/alice";
+static struct mail_user user = {.name = name, .home = home};
+
+static struct worker_event event_of(enum mail_event_kind kind, const char *dir, uint8_t guid)
+{
+	return (struct worker_event){
+		.event = {.kind = kind, .home = "", .dir = dir, .name = "1.a", .name2 = ""},
+		.guid = {.bytes = {guid}},
+	};
+}
+
+static void add(struct worker_groups *groups, enum mail_event_kind kind, const char *dir,
+		uint8_t guid)
+{
+	const struct worker_event event = event_of(kind, dir, guid);
+
+	assert_int_equal(worker_groups_add(groups, &user, &event), 0);
+}
+
+/* dsyncd takes all of them for done when one group is: a removal would be none, and the mail be put
+ * back, while it was waiting behind a group of the same mailbox. */
+static void test_events_without_a_mailbox_join_the_others(void **state)
+{
+	struct worker_groups groups = {0};
+
+	(void)state;
+	add(&groups, MAIL_EVENT_TOUCHED, "Maildir/.Work", 0);
+	add(&groups, MAIL_EVENT_REMOVED, "Maildir/.Work", 1);
+	add(&groups, MAIL_EVENT_TOUCHED, "Maildir", 0);
+	add(&groups, MAIL_EVENT_TOUCHED, "Maildir/.Work", 0);
+	assert_int_equal(groups.count, 2);
+	assert_int_equal(groups.list[0].count, 3);
+	assert_int_equal(groups.list[0].guid.bytes[0], 1);
+	assert_string_equal(groups.list[0].name, "Work");
+	worker_groups_free(&groups);
+}
+
+static void test_two_mailboxes_of_one_directory_stay_two(void **state)
+{
+	struct worker_groups groups = {0};
+
+	(void)state;
+	add(&groups, MAIL_EVENT_REMOVED, "Maildir/.Work", 1);
+	add(&groups, MAIL_EVENT_DELIVERED, "Maildir/.Work", 2);
+	add(&groups, MAIL_EVENT_REMOVED, "Maildir/.Work", 1);
+	assert_int_equal(groups.count, 2);
+	assert_int_equal(groups.list[0].count, 2);
+	assert_int_equal(groups.list[1].count, 1);
+	worker_groups_free(&groups);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	return mail_location_parse("maildir:~/Maildir", user.home, &user.location, NULL);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	mail_location_free(&user.location);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_events_without_a_mailbox_join_the_others),
+		cmocka_unit_test(test_two_mailboxes_of_one_directory_stay_two),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
