@@ -387,6 +387,7 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 			  w->user->name);
 		if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
 			scan = true;
+		scanned = scanned || event->event.kind == MAIL_EVENT_RESCAN;
 		if (is_tree_event(event->event.kind))
 			process_tree_event(&c, event);
 		if ((!is_tree_event(event->event.kind) ||
@@ -402,10 +403,10 @@ void worker_catch_up(struct worker_process *w, const struct worker_events *event
 
 		if (group->name && (group->scan || group->count))
 			process_group(&c, group);
-		scanned = scanned || group->scan;
 	}
 	if (scan)
 		scan_home(&c);
+	/* It counts all that the user has: not for each new mailbox. */
 	if (scanned || scan)
 		worker_look_for_unclaimed(w);
 	worker_groups_free(&c.groups);

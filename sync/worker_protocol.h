@@ -21,6 +21,8 @@
  *   dsyncd  EVENTS..., REMOVALS                 after each WANT_REMOVALS
  *   worker  WANT_TREE_TOLD                      and that
  *   dsyncd  TREE_TOLD
+ *   worker  WANT_SETTLED                        and that
+ *   dsyncd  SETTLED
  * A session of a peer: SESSION (with the connection); BEGIN ... DONE as above. While the worker
  * keeps the connection: COMMAND, answered by COMMAND_ANSWER, then BEGIN ... DONE again.
  * A helper (root) answers FIND by FOUND, EACH by USERS... EACH_DONE, PROBE by PROBED.
