@@ -75,6 +75,7 @@ class DovecotClient(Client):
     def __init__(self, *args):
         super().__init__(*args)
         self.connections = {}
+        self.mount_kills = {}  # at the start of each connection
 
     def failed(self, user, error):
         self.reconnect(user)
@@ -89,8 +90,14 @@ class DovecotClient(Client):
 
     def imap(self, user):
         if user not in self.connections:
+            self.mount_kills[user] = self.model.mount_kills[self.node.host]
             self.connections[user] = self.node.imap(user, select=False)
         return self.connections[user]
+
+    def is_written(self, user):
+        """Whether what a session changed in an index is in a file: when the mount dies, Dovecot goes on with an index in
+        memory ("write_full() failed", "Transport endpoint is not connected") and answers OK."""
+        return self.mount_kills[user] == self.model.mount_kills[self.node.host]
 
     def folders(self, user):
         found = []
@@ -161,7 +168,7 @@ class DovecotClient(Client):
             else:
                 remove = None
         finally:
-            self.model.flags(self.who, user, token, [add], [remove] if remove else [], certain)
+            self.model.flags(self.who, user, token, [add], [remove] if remove else [], certain and self.is_written(user))
 
     def to_other(self, user, kind, command):
         client, folder, uid, token = self.pick(user)
@@ -176,7 +183,7 @@ class DovecotClient(Client):
             # One that is gone is no error: COPYUID says that it was there.
             certain = client.response("COPYUID")[1] != [None]
         finally:
-            self.done(user, token, kind, certain, f"{folder} -> {target} uid {uid}")
+            self.done(user, token, kind, certain and self.is_written(user), f"{folder} -> {target} uid {uid}")
 
     def move(self, user):
         self.to_other(user, "move", "MOVE")
@@ -195,7 +202,7 @@ class DovecotClient(Client):
             client.uid("EXPUNGE", str(uid))
             certain = stored and client.response("EXPUNGE")[1] != [None]
         finally:
-            self.done(user, token, "expunge", certain, f"{folder} uid {uid}")
+            self.done(user, token, "expunge", certain and self.is_written(user), f"{folder} uid {uid}")
 
     def create(self, user):
         name = self.new_name(self.folders(user))

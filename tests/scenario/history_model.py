@@ -32,6 +32,7 @@ class Model:
         self.path, self.begun = path, time.monotonic()
         self.identities = {}  # (host, user, uidvalidity, uid) -> token
         self.count = collections.Counter()
+        self.mount_kills = collections.Counter()  # by host, counted before it is killed
 
     def token(self, host):
         with self.lock:
