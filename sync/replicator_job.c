@@ -86,19 +86,22 @@ static void send_events(struct job *job)
 	replicator_begin_events(r);
 	DL_FOREACH (job->user->taken, event) {
 		struct worker_event message = {.event = event->event, .guid = event->guid};
+		struct peer_place place = {0};
 
+		if (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
+		    event->event.kind == MAIL_EVENT_DIR_RENAMED)
+			(void)peer_journal_get_place(r->journal, job->user->name, event->event.dir,
+						     &place, NULL);
 		/* One that was made and went before any worker had reported it. */
-		if (guid_is_empty(&message.guid) && (event->event.kind == MAIL_EVENT_DIR_REMOVED ||
-						     event->event.kind == MAIL_EVENT_DIR_RENAMED))
-			(void)peer_journal_get_mailbox(r->journal, job->user->name,
-						       event->event.dir, &message.guid, NULL);
+		if (guid_is_empty(&message.guid))
+			message.guid = place.guid;
 		replicator_put_event(r, job->task.worker, &message);
 		/* With a directory goes what it was before it became another mailbox. */
 		for (unsigned i = 0;
-		     event->event.kind == MAIL_EVENT_DIR_REMOVED &&
-		     replicator_place_before(r, job->user, event->event.dir, i, &message.guid);
-		     i++)
+		     event->event.kind == MAIL_EVENT_DIR_REMOVED && i < place.before_count; i++) {
+			message.guid = place.before[i];
 			replicator_put_event(r, job->task.worker, &message);
+		}
 	}
 	worker_tell(job->task.worker, &r->out, -1);
 	worker_put_begin(&r->out, WORKER_RUN);

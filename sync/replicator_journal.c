@@ -134,6 +134,7 @@ static void mailbox_of(struct replicator *r, const struct queue_user *user,
 		       const struct mail_event *event, struct guid *guid_r)
 {
 	AUTO_FREE char *dir = NULL;
+	struct peer_place place;
 
 	*guid_r = (struct guid){0};
 	switch (event->kind) {
@@ -143,9 +144,9 @@ static void mailbox_of(struct replicator *r, const struct queue_user *user,
 	case MAIL_EVENT_DIR_RENAMED:
 	case MAIL_EVENT_DIR_REMOVED:
 	case MAIL_EVENT_RESCAN:
-		if (queue_dir_before(user, event->dir, &dir) < 0 ||
-		    peer_journal_get_mailbox(r->journal, user->name, dir, guid_r, NULL) < 0)
-			*guid_r = (struct guid){0};
+		if (queue_dir_before(user, event->dir, &dir) == 0 &&
+		    peer_journal_get_place(r->journal, user->name, dir, &place, NULL) == 0)
+			*guid_r = place.guid;
 		break;
 	case MAIL_EVENT_TOUCHED:
 	case MAIL_EVENT_DIR_CREATED:

@@ -50,6 +50,7 @@ int replicator_init_peers(struct replicator *r, struct error *err)
 		return error_errno(err, -ENOMEM, "dsyncd");
 	for (size_t i = 0; i < count; i++) {
 		struct replicator_peer *peer = &r->peers[i];
+		struct peer_place place;
 
 		peer->replicator = r;
 		peer->address = strdup(r->set->peers[i].address);
@@ -61,8 +62,9 @@ int replicator_init_peers(struct replicator *r, struct error *err)
 		peer->host_known = tcp_address_parse(r->set->peers[i].host, &peer->host) == 0;
 		peer->by_command = r->set->peers[i].transport == SETTINGS_TRANSPORT_REMOTE ||
 				   r->set->peers[i].transport == SETTINGS_TRANSPORT_REMOTEPREFIX;
-		peer->met = peer_journal_get_mailbox(r->journal, ID_USER, peer->address, &id,
-						     NULL) == 0;
+		peer->met = peer_journal_get_place(r->journal, ID_USER, peer->address, &place,
+						   NULL) == 0;
+		id = place.guid;
 		peer->is_dsyncfs = peer->met && !guid_equal(&id, &dovecot_id);
 		if (peer->is_dsyncfs)
 			guid_to_hex(&id, peer->id);
@@ -132,7 +134,8 @@ void replicator_peer_met(struct replicator *r, unsigned index, const struct sync
 	peer->is_dsyncfs = who->is_dsyncfs;
 	peer->met = true;
 	if ((!who->is_dsyncfs || guid_from_hex(who->id, &id) == 0) &&
-	    peer_journal_put_mailbox(r->journal, ID_USER, peer->address, &id, &err) < 0)
+	    peer_journal_put_place(r->journal, ID_USER, peer->address,
+				   &(struct peer_place){.guid = id}, &err) < 0)
 		log_error("%s", err.text);
 	replicator_dirty(r);
 }

@@ -237,10 +237,6 @@ void replicator_note_place(struct replicator *r, struct queue_user *user,
 /* removed: not only from this place. */
 void replicator_place_gone(struct replicator *r, struct queue_user *user, const char *dir,
 			   bool removed);
-/* The mailboxes that the directory was before it became what it is without being moved, by number
- * from 0. False: there are no more. */
-bool replicator_place_before(struct replicator *r, const struct queue_user *user, const char *dir,
-			     unsigned number, struct guid *guid_r);
 
 /* replicator_session.c */
 void replicator_session_message(struct task *task, struct worker_reader *reader);

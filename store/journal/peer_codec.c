@@ -7,7 +7,7 @@
 #define RECORD_VERSION 1
 #define STATE_SIZE     (1 + 16 + 4 + 4 + 8 + 8 + 4 + 8)
 #define USER_HEADER    (1 + 1 + 1 + 4 * 8 + 4 + 2)
-#define MAILBOX_HEADER (1 + 16)
+#define PLACE_VERSION  2
 #define MARK_SIZE      (1 + 3 * 4 + 8)
 #define TOMBSTONE_TAIL (16 + 8 + 4 + 16)
 
@@ -204,31 +204,42 @@ int peer_user_decode(const void *value, size_t len, struct peer_user *user_r)
 	return 0;
 }
 
-int peer_mailbox_encode(const char *dir, const struct guid *guid, struct buf *out)
+int peer_place_encode(const char *dir, const struct peer_place *place, struct buf *out)
 {
+	uint8_t v[2] = {PLACE_VERSION, (uint8_t)place->before_count};
 	size_t dir_len = strlen(dir);
-	uint8_t v[MAILBOX_HEADER];
 
-	if (dir_len > JOURNAL_STRING_MAX)
+	if (dir_len > JOURNAL_STRING_MAX || place->before_count > PEER_PLACE_BEFORE_MAX)
 		return -EINVAL;
-	v[0] = RECORD_VERSION;
-	memcpy(v + 1, guid->bytes, 16);
 	buf_append(out, v, sizeof v);
+	buf_append(out, place->guid.bytes, sizeof place->guid.bytes);
+	for (unsigned i = 0; i < place->before_count; i++)
+		buf_append(out, place->before[i].bytes, sizeof place->before[i].bytes);
 	buf_append(out, dir, dir_len);
 	return out->failed;
 }
 
-int peer_mailbox_decode(const void *value, size_t len, const char *dir, struct guid *guid_r)
+int peer_place_decode(const void *value, size_t len, const char *dir, struct peer_place *place_r)
 {
-	const uint8_t *v = value;
+	const uint8_t *p = value, *end = p + len;
 
-	if (len < MAILBOX_HEADER || v[0] != RECORD_VERSION)
+	memset(place_r, 0, sizeof *place_r);
+	if (len < 2 || (*p != RECORD_VERSION && *p != PLACE_VERSION))
 		return -EBADMSG;
-	if (dir && (len - MAILBOX_HEADER != strlen(dir) ||
-		    memcmp(v + MAILBOX_HEADER, dir, len - MAILBOX_HEADER) != 0))
+	if (*p++ == PLACE_VERSION)
+		place_r->before_count = *p++;
+	if (place_r->before_count > PEER_PLACE_BEFORE_MAX ||
+	    (size_t)(end - p) < (1 + place_r->before_count) * sizeof place_r->guid.bytes)
 		return -EBADMSG;
-	memcpy(guid_r->bytes, v + 1, 16);
-	return guid_is_empty(guid_r) ? -EBADMSG : 0;
+	memcpy(place_r->guid.bytes, p, sizeof place_r->guid.bytes);
+	p += sizeof place_r->guid.bytes;
+	for (unsigned i = 0; i < place_r->before_count; i++) {
+		memcpy(place_r->before[i].bytes, p, sizeof place_r->before[i].bytes);
+		p += sizeof place_r->before[i].bytes;
+	}
+	if (dir && ((size_t)(end - p) != strlen(dir) || memcmp(p, dir, (size_t)(end - p)) != 0))
+		return -EBADMSG;
+	return guid_is_empty(&place_r->guid) ? -EBADMSG : 0;
 }
 
 void peer_tombstone_encode(const struct tombstone *tombstone, struct buf *out)
@@ -281,7 +292,7 @@ static bool record_check(unsigned db, const MDB_val *key, const MDB_val *value)
 	struct tombstone tombstone;
 	struct tombstone_mark mark;
 	struct peer_user peer_user;
-	struct guid guid;
+	struct peer_place place;
 	char user[PEER_USER_MAX + 1], peer[PEER_ID_MAX + 1];
 	size_t user_len;
 
@@ -293,7 +304,7 @@ static bool record_check(unsigned db, const MDB_val *key, const MDB_val *value)
 	case PEER_STATES:
 		return peer_state_decode(value->mv_data, value->mv_size, &state) == 0;
 	case PEER_MAILBOXES:
-		return peer_mailbox_decode(value->mv_data, value->mv_size, NULL, &guid) == 0;
+		return peer_place_decode(value->mv_data, value->mv_size, NULL, &place) == 0;
 	case PEER_USERS:
 		return peer_key_split_user(key->mv_data, key->mv_size, user, peer) == 0 &&
 		       peer_user_decode(value->mv_data, value->mv_size, &peer_user) == 0;
@@ -302,7 +313,7 @@ static bool record_check(unsigned db, const MDB_val *key, const MDB_val *value)
 					      key->mv_size - user_len - 1, &tombstone) == 0 &&
 		       peer_tombstone_decode(value->mv_data, value->mv_size, &tombstone) == 0;
 	case PEER_MARKS:
-		return key->mv_size - user_len - 1 == sizeof guid.bytes &&
+		return key->mv_size - user_len - 1 == sizeof mark.mailbox.bytes &&
 		       peer_mark_decode(value->mv_data, value->mv_size, &mark) == 0;
 	default:
 		return true;

@@ -4,11 +4,11 @@
  *   database   key                                          value
  *   meta       "consumed"                                   version 1, journal id, seq u64
  *   states     user NUL peer NUL mailbox guid               struct peer_mailbox_state
- *   mailboxes  user NUL SHA-1 of the directory              version 1, guid, the directory
- *   users      user NUL peer                                struct peer_user
- *   tombstones user NUL mailbox guid, modseq u64 big        version 1, time i64
- *              endian, uid u32 big endian, message guid
- *   marks      user NUL mailbox guid                        struct tombstone_mark
+ *   mailboxes  user NUL SHA-1 of the directory              version 2, count u8 of the mailboxes
+ * that it was before, guid, their guids, the directory (version 1: no count, none before) users
+ * user NUL peer                                struct peer_user tombstones user NUL mailbox guid,
+ * modseq u64 big        version 1, time i64 endian, uid u32 big endian, message guid marks user NUL
+ * mailbox guid                        struct tombstone_mark
  *
  * Numbers in values are little endian. A value may grow at its end within a version: what is
  * missing is zero, what is unknown is ignored. Private to store/journal.
@@ -25,7 +25,7 @@ extern const struct lmdb_layout peer_layout;
 #define PEER_KEY_MAX   511
 #define PEER_USER_MAX  320 /* local part, @ and domain of RFC 5321 */
 #define PEER_ID_MAX    127
-#define PEER_VALUE_MAX (JOURNAL_STRING_MAX + 64)
+#define PEER_VALUE_MAX (JOURNAL_STRING_MAX + 256)
 
 struct peer_key {
 	uint8_t bytes[PEER_KEY_MAX];
@@ -49,8 +49,8 @@ void peer_state_encode(const struct peer_mailbox_state *state, struct buf *out);
 int peer_state_decode(const void *value, size_t len, struct peer_mailbox_state *state_r);
 void peer_user_encode(const struct peer_user *user, struct buf *out);
 int peer_user_decode(const void *value, size_t len, struct peer_user *user_r);
-int peer_mailbox_encode(const char *dir, const struct guid *guid, struct buf *out);
-int peer_mailbox_decode(const void *value, size_t len, const char *dir, struct guid *guid_r);
+int peer_place_encode(const char *dir, const struct peer_place *place, struct buf *out);
+int peer_place_decode(const void *value, size_t len, const char *dir, struct peer_place *place_r);
 void peer_tombstone_encode(const struct tombstone *tombstone, struct buf *out);
 int peer_tombstone_decode(const void *value, size_t len, struct tombstone *tombstone_r);
 void peer_mark_encode(const struct tombstone_mark *mark, struct buf *out);

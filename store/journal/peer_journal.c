@@ -367,8 +367,8 @@ static int key_dir(struct peer_key *key_r, const char *user, const char *dir, st
 	return rc;
 }
 
-int peer_journal_put_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     const struct guid *guid, struct error *err)
+int peer_journal_put_place(struct peer_journal *journal, const char *user, const char *dir,
+			   const struct peer_place *place, struct error *err)
 {
 	AUTO_BUF struct buf value = BUF_INIT(PEER_VALUE_MAX);
 	struct peer_key key;
@@ -376,14 +376,14 @@ int peer_journal_put_mailbox(struct peer_journal *journal, const char *user, con
 
 	if (rc < 0)
 		return rc;
-	rc = peer_mailbox_encode(dir, guid, &value);
+	rc = peer_place_encode(dir, place, &value);
 	if (rc < 0)
 		return error_errno(err, rc, "user %s: directory %.64s", user, dir);
 	return peer_store_put(&journal->store, PEER_MAILBOXES, key.bytes, key.len, &value, err);
 }
 
-int peer_journal_del_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     struct error *err)
+int peer_journal_del_place(struct peer_journal *journal, const char *user, const char *dir,
+			   struct error *err)
 {
 	struct peer_key key;
 	int rc = key_dir(&key, user, dir, err);
@@ -392,20 +392,22 @@ int peer_journal_del_mailbox(struct peer_journal *journal, const char *user, con
 		      : peer_store_del(&journal->store, PEER_MAILBOXES, key.bytes, key.len, err);
 }
 
-int peer_journal_get_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     struct guid *guid_r, struct error *err)
+int peer_journal_get_place(struct peer_journal *journal, const char *user, const char *dir,
+			   struct peer_place *place_r, struct error *err)
 {
 	AUTO_BUF struct buf value = BUF_INIT(PEER_VALUE_MAX);
 	struct peer_key key;
 	int rc = key_dir(&key, user, dir, err);
 
-	memset(guid_r, 0, sizeof *guid_r);
+	memset(place_r, 0, sizeof *place_r);
 	if (rc == 0)
 		rc = peer_store_get(&journal->store, PEER_MAILBOXES, key.bytes, key.len, &value,
 				    err);
-	if (rc == 0 && peer_mailbox_decode(value.data, value.len, dir, guid_r) < 0)
+	if (rc == 0 && peer_place_decode(value.data, value.len, dir, place_r) < 0) {
+		memset(place_r, 0, sizeof *place_r);
 		rc = error_set(err, -ENOENT, "user %s: directory %s: its record is damaged", user,
 			       dir);
+	}
 	return rc;
 }
 

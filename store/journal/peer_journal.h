@@ -68,14 +68,21 @@ typedef int peer_journal_state_fn(void *ctx, const struct peer_mailbox_state *st
 int peer_journal_each_state(struct peer_journal *journal, const char *user, const char *peer,
 			    peer_journal_state_fn *each, void *ctx, struct error *err);
 
-/* Which mailbox a directory was (relative to the home), for the GUID of one that a program removed.
- */
-int peer_journal_put_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     const struct guid *guid, struct error *err);
-int peer_journal_del_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     struct error *err);
-int peer_journal_get_mailbox(struct peer_journal *journal, const char *user, const char *dir,
-			     struct guid *guid_r, struct error *err);
+/* Which mailbox a directory (relative to the home) is, for the GUID of one that a program removed,
+ * and which ones it was before, the oldest first. */
+#define PEER_PLACE_BEFORE_MAX 8
+struct peer_place {
+	struct guid guid;
+	unsigned before_count;
+	struct guid before[PEER_PLACE_BEFORE_MAX];
+};
+int peer_journal_put_place(struct peer_journal *journal, const char *user, const char *dir,
+			   const struct peer_place *place, struct error *err);
+int peer_journal_del_place(struct peer_journal *journal, const char *user, const char *dir,
+			   struct error *err);
+/* -ENOENT: nothing known; *place_r is then all zero. */
+int peer_journal_get_place(struct peer_journal *journal, const char *user, const char *dir,
+			   struct peer_place *place_r, struct error *err);
 
 /* A user's standing with one peer; the durable queue is the users with a non-zero priority. */
 enum sync_priority {

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/wait.h>
+#include "store/journal/peer_codec.h"
 
 #define PEER "0123456789abcdef0123456789abcdef"
 
@@ -193,27 +194,53 @@ static void test_consumed_is_published_only_when_durable(void **state)
 	state_dir_remove(dir);
 }
 
+static void test_place_records(void **state)
+{
+	/* version, count, one guid, and "d" for the directory or half a guid */
+	uint8_t v[2 + 16 + 1] = {2, 0, [2 ... 17] = 7, 'd'};
+	struct peer_place got;
+
+	assert_int_equal(peer_place_decode(v, sizeof v, "d", &got), 0);
+	assert_int_equal(got.guid.bytes[15], 7);
+	assert_int_equal(peer_place_decode(v, sizeof v, "e", &got), -EBADMSG);
+	for (unsigned count = 1; count < 256; count++) {
+		v[1] = (uint8_t)count;
+		assert_int_equal(peer_place_decode(v, sizeof v, "d", &got), -EBADMSG);
+	}
+	/* Version 1 had no count. */
+	v[1] = 1;
+	assert_int_equal(peer_place_decode(v + 1, sizeof v - 1, "d", &got), 0);
+	assert_int_equal(got.before_count, 0);
+	assert_int_equal(peer_place_decode(v + 1, sizeof v - 3, NULL, &got), -EBADMSG);
+}
+
 static void test_mailbox_directories(void **state)
 {
 	struct peer_journal *journal;
-	struct guid guid = guid_of(1), other = guid_of(2), got;
+	struct peer_place place = {.guid = guid_of(1)}, other = {.guid = guid_of(2)}, got;
 	struct error err = {0};
 	char dir[64], long_dir[3000];
 
 	memset(long_dir, 'x', sizeof long_dir - 1);
 	long_dir[sizeof long_dir - 1] = '\0';
+	while (other.before_count < PEER_PLACE_BEFORE_MAX) {
+		other.before[other.before_count] = guid_of(3 + other.before_count);
+		other.before_count++;
+	}
 	state_dir_make(dir);
 	journal = open_peer(dir);
-	assert_int_equal(peer_journal_get_mailbox(journal, "u", "Maildir", &got, &err), -ENOENT);
-	assert_int_equal(peer_journal_put_mailbox(journal, "u", "Maildir", &guid, &err), 0);
-	assert_int_equal(peer_journal_put_mailbox(journal, "u", long_dir, &other, &err), 0);
-	assert_int_equal(peer_journal_get_mailbox(journal, "u", "Maildir", &got, &err), 0);
-	assert_true(guid_equal(&got, &guid));
-	assert_int_equal(peer_journal_get_mailbox(journal, "u", long_dir, &got, &err), 0);
-	assert_true(guid_equal(&got, &other));
-	assert_int_equal(peer_journal_get_mailbox(journal, "v", "Maildir", &got, &err), -ENOENT);
-	assert_int_equal(peer_journal_del_mailbox(journal, "u", "Maildir", &err), 0);
-	assert_int_equal(peer_journal_get_mailbox(journal, "u", "Maildir", &got, &err), -ENOENT);
+	assert_int_equal(peer_journal_get_place(journal, "u", "Maildir", &got, &err), -ENOENT);
+	assert_int_equal(peer_journal_put_place(journal, "u", "Maildir", &place, &err), 0);
+	assert_int_equal(peer_journal_put_place(journal, "u", long_dir, &other, &err), 0);
+	assert_int_equal(peer_journal_get_place(journal, "u", "Maildir", &got, &err), 0);
+	assert_memory_equal(&got, &place, sizeof got);
+	assert_int_equal(peer_journal_get_place(journal, "u", long_dir, &got, &err), 0);
+	assert_memory_equal(&got, &other, sizeof got);
+	assert_int_equal(peer_journal_get_place(journal, "v", "Maildir", &got, &err), -ENOENT);
+	assert_int_equal(peer_journal_del_place(journal, "u", "Maildir", &err), 0);
+	assert_int_equal(peer_journal_get_place(journal, "u", "Maildir", &got, &err), -ENOENT);
+	other.before_count = PEER_PLACE_BEFORE_MAX + 1;
+	assert_int_equal(peer_journal_put_place(journal, "u", "Maildir", &other, &err), -EINVAL);
 	peer_journal_close(&journal);
 	state_dir_remove(dir);
 }
@@ -414,6 +441,7 @@ int main(void)
 		cmocka_unit_test(test_uncommitted_changes_end_with_the_process),
 		cmocka_unit_test(test_node_id_is_kept_even_when_the_environment_is_lost),
 		cmocka_unit_test(test_consumed_is_published_only_when_durable),
+		cmocka_unit_test(test_place_records),
 		cmocka_unit_test(test_mailbox_directories),
 		cmocka_unit_test(test_users_are_the_durable_queue),
 		cmocka_unit_test(test_tombstones_are_pruned_up_to_a_modseq),
