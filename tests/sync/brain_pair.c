@@ -97,8 +97,11 @@ void test_node_killed(struct test_node *node)
 
 static int host_settle(void *ctx, struct error *err)
 {
-	(void)err;
-	test_node_settle(ctx);
+	struct test_node *node = ctx;
+
+	if (node->settle_error < 0)
+		return error_errno(err, node->settle_error, "journal");
+	test_node_settle(node);
 	return 0;
 }
 

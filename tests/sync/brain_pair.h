@@ -31,6 +31,7 @@ struct test_node {
 	struct sync_mailbox_state settled[NODE_STATES_MAX];
 	size_t settled_count;
 	unsigned saves, forgets;
+	int settle_error; /* 0, or what host->settle gives */
 	/* What the host has of expunges, and how often it was asked. */
 	const struct sync_expunge *expunges;
 	size_t expunge_count;

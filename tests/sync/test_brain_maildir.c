@@ -2,6 +2,7 @@
  * Two brains over real Maildirs: whole sessions, random histories with cuts, and what is left
  * behind.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -563,6 +564,30 @@ static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
 	expect_quiet(f);
 }
 
+/* As long as that may come true again, nothing is filled up. */
+static void a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten(void **state)
+{
+	struct fixture *f = *state;
+
+	sync_until_equal(f);
+	shell(f, "cp -a b/Maildir b/before");
+	for (int i = 0; i < 3; i++)
+		deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	shell(f, "rm -r b/Maildir && mv b/before b/Maildir");
+	test_node_settle(&f->nodes[1]);
+	f->nodes[1].settle_error = -ENOSPC;
+	run_session_cut(&f->nodes[1], &f->nodes[0], SYNC_CHANGED, true, UINT64_MAX, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_FAILED);
+	assert_non_null(strstr(f->results.master.reason, "journal: No space left on device"));
+	assert_int_equal(count_files(f, 1), 0);
+	test_node_killed(&f->nodes[1]);
+	f->nodes[1].settle_error = 0;
+	sync_until_equal(f);
+	assert_int_equal(count_files(f, 1), 3);
+	expect_quiet(f);
+}
+
 /* The file went, and its message has another UID at the peer by now. */
 static void a_file_comes_back_under_another_uid(void **state)
 {
@@ -701,6 +726,7 @@ int main(void)
 		TEST(files_that_went_come_back),
 		TEST(removals_are_news_while_files_are_missing),
 		TEST(a_filled_up_copy_does_not_bring_its_old_state_back),
+		TEST(a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten),
 		TEST(a_file_comes_back_under_another_uid),
 		TEST(files_that_were_removed_stay_away),
 		TEST(a_file_that_neither_has_ends),
