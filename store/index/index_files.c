@@ -19,10 +19,17 @@
 /* .newlock is a dotlock that becomes the log. It does not say whose it is. Its maker writes to it
  * at once; an empty one is what a mount leaves that died before it could tell the maker of it. */
 #define NEWLOCK_STALE_SECS	 180
-#define NEWLOCK_STALE_EMPTY_SECS 8
+#define NEWLOCK_STALE_SOON_SECS	 8
 #define NEWLOCK_STALE_KNOWN_SECS 2
 #define NEWLOCK_WAIT_MS		 10000
 #define NEWLOCK_POLL_MS		 20
+
+/* Who else may have made a .newlock that is there. */
+enum newlock_rival {
+	NEWLOCK_BY_ANYBODY,
+	NEWLOCK_BY_THE_DEAD,	/* most likely: the holder of another lock died */
+	NEWLOCK_BY_NO_ROTATION, /* that needs the log's lock, which is ours */
+};
 
 int index_file_create(int dirfd, const char *name, int *fd_r)
 {
@@ -32,36 +39,37 @@ int index_file_create(int dirfd, const char *name, int *fd_r)
 	return fd < 0 ? fd : 0;
 }
 
-static bool newlock_is_stale(int dirfd, const char *name, bool maker_died)
+static bool newlock_is_stale(int dirfd, const char *name, enum newlock_rival rival)
 {
 	struct stat st;
 	time_t stale = NEWLOCK_STALE_SECS;
 
 	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return false;
-	if (maker_died) /* or is it Dovecot's, who needs no other lock to make a log? */
+	if (rival == NEWLOCK_BY_THE_DEAD) /* or is it Dovecot's, who needs no other lock for it? */
 		stale = NEWLOCK_STALE_KNOWN_SECS;
-	else if (st.st_size == 0)
-		stale = NEWLOCK_STALE_EMPTY_SECS;
+	else if (st.st_size == 0 || rival == NEWLOCK_BY_NO_ROTATION)
+		stale = NEWLOCK_STALE_SOON_SECS;
 
 	return st.st_mtime + stale < time(NULL) && st.st_ctime + stale < time(NULL);
 }
 
-/* Waits for another maker, and takes over from one that died. label: the directory, for messages.
- */
-static int newlock_create(int dirfd, const char *label, const char *name, bool maker_died,
+/* Waits for another maker, and takes over from one that died. Under the log's lock there is next to
+ * no waiting: others wait for that. label: the directory, for messages. */
+static int newlock_create(int dirfd, const char *label, const char *name, enum newlock_rival rival,
 			  int *fd_r, struct error *err)
 {
 	const struct timespec pause = {.tv_nsec = NEWLOCK_POLL_MS * 1000000L};
+	int wait_ms = rival == NEWLOCK_BY_NO_ROTATION ? NEWLOCK_POLL_MS : NEWLOCK_WAIT_MS;
 	int ret;
 
-	for (int waited_ms = 0; waited_ms <= NEWLOCK_WAIT_MS; waited_ms += NEWLOCK_POLL_MS) {
+	for (int waited_ms = 0; waited_ms <= wait_ms; waited_ms += NEWLOCK_POLL_MS) {
 		ret = index_file_create(dirfd, name, fd_r);
 		if (ret == 0)
 			return 0;
 		if (ret != -EEXIST)
 			return error_errno(err, ret, "%s/%s: create", label, name);
-		if (newlock_is_stale(dirfd, name, maker_died)) {
+		if (newlock_is_stale(dirfd, name, rival)) {
 			unlinkat(dirfd, name, 0);
 			continue;
 		}
@@ -273,7 +281,7 @@ int index_adopt(int dirfd, const struct index_options *options, const char *from
 
 	/* Nobody else makes a log meanwhile. */
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, label, newlock, false, &fd, err);
+	ret = newlock_create(dirfd, label, newlock, NEWLOCK_BY_ANYBODY, &fd, err);
 	if (ret < 0)
 		return ret;
 	close(fd);
@@ -300,7 +308,9 @@ int index_create(int dirfd, const struct index_options *options, const struct in
 	int fd, ret;
 
 	snprintf(newlock, sizeof(newlock), "%s.log.newlock", name);
-	ret = newlock_create(dirfd, label, newlock, create->maker_died, &fd, err);
+	ret = newlock_create(dirfd, label, newlock,
+			     create->maker_died ? NEWLOCK_BY_THE_DEAD : NEWLOCK_BY_ANYBODY, &fd,
+			     err);
 	if (ret < 0)
 		return ret;
 	ret = create_locked(dirfd, options, name, create, fd, err);
@@ -376,7 +386,7 @@ static int rotate_locked(struct index *index, struct index_log *next_r, struct e
 	int fd, ret;
 
 	index_file_name(index, ".log.newlock", newlock, sizeof(newlock));
-	ret = newlock_create(index->dirfd, index->label, newlock, false, &fd, err);
+	ret = newlock_create(index->dirfd, index->label, newlock, NEWLOCK_BY_NO_ROTATION, &fd, err);
 	if (ret < 0)
 		return ret;
 	ret = new_log_write(fd, &new_log);

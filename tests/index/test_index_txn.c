@@ -309,6 +309,31 @@ static void another_view_follows_incrementally(void **state)
 	index_close(&reader);
 }
 
+/* What a rotation that was killed leaves is taken over as soon as it cannot be anybody else's. */
+static void a_rotation_goes_on_where_one_was_killed(void **state)
+{
+	struct fixture *fx = *state;
+	struct error err = {0};
+	struct index *index;
+	int fd, ret;
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	append_uid(index, 1, 0);
+	fd = openat(fx->dirfd, "dovecot.index.log.newlock", O_WRONLY | O_CREAT | O_EXCL, 0600);
+	assert_int_equal(write(fd, "half", 4), 4);
+	close(fd);
+	assert_int_equal(index_rotate(index, 1000, &err), -EAGAIN);
+	/* Nobody waits for it: the index can be used. */
+	append_uid(index, 2, 0);
+	for (int i = 0; i < 100 && (ret = index_rotate(index, 1000, &err)) == -EAGAIN; i++)
+		usleep(200000);
+	must(ret, &err);
+	assert_false(file_exists(fx, "dovecot.index.log.newlock"));
+	assert_described(index, false, "1 00\n2 00\n");
+	index_close(&index);
+}
+
 static void a_replaced_index_is_begun_afresh(void **state)
 {
 	struct fixture *fx = *state;
@@ -733,6 +758,7 @@ int main(void)
 		TEST(bad_arguments_fail_the_commit),
 		TEST(headers_are_raised_and_never_lowered),
 		TEST(another_view_follows_incrementally),
+		TEST(a_rotation_goes_on_where_one_was_killed),
 		TEST(a_replaced_index_is_begun_afresh),
 		TEST(only_one_can_write),
 		TEST(flock_is_a_lock_of_its_own),
