@@ -14,6 +14,7 @@ from node import VMAIL
 FAILURES = (OSError, imaplib.IMAP4.error, smtplib.SMTPException, EOFError)
 FLAGS = {r"\Seen": "S", r"\Flagged": "F", r"\Answered": "R"}
 KEYWORDS = ["$Forwarded", "work", "$Label1"]
+MANY = 1000  # mails of a user: what is more is expunged, so that an hour is like its tenth minute
 NAMES = [f"R{n}" for n in range(5)] + [f"D{n}" for n in range(3)]
 
 
@@ -33,8 +34,11 @@ class Client(threading.Thread):
         try:
             while not self.halt.wait(self.pause * self.random.expovariate(1)):
                 user = self.random.choice(self.users)
+                step = self.random.choices(names, weights)[0]
+                if step in ("deliver", "append") and self.model.started_with(user) > MANY:
+                    step = "expunge"
                 try:
-                    getattr(self, self.random.choices(names, weights)[0])(user)
+                    getattr(self, step)(user)
                 except FAILURES as error:
                     self.failed(user, error)
         except BaseException as error:  # pylint: disable=broad-exception-caught

@@ -32,6 +32,7 @@ class Model:
         self.path, self.begun = path, time.monotonic()
         self.identities = {}  # (host, user, uidvalidity, uid) -> token
         self.count = collections.Counter()
+        self.starts = collections.Counter()  # mails by user at the round's start
         self.mount_kills = collections.Counter()  # by host, counted before it is killed
 
     def token(self, host):
@@ -54,6 +55,11 @@ class Model:
             mail.copied |= kind == "copy"
             if kind == "copy" or not certain:
                 mail.flaggers.add("doubt")  # which copy has them, or is \\Deleted set
+
+    def started_with(self, user):
+        """How many mails the user had at the round's start."""
+        with self.lock:
+            return self.starts[user]
 
     def was_copied(self, user, token):
         with self.lock:
@@ -146,6 +152,7 @@ class Model:
             for token in there:
                 if (user, token) not in self.mails:
                     wrong.append(f"{user}: a mail that nobody delivered: {token}")
+            self.starts[user] = sum(there.values())
             self.removed_folder.discard(user)
         return wrong
 
