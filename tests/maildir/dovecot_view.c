@@ -194,3 +194,31 @@ char *imap(struct fixture *fx, const char *commands)
 	write_file(path, commands, strlen(commands));
 	return doveadm_with(fx, path, "exec imap");
 }
+
+void check_damage_before_the_snapshot(struct fixture *fx, const char *index_dir)
+{
+	struct mailbox_changes changes;
+	struct error err = {0};
+	struct mailbox *box;
+	struct mail mail;
+
+	free(doveadm(fx,
+		     "-o mail_index_rewrite_min_log_bytes=1 -o mail_index_rewrite_max_log_bytes=2 "
+		     "flags add '\\Flagged' mailbox INBOX uid 3"));
+	must_shell("cd '%s' && test -s dovecot.index && "
+		   "dd if=/dev/zero of=dovecot.index.log bs=1 seek=180 count=16 conv=notrunc "
+		   "2>/dev/null",
+		   index_dir);
+	box = must_open(fx, "INBOX");
+	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -EUCLEAN);
+	mailbox_close(&box);
+	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
+	box = must_open(fx, "INBOX");
+	/* The new log does not reach back that far, which is no damage. */
+	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -ERANGE);
+	mailbox_changes_free(&changes);
+	assert_int_equal(mailbox_status(box)->messages, 5);
+	must(mailbox_find(box, 3, &mail, &err), &err);
+	assert_true(mail.flags & MAIL_FLAGGED);
+	mailbox_close(&box);
+}

@@ -15,5 +15,9 @@ void assert_agrees(struct fixture *fx, struct mailbox *box);
 void forget_rebuild(struct fixture *fx);
 /* What an IMAP session answers to these commands. */
 char *imap(struct fixture *fx, const char *commands);
+/* Damages the log of INBOX, which has messages 1 to 5, before what its snapshot covers. Opening the
+ * mailbox reads the snapshot, and not what came before it; whoever asks what has changed does. It
+ * is mended once, and flags stay. */
+void check_damage_before_the_snapshot(struct fixture *fx, const char *index_dir);
 
 #endif

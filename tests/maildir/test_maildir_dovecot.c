@@ -6,7 +6,6 @@
  */
 #include "tests/maildir/dovecot_view.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,40 +268,16 @@ static void test_crashed_index_is_rebuilt_and_taken(void **state)
 	mailbox_close(&box);
 }
 
-/* Opening the mailbox reads the snapshot, and not what came before it; whoever asks what has
- * changed does. It is mended once, and flags stay. */
 static void test_damage_before_the_snapshot(void **state)
 {
 	struct fixture *fx = *state;
 	struct mailbox *box = must_open(fx, "INBOX");
-	struct mailbox_changes changes;
-	struct error err = {0};
-	struct mail mail;
 
 	for (int i = 0; i < 5; i++)
 		append_mail(box,
 			    &(struct new_mail){.guid = (char[]){(char)('a' + i), 0}, .body = BODY});
 	mailbox_close(&box);
-	free(doveadm(fx,
-		     "-o mail_index_rewrite_min_log_bytes=1 -o mail_index_rewrite_max_log_bytes=2 "
-		     "flags add '\\Flagged' mailbox INBOX uid 3"));
-	must_shell("cd '%s' && test -s dovecot.index && "
-		   "dd if=/dev/zero of=dovecot.index.log bs=1 seek=180 count=16 conv=notrunc "
-		   "2>/dev/null",
-		   fx->maildir);
-	box = must_open(fx, "INBOX");
-	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -EUCLEAN);
-	mailbox_close(&box);
-	must(mailbox_rebuild(&fx->user, "INBOX", &err), &err);
-	box = must_open(fx, "INBOX");
-	/* The new log does not reach back that far, which is no damage. */
-	assert_int_equal(mailbox_changes(box, 0, &changes, &err), -ERANGE);
-	mailbox_changes_free(&changes);
-	assert_int_equal(mailbox_status(box)->messages, 5);
-	must(mailbox_find(box, 3, &mail, &err), &err);
-	assert_true(mail.flags & MAIL_FLAGGED);
-	assert_agrees(fx, box);
-	mailbox_close(&box);
+	check_damage_before_the_snapshot(fx, fx->maildir);
 }
 
 static void test_separate_index_and_control_directories(void **state)
