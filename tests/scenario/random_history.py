@@ -42,6 +42,11 @@ PANIC_OF_A_FULL_DISK = "maildir_save_sync_index): assertion failed: (first_uid !
 PANIC_OF_A_GUID = "mailbox_get_metadata): assertion failed: ((items & MAILBOX_METADATA_GUID) == 0"
 
 
+def session_of(line):
+    """Of a line of Dovecot's log: "imap(user)<pid><session id>"."""
+    return re.search(r" [\w-]+(\(.*?\))?(<[^ ]*>)?: |$", line).group(0)
+
+
 def kill(pids):
     for pid in pids:
         try:
@@ -239,6 +244,15 @@ class History:
                          if "dsyncfs." in name and not name.startswith(("dsyncfs.conf", "dsyncfs.mailbox.log"))]
         return left
 
+    def dovecot_trouble(self, node):
+        lines = node.dovecot_log_problems()
+        # Dovecot's sessions do not all survive the death of their mount.
+        bereft = {session_of(line) for line in lines if "Transport endpoint is not connected" in line}
+        return [line for line in lines
+                if TROUBLE_IN_LOG.search(line) and PANIC_OF_A_GUID not in line
+                and not (re.search("Panic|Raw backtrace", line) and session_of(line) in bereft)
+                and not (self.model.count["fault disk"] and PANIC_OF_A_FULL_DISK in line)]
+
     def check(self):
         accounts = self.settle()
         wrong = []
@@ -248,8 +262,7 @@ class History:
         self.nothing_more_to_send()
         assert not self.left_in_tmp(), self.left_in_tmp()
         for node in self.pair.nodes:
-            trouble = node.sanitizer_lines() + [line for line in node.dovecot_log_problems() if TROUBLE_IN_LOG.search(line)
-                                                and PANIC_OF_A_GUID not in line and not (self.model.count["fault disk"] and PANIC_OF_A_FULL_DISK in line)]
+            trouble = node.sanitizer_lines() + self.dovecot_trouble(node)
             assert not trouble, f"{node.host}: " + "".join(trouble[:20])
         return {user: sum(len(mails) for _, mails in account[0].values()) for user, account in accounts.items()}
 
