@@ -221,6 +221,7 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 	if (box->has_saved) {
 		box->own.acked_modseq = box->saved.acked_modseq;
 		box->own.peer_modseq = box->saved.peer_modseq;
+		box->own.agreed_uid = box->saved.common_uid;
 	}
 	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
 			box->status.uid_next != box->saved.common_uid + 1;

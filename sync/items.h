@@ -126,6 +126,7 @@ struct item_mailbox {
 	uint32_t fill_from; /* empty, and takes a mailbox of so many messages as a stream */
 	/* Of the saved state: what the other side has heard of, and what of it has come. */
 	uint64_t acked_modseq, peer_modseq;
+	uint32_t agreed_uid; /* its common UID, also where that is not to be compared from */
 	uint32_t block_uids; /* without a state it lists what differs in blocks of so many UIDs */
 };
 

@@ -69,6 +69,9 @@ struct merge_side {
 	/* By its saved state (0: none): its changes up to here have reached the other side, and the
 	 * other's up to there have come. */
 	uint64_t acked_modseq, peer_modseq;
+	/* By the same: up to this UID both had the same messages then. 0: none, or the state is in
+	 * doubt. */
+	uint32_t agreed_uid;
 	bool have_guids, have_save_guids, have_only_guid128;
 	const struct merge_item *items;
 	size_t item_count;

@@ -36,8 +36,32 @@ static void pair_exact(struct insts *a, struct insts *b)
 	}
 }
 
+/* Up to where a UID means the same message on both sides, by either's state: where nothing is
+ * compared from it, be it that files are missing on one side, it is true all the same. Not where a
+ * side has lost its state, and may be an older copy of itself. */
+static uint32_t agreed_uid(const struct merge_work *work)
+{
+	const struct merge_side *a = work->side[0], *b = work->side[1];
+	uint32_t uid = a->agreed_uid > b->agreed_uid ? a->agreed_uid : b->agreed_uid;
+
+	if (work->in->mode != MERGE_DSYNCFS || a->acked_modseq == 0 || b->acked_modseq == 0 ||
+	    a->uid_validity != b->uid_validity || uid >= a->uid_next || uid >= b->uid_next)
+		return 0;
+	return uid;
+}
+
+/* Dovecot may record that a message was removed and not know its GUID any more: then its UID says
+ * which it was, where both agreed on that and the expunge has come since. */
+static bool means_by_uid(const struct merge_work *work, const struct merge_side *side,
+			 const struct merge_item *expunge)
+{
+	return expunge->type == 'e' && !expunge->has_guid128 && expunge->uid <= agreed_uid(work) &&
+	       expunge->flags.modseq > side->acked_modseq;
+}
+
 /* Marks the messages whose (UID, GUID) the other side has expunged. */
-static void mark_expunged(struct insts *insts, const struct merge_side *other)
+static void mark_expunged(const struct merge_work *work, struct insts *insts,
+			  const struct merge_side *other)
 {
 	size_t i = 0, j = 0;
 
@@ -50,7 +74,8 @@ static void mark_expunged(struct insts *insts, const struct merge_side *other)
 		} else if (inst->item->uid > item->uid) {
 			j++;
 		} else {
-			inst->expunged_there = merge_item_names(item, inst->item->guid);
+			inst->expunged_there = merge_item_names(item, inst->item->guid) ||
+					       means_by_uid(work, other, item);
 			i++;
 			j++;
 		}
@@ -269,8 +294,8 @@ int merge_pair(struct merge_work *work)
 
 	pair_exact(a, b);
 	if (work->in->mode == MERGE_DSYNCFS || work->in->mode == MERGE_ONCE) {
-		mark_expunged(a, work->side[1]);
-		mark_expunged(b, work->side[0]);
+		mark_expunged(work, a, work->side[1]);
+		mark_expunged(work, b, work->side[0]);
 	}
 	rest = calloc(a->count + b->count + 1, sizeof(struct inst *));
 	if (rest == NULL)

@@ -561,6 +561,7 @@ void model_sync(struct model *model, struct model_session *session)
 		if (model->state[i].valid) {
 			side[i].acked_modseq = model->state[i].acked_modseq;
 			side[i].peer_modseq = model->state[i].peer_modseq;
+			side[i].agreed_uid = saved[i];
 		}
 	}
 	session->common_uid = merge_mailbox_common_uid(&side[0], saved[0], &side[1], saved[1]);

@@ -531,6 +531,32 @@ static void removals_are_news_while_files_are_missing(void **state)
 	expect_quiet(f);
 }
 
+/* What one node's Dovecot found removed, or lost the line of and gave another UID, neither comes
+ * back nor is doubled because nothing is compared from what was agreed on. */
+static void expunges_without_a_name_count_while_one_state_is_in_doubt(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int full = 0; full < 2; full++) {
+		for (int i = 0; i < 5; i++)
+			deliver(f, 0, "INBOX");
+		sync_until_equal(f);
+		remove_files(f, 1, full ? "1795327226.M7P*" : "1795327226.M2P*");
+		expunge_without_a_name(f, 1, full ? 8 : 2);
+		expunge_without_a_name(f, 1, full ? 9 : 4);
+		if (!full) {
+			for (size_t i = 0; i < f->nodes[1].state_count; i++)
+				f->nodes[1].states[i].common_uid = 0;
+		}
+		run_session(&f->nodes[1], &f->nodes[0], full ? SYNC_FULL : SYNC_CHANGED,
+			    &f->results);
+		sync_until_equal(f);
+		for (int i = 0; i < 2; i++)
+			assert_int_equal(count_files(f, i), full ? 8 : 4);
+		expect_quiet(f);
+	}
+}
+
 static void shell(const struct fixture *f, const char *commands)
 {
 	char command[1000];
@@ -725,6 +751,7 @@ int main(void)
 		TEST(a_record_without_a_file_ends),
 		TEST(files_that_went_come_back),
 		TEST(removals_are_news_while_files_are_missing),
+		TEST(expunges_without_a_name_count_while_one_state_is_in_doubt),
 		TEST(a_filled_up_copy_does_not_bring_its_old_state_back),
 		TEST(a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten),
 		TEST(a_file_comes_back_under_another_uid),
