@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@
 #define DIR_FDS_MAX	2048
 #define SWEEP_EVERY_MS	1000
 #define TICK_MS		500
+#define ARENAS_MAX	2
 
 /* Everything that is to be released at the end, in the order in which it was made. */
 struct mount_state {
@@ -252,6 +254,9 @@ int fs_run(const struct fs_options *options, void (*ready)(void *ctx), void *ctx
 	sigset_t signals;
 	int rc;
 
+	/* One for each thread would keep some hundred kilobytes for each, and requests need few
+	 * blocks. */
+	mallopt(M_ARENA_MAX, ARENAS_MAX);
 	/* All threads inherit this; only wait_for_end() takes them. */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGTERM);

@@ -51,7 +51,7 @@ static unsigned dir_take(struct inode_table *table)
 		if (!ref)
 			return 0;
 		if (table->dirs[ref].nodeid)
-			table->slots[table->dirs[ref].nodeid].dir_ref = 0;
+			inode_slot_at(table, table->dirs[ref].nodeid)->dir.ref = 0;
 		dir_release(table, ref);
 	}
 	ref = table->dirs_free;
@@ -61,12 +61,12 @@ static unsigned dir_take(struct inode_table *table)
 
 void inode_dirs_drop(struct inode_table *table, struct slot *slot)
 {
-	if (!slot->dir_ref)
+	if (!(slot->flags & SLOT_DIR) || !slot->dir.ref)
 		return;
-	table->dirs[slot->dir_ref].nodeid = 0;
-	if (table->dirs[slot->dir_ref].refs == 0)
-		dir_release(table, slot->dir_ref);
-	slot->dir_ref = 0;
+	table->dirs[slot->dir.ref].nodeid = 0;
+	if (table->dirs[slot->dir.ref].refs == 0)
+		dir_release(table, slot->dir.ref);
+	slot->dir.ref = 0;
 }
 
 void inode_dirs_close(struct inode_table *table)
@@ -79,7 +79,8 @@ void inode_dirs_close(struct inode_table *table)
 
 int inode_dir_get(struct inode_table *table, uint64_t nodeid, unsigned *ref_r)
 {
-	struct slot *slot, copy;
+	struct inode_key key;
+	struct slot *slot;
 	unsigned ref;
 	int fd;
 
@@ -90,14 +91,18 @@ int inode_dir_get(struct inode_table *table, uint64_t nodeid, unsigned *ref_r)
 		fd = slot ? slot->fd : -ESTALE;
 		goto out;
 	}
-	if (!slot->dir_ref) {
-		copy = *slot;
+	if (!(slot->flags & SLOT_DIR)) {
+		fd = -ENOTDIR;
+		goto out;
+	}
+	if (!slot->dir.ref) {
+		inode_slot_key(table, slot, &key);
 		pthread_mutex_unlock(&table->lock);
-		fd = inode_open_handle(table, &copy, O_PATH | O_DIRECTORY);
+		fd = inode_open_handle(table, &key, O_PATH | O_DIRECTORY);
 		if (fd < 0)
 			return fd;
 		pthread_mutex_lock(&table->lock);
-		if (slot->dir_ref) {
+		if (slot->dir.ref) {
 			close(fd); /* another thread was as fast */
 		} else {
 			ref = dir_take(table);
@@ -108,10 +113,10 @@ int inode_dir_get(struct inode_table *table, uint64_t nodeid, unsigned *ref_r)
 			}
 			table->dirs[ref] = (struct dir_fd){.nodeid = nodeid, .fd = fd};
 			dir_push_front(table, ref);
-			slot->dir_ref = ref;
+			slot->dir.ref = (uint16_t)ref;
 		}
 	}
-	ref = slot->dir_ref;
+	ref = slot->dir.ref;
 	table->dirs[ref].refs++;
 	if (table->dirs[0].next != ref) {
 		dir_unlink(table, ref);

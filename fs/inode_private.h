@@ -7,39 +7,50 @@
 #include <pthread.h>
 #include "fs/inode_table.h"
 
-#define TABLE_MAGIC	  0x64736673696e6f31ULL
-#define SLOTS_MAX	  (1U << 26)
-#define SLOTS_MIN	  (1U << 20)
-#define HANDLE_INLINE_MAX 48   /* ext4 8, XFS 12 to 16, btrfs up to 40 */
-#define HANDLE_NONE	  (-1) /* the key is (device, number), and fd holds the inode */
-#define DIR_FDS_MIN	  64   /* more than all threads together hold */
-#define BUCKETS_MIN	  4096
+#define TABLE_MAGIC    0x64736673696e6f32ULL
+#define SLOTS_MAX      (1U << 26)
+#define SLOTS_MIN      (1U << 20)
+#define HANDLE_LEN_MAX 48 /* ext4 8, XFS 12, btrfs 20 */
+#define DIR_FDS_MIN    64 /* more than all threads together hold */
+#define DIR_FDS_LIMIT  UINT16_MAX
+#define LISTERS_MAX    UINT16_MAX
+#define LOOKUPS_MAX    UINT32_MAX /* not counted any more: the inode stays */
+#define BUCKETS_MIN    4096
+#define CHAIN_MEAN_MAX 2 /* slots of a bucket, before there are twice as many buckets */
 
 enum slot_flag {
 	SLOT_DIR = 1,
-	SLOT_PRIVS = 2, /* may have suid or sgid */
+	SLOT_PRIVS = 2,	 /* may have suid or sgid */
+	SLOT_LISTED = 4, /* a directory: an opener whose listing the kernel keeps came to the end */
+	SLOT_BY_NUMBER = 8, /* the handle is the inode's number, and fd holds it */
 };
 
+/* There is one for every inode that the kernel caches, so each byte counts. The table gives the
+ * handle the room that its filesystem's handles need (table->slot_bytes): inode_slot_at(), no
+ * array. */
 struct slot {
-	uint64_t lookups; /* 0: free */
 	struct place *place;
-	uint32_t generation;
-	uint32_t next; /* in its bucket, or in the free list */
-	uint32_t hash;
-	uint32_t dir_ref; /* its entry in the LRU; 0: none */
-	int32_t fd;	  /* -1, or a descriptor that stays (the root, HANDLE_NONE, nameless) */
-	int32_t handle_type;
-	int32_t backing_id; /* while it is open and passed through; else 0 */
-	uint32_t opens;	    /* counted where the kernel passes files through */
-	uint8_t handle_len;
-	uint8_t kind; /* enum place_file */
-	uint8_t flags;
-	bool listed;
-	unsigned char handle[HANDLE_INLINE_MAX];
-	uint32_t listers;    /* of a directory: open listings that the kernel caches */
-	uint32_t changed_ms; /* when a name in it was last made or removed */
+	uint32_t lookups; /* 0: free */
+	uint32_t next;	  /* in its bucket, or in the free list */
+	int32_t fd;	  /* -1, or a descriptor that stays (the root, SLOT_BY_NUMBER, nameless) */
+	union {
+		struct {
+			uint16_t ref;	     /* its entry in the LRU; 0: none */
+			uint16_t listers;    /* open listings that the kernel caches */
+			uint32_t changed_ms; /* when a name in it was last made or removed */
+		} dir;			     /* SLOT_DIR */
+		struct {
+			int32_t backing_id; /* while it is open and passed through; else 0 */
+			uint32_t opens;	    /* counted where the kernel passes files through */
+		} file;
+	};
+	uint32_t generation : 24; /* how often the slot was used */
+	uint32_t kind : 4;	  /* enum place_file */
+	uint32_t flags : 4;	  /* enum slot_flag */
+	unsigned char handle[];
 };
-static_assert(sizeof(struct slot) <= 112, "a million inodes must stay cheap");
+static_assert(sizeof(struct slot) == 32, "a million inodes must stay cheap");
+static_assert(PLACE_FILE_SHARED < 16, "a slot has four bits for a kind");
 
 /* In the memory of slot 0, which is no inode. */
 struct table_header {
@@ -60,9 +71,12 @@ struct dir_fd {
 
 struct inode_table {
 	pthread_mutex_t lock;
-	struct slot *slots;
+	unsigned char *slots; /* inode_slot_at() */
 	struct table_header *header;
 	size_t slots_max;
+	size_t slot_bytes; /* of one, with its handle */
+	int handle_type;   /* of all handles, and so is their length */
+	unsigned handle_len;
 	int memfd;
 	int root_fd;
 	int root_mount_id;
@@ -78,16 +92,26 @@ struct inode_table {
 
 /* What an inode is known by. */
 struct inode_key {
-	int32_t type;
-	uint8_t len;
-	int fd; /* HANDLE_NONE: the descriptor that would hold the inode, else -1 */
-	unsigned char bytes[HANDLE_INLINE_MAX];
+	bool by_number;
+	int fd; /* by_number: the descriptor that would hold the inode, else -1 */
+	unsigned char bytes[HANDLE_LEN_MAX];
 };
+
+static inline struct slot *inode_slot_at(const struct inode_table *table, uint64_t nodeid)
+{
+	return (struct slot *)(void *)(table->slots + nodeid * table->slot_bytes);
+}
 
 /* With the lock held: NULL where the kernel does not know the nodeid. */
 struct slot *inode_slot_of(struct inode_table *table, uint64_t nodeid);
-/* Opens by the slot's handle. Negative errno. */
-int inode_open_handle(struct inode_table *table, const struct slot *slot, int flags);
+/* The same, and NULL where it is not a directory, or is one. */
+struct slot *inode_dir_slot_of(struct inode_table *table, uint64_t nodeid);
+struct slot *inode_file_slot_of(struct inode_table *table, uint64_t nodeid);
+/* With the lock held: the key, for use without it. */
+void inode_slot_key(const struct inode_table *table, const struct slot *slot,
+		    struct inode_key *key_r);
+/* Opens by handle. Negative errno. */
+int inode_open_handle(struct inode_table *table, const struct inode_key *key, int flags);
 
 /* inode_dirs.c. With the lock held: the slot lets go of its entry in the LRU. */
 void inode_dirs_drop(struct inode_table *table, struct slot *slot);

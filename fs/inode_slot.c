@@ -28,7 +28,7 @@ bool inode_set_place(struct inode_table *table, uint64_t nodeid, struct place *p
 	set = slot && !slot->place;
 	if (set) {
 		slot->place = place;
-		slot->kind = (uint8_t)kind;
+		slot->kind = kind;
 	}
 	pthread_mutex_unlock(&table->lock);
 	return set;
@@ -45,7 +45,7 @@ struct place *inode_replace_place(struct inode_table *table, uint64_t nodeid, st
 	if (slot) {
 		old = slot->place;
 		slot->place = place;
-		slot->kind = (uint8_t)kind;
+		slot->kind = kind;
 	}
 	pthread_mutex_unlock(&table->lock);
 	return old;
@@ -59,8 +59,8 @@ struct place *inode_watch_get(struct inode_table *table, struct places *places, 
 
 	*kind_r = PLACE_FILE_OTHER;
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
-	if (slot && !(slot->flags & SLOT_DIR) && slot->place) {
+	slot = inode_file_slot_of(table, nodeid);
+	if (slot && slot->place) {
 		place = slot->place;
 		*kind_r = (enum place_file)slot->kind;
 		place_ref(places, place);
@@ -112,7 +112,7 @@ void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
 	if (slot && (mode & (S_ISUID | S_ISGID)))
 		slot->flags |= SLOT_PRIVS;
 	else if (slot)
-		slot->flags &= (uint8_t)~SLOT_PRIVS;
+		slot->flags &= ~(unsigned)SLOT_PRIVS;
 	pthread_mutex_unlock(&table->lock);
 }
 
@@ -131,11 +131,12 @@ bool inode_listing_open(struct inode_table *table, uint64_t nodeid)
 	bool may;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
-	may = slot && (slot->listed || slot->listers == 0) &&
-	      now_ms() - slot->changed_ms >= LISTING_QUIET_MS;
+	slot = inode_dir_slot_of(table, nodeid);
+	may = slot && ((slot->flags & SLOT_LISTED) || slot->dir.listers == 0) &&
+	      slot->dir.listers < LISTERS_MAX &&
+	      now_ms() - slot->dir.changed_ms >= LISTING_QUIET_MS;
 	if (may)
-		slot->listers++;
+		slot->dir.listers++;
 	pthread_mutex_unlock(&table->lock);
 	return may;
 }
@@ -145,9 +146,9 @@ void inode_listing_end(struct inode_table *table, uint64_t nodeid)
 	struct slot *slot;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
+	slot = inode_dir_slot_of(table, nodeid);
 	if (slot)
-		slot->listed = true;
+		slot->flags |= SLOT_LISTED;
 	pthread_mutex_unlock(&table->lock);
 }
 
@@ -156,9 +157,9 @@ void inode_listing_close(struct inode_table *table, uint64_t nodeid)
 	struct slot *slot;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->listers)
-		slot->listers--;
+	slot = inode_dir_slot_of(table, nodeid);
+	if (slot && slot->dir.listers)
+		slot->dir.listers--;
 	pthread_mutex_unlock(&table->lock);
 }
 
@@ -167,10 +168,10 @@ void inode_dir_changed(struct inode_table *table, uint64_t nodeid)
 	struct slot *slot;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
+	slot = inode_dir_slot_of(table, nodeid);
 	if (slot) {
-		slot->listed = false;
-		slot->changed_ms = now_ms();
+		slot->flags &= ~(unsigned)SLOT_LISTED;
+		slot->dir.changed_ms = now_ms();
 	}
 	pthread_mutex_unlock(&table->lock);
 }
@@ -182,14 +183,14 @@ int inode_backing_open(struct inode_table *table, uint64_t nodeid, inode_backing
 	int id = 0;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
+	slot = inode_file_slot_of(table, nodeid);
 	if (slot) {
-		if (slot->opens == 0 && make && !(slot->flags & SLOT_PRIVS))
+		if (slot->file.opens == 0 && make && !(slot->flags & SLOT_PRIVS))
 			id = make(ctx);
-		if (slot->opens == 0)
-			slot->backing_id = id > 0 ? id : 0;
-		slot->opens++;
-		id = slot->backing_id;
+		if (slot->file.opens == 0)
+			slot->file.backing_id = id > 0 ? id : 0;
+		slot->file.opens++;
+		id = slot->file.backing_id;
 	}
 	pthread_mutex_unlock(&table->lock);
 	return id;
@@ -201,12 +202,12 @@ int inode_backing_release(struct inode_table *table, uint64_t nodeid)
 	int id = 0;
 
 	pthread_mutex_lock(&table->lock);
-	slot = inode_slot_of(table, nodeid);
-	if (slot && slot->opens)
-		slot->opens--;
-	if (slot && slot->opens == 0) {
-		id = slot->backing_id;
-		slot->backing_id = 0;
+	slot = inode_file_slot_of(table, nodeid);
+	if (slot && slot->file.opens)
+		slot->file.opens--;
+	if (slot && slot->file.opens == 0) {
+		id = slot->file.backing_id;
+		slot->file.backing_id = 0;
 	}
 	pthread_mutex_unlock(&table->lock);
 	return id;
@@ -220,6 +221,6 @@ void inode_table_stats(struct inode_table *table, struct inode_table_stats *stat
 	stats_r->dir_fds = 0;
 	for (unsigned ref = table->dirs[0].next; ref; ref = table->dirs[ref].next)
 		stats_r->dir_fds++;
-	stats_r->slot_bytes = sizeof(struct slot);
+	stats_r->slot_bytes = table->slot_bytes;
 	pthread_mutex_unlock(&table->lock);
 }

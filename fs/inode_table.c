@@ -15,13 +15,34 @@ union handle_buf {
 	char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
 };
 
-static uint32_t key_hash(const struct inode_key *key)
+static unsigned key_len(const struct inode_table *table, bool by_number)
 {
-	uint64_t hash = 1469598103934665603ULL ^ (uint32_t)key->type;
+	return by_number ? (unsigned)sizeof(ino_t) : table->handle_len;
+}
 
-	for (unsigned i = 0; i < key->len; i++)
-		hash = (hash ^ key->bytes[i]) * 1099511628211ULL;
+static uint32_t hash_key(const unsigned char *bytes, unsigned len)
+{
+	uint64_t hash = 1469598103934665603ULL;
+
+	for (unsigned i = 0; i < len; i++)
+		hash = (hash ^ bytes[i]) * 1099511628211ULL;
 	return (uint32_t)(hash ^ (hash >> 32));
+}
+
+static uint32_t *key_bucket(const struct inode_table *table, const struct inode_key *key)
+{
+	return &table->buckets[hash_key(key->bytes, key_len(table, key->by_number)) &
+			       table->bucket_mask];
+}
+
+static bool is_by_number(const struct slot *slot)
+{
+	return slot->flags & SLOT_BY_NUMBER;
+}
+
+static uint32_t slot_hash(const struct inode_table *table, const struct slot *slot)
+{
+	return hash_key(slot->handle, key_len(table, is_by_number(slot)));
 }
 
 static int map_slots(struct inode_table *table)
@@ -31,7 +52,7 @@ static int map_slots(struct inode_table *table)
 		return -errno;
 	/* The memory is taken as slots are used; only address space is reserved. */
 	for (size_t slots = SLOTS_MAX; slots >= SLOTS_MIN; slots /= 4) {
-		size_t bytes = slots * sizeof(struct slot);
+		size_t bytes = slots * table->slot_bytes;
 		void *map;
 
 		if (ftruncate(table->memfd, (off_t)bytes) < 0)
@@ -42,6 +63,7 @@ static int map_slots(struct inode_table *table)
 			continue;
 		table->slots = map;
 		table->slots_max = slots;
+		table->header = map;
 		return 0;
 	}
 	return -ENOMEM;
@@ -60,15 +82,17 @@ static int read_handle(struct inode_table *table, int dir_fd, const char *name,
 		return -errno;
 	if (mount_id != table->root_mount_id)
 		return -EXDEV;
-	if (buf.handle.handle_bytes > HANDLE_INLINE_MAX)
+	/* A slot has no room to say of what kind its handle is: they are as the root's. */
+	if (buf.handle.handle_bytes != table->handle_len ||
+	    buf.handle.handle_type != table->handle_type)
 		return -EOPNOTSUPP;
-	key_r->type = buf.handle.handle_type;
-	key_r->len = (uint8_t)buf.handle.handle_bytes;
+	key_r->by_number = false;
 	key_r->fd = -1;
 	memcpy(key_r->bytes, buf.room + sizeof buf.handle, buf.handle.handle_bytes);
 	return 0;
 }
 
+/* The table is made for handles as the root has one, or for inode numbers. */
 static int probe_root(struct inode_table *table)
 {
 	union handle_buf buf;
@@ -82,7 +106,7 @@ static int probe_root(struct inode_table *table)
 	if (name_to_handle_at(table->root_fd, "", &buf.handle, &table->root_mount_id,
 			      AT_EMPTY_PATH) < 0)
 		return errno == EOPNOTSUPP || errno == EPERM || errno == ENOSYS ? 0 : -errno;
-	if (buf.handle.handle_bytes > HANDLE_INLINE_MAX)
+	if (buf.handle.handle_bytes > HANDLE_LEN_MAX)
 		return 0;
 	/* A filesystem may give handles that it does not take, or not from us. */
 	fd = open_by_handle_at(table->root_fd, &buf.handle, O_PATH | O_CLOEXEC);
@@ -90,19 +114,30 @@ static int probe_root(struct inode_table *table)
 		return 0;
 	close(fd);
 	table->has_handles = true;
+	table->handle_type = buf.handle.handle_type;
+	table->handle_len = buf.handle.handle_bytes;
 	return 0;
+}
+
+/* With room for a handle, or an inode's number. */
+static size_t slot_size(const struct inode_table *table)
+{
+	size_t room = key_len(table, true);
+
+	if (table->handle_len > room)
+		room = (table->handle_len + 7) & ~7UL;
+	return sizeof(struct slot) + room;
 }
 
 static void set_root_slot(struct inode_table *table)
 {
-	struct slot *root = &table->slots[INODE_ROOT];
+	struct slot *root = inode_slot_at(table, INODE_ROOT);
 
 	root->lookups = 1;
 	root->fd = table->root_fd;
-	root->flags = SLOT_DIR;
-	root->handle_type = HANDLE_NONE;
+	root->flags = SLOT_DIR | SLOT_BY_NUMBER;
 	table->header->magic = TABLE_MAGIC;
-	table->header->slot_bytes = sizeof(struct slot);
+	table->header->slot_bytes = (uint32_t)table->slot_bytes;
 	table->header->used = INODE_ROOT + 1;
 	table->header->count = 1;
 }
@@ -119,16 +154,17 @@ int inode_table_create(int root_fd, unsigned dir_fds_max, struct inode_table **t
 	pthread_mutex_init(&table->lock, NULL);
 	table->memfd = -1;
 	table->root_fd = root_fd;
-	table->dirs_max = dir_fds_max < DIR_FDS_MIN ? DIR_FDS_MIN : dir_fds_max;
+	table->dirs_max = dir_fds_max < DIR_FDS_MIN	? DIR_FDS_MIN
+			  : dir_fds_max > DIR_FDS_LIMIT ? DIR_FDS_LIMIT
+							: dir_fds_max;
 	table->dirs = calloc(table->dirs_max + 1UL, sizeof *table->dirs);
 	table->buckets = calloc(BUCKETS_MIN, sizeof *table->buckets);
 	table->bucket_mask = BUCKETS_MIN - 1;
 	if (table->dirs && table->buckets)
-		rc = map_slots(table);
-	if (rc == 0) {
-		table->header = (struct table_header *)table->slots;
 		rc = probe_root(table);
-	}
+	table->slot_bytes = slot_size(table);
+	if (rc == 0)
+		rc = map_slots(table);
 	if (rc < 0) {
 		inode_table_free(&table, NULL);
 		return error_errno(err, rc, "inode table");
@@ -146,7 +182,7 @@ void inode_table_free(struct inode_table **table, struct places *places)
 		return;
 	inode_dirs_close(t);
 	for (uint32_t i = INODE_ROOT; t->header && i < t->header->used; i++) {
-		struct slot *slot = &t->slots[i];
+		struct slot *slot = inode_slot_at(t, i);
 
 		if (slot->lookups == 0)
 			continue;
@@ -156,7 +192,7 @@ void inode_table_free(struct inode_table **table, struct places *places)
 			place_unref(places, slot->place);
 	}
 	if (t->slots)
-		munmap(t->slots, t->slots_max * sizeof(struct slot));
+		munmap(t->slots, t->slots_max * t->slot_bytes);
 	if (t->memfd >= 0)
 		close(t->memfd);
 	free(t->dirs);
@@ -173,20 +209,46 @@ bool inode_table_has_handles(const struct inode_table *table)
 
 struct slot *inode_slot_of(struct inode_table *table, uint64_t nodeid)
 {
-	if (nodeid < INODE_ROOT || nodeid >= table->header->used || !table->slots[nodeid].lookups)
+	struct slot *slot;
+
+	if (nodeid < INODE_ROOT || nodeid >= table->header->used)
 		return NULL;
-	return &table->slots[nodeid];
+	slot = inode_slot_at(table, nodeid);
+	return slot->lookups ? slot : NULL;
 }
 
-static uint32_t find_locked(struct inode_table *table, const struct inode_key *key, uint32_t hash)
+struct slot *inode_dir_slot_of(struct inode_table *table, uint64_t nodeid)
 {
-	uint32_t i = table->buckets[hash & table->bucket_mask];
+	struct slot *slot = inode_slot_of(table, nodeid);
+
+	return slot && (slot->flags & SLOT_DIR) ? slot : NULL;
+}
+
+struct slot *inode_file_slot_of(struct inode_table *table, uint64_t nodeid)
+{
+	struct slot *slot = inode_slot_of(table, nodeid);
+
+	return slot && !(slot->flags & SLOT_DIR) ? slot : NULL;
+}
+
+void inode_slot_key(const struct inode_table *table, const struct slot *slot,
+		    struct inode_key *key_r)
+{
+	key_r->by_number = is_by_number(slot);
+	key_r->fd = -1;
+	memcpy(key_r->bytes, slot->handle, key_len(table, key_r->by_number));
+}
+
+static uint32_t find_locked(const struct inode_table *table, const struct inode_key *key)
+{
+	unsigned len = key_len(table, key->by_number);
+	uint32_t i = *key_bucket(table, key);
 
 	while (i) {
-		const struct slot *slot = &table->slots[i];
+		const struct slot *slot = inode_slot_at(table, i);
 
-		if (slot->hash == hash && slot->handle_type == key->type &&
-		    slot->handle_len == key->len && memcmp(slot->handle, key->bytes, key->len) == 0)
+		if (is_by_number(slot) == key->by_number &&
+		    memcmp(slot->handle, key->bytes, len) == 0)
 			break;
 		i = slot->next;
 	}
@@ -204,11 +266,12 @@ static void grow_buckets(struct inode_table *table)
 		uint32_t i = table->buckets[old];
 
 		while (i) {
-			struct slot *slot = &table->slots[i];
+			struct slot *slot = inode_slot_at(table, i);
+			uint32_t *bucket = &buckets[slot_hash(table, slot) & (size - 1)];
 			uint32_t next = slot->next;
 
-			slot->next = buckets[slot->hash & (size - 1)];
-			buckets[slot->hash & (size - 1)] = i;
+			slot->next = *bucket;
+			*bucket = i;
 			i = next;
 		}
 	}
@@ -222,7 +285,7 @@ static uint32_t take_slot(struct inode_table *table)
 	uint32_t i = table->header->free;
 
 	if (i) {
-		table->header->free = table->slots[i].next;
+		table->header->free = inode_slot_at(table, i)->next;
 		return i;
 	}
 	if (table->header->used >= table->slots_max)
@@ -230,17 +293,36 @@ static uint32_t take_slot(struct inode_table *table)
 	return table->header->used++;
 }
 
+/* Takes key->fd over. Nothing is kept of an inode that the kernel did not know. */
+static void fill_slot(struct inode_table *table, uint32_t i, const struct inode_key *key,
+		      mode_t mode)
+{
+	struct slot *slot = inode_slot_at(table, i);
+	uint32_t *bucket = key_bucket(table, key), generation = slot->generation + 1;
+
+	memset(slot, 0, sizeof *slot);
+	slot->lookups = 1;
+	slot->generation = generation;
+	slot->fd = key->fd;
+	slot->flags = (S_ISDIR(mode) ? SLOT_DIR : 0) | (key->by_number ? SLOT_BY_NUMBER : 0);
+	slot->kind = PLACE_FILE_OTHER;
+	memcpy(slot->handle, key->bytes, key_len(table, key->by_number));
+	slot->next = *bucket;
+	*bucket = i;
+}
+
 /* Finds or makes the slot and counts a lookup. Takes key->fd over. */
 static int enter_key(struct inode_table *table, struct inode_key *key, struct inode_entry *entry_r)
 {
-	uint32_t hash = key_hash(key), i;
 	struct slot *slot;
+	uint32_t i;
 
 	pthread_mutex_lock(&table->lock);
-	i = find_locked(table, key, hash);
+	i = find_locked(table, key);
 	if (i) {
-		slot = &table->slots[i];
-		slot->lookups++;
+		slot = inode_slot_at(table, i);
+		if (slot->lookups < LOOKUPS_MAX)
+			slot->lookups++;
 		if (key->fd >= 0)
 			close(key->fd);
 	} else {
@@ -251,30 +333,12 @@ static int enter_key(struct inode_table *table, struct inode_key *key, struct in
 				close(key->fd);
 			return -ENFILE;
 		}
-		if (table->header->count > table->bucket_mask)
+		if (table->header->count / CHAIN_MEAN_MAX > table->bucket_mask)
 			grow_buckets(table);
-		slot = &table->slots[i];
-		slot->generation++;
-		slot->lookups = 1;
-		slot->place = NULL;
-		slot->hash = hash;
-		slot->dir_ref = 0;
-		slot->fd = key->fd;
-		slot->handle_type = key->type;
-		slot->handle_len = key->len;
-		slot->backing_id = 0;
-		slot->opens = 0;
-		slot->kind = PLACE_FILE_OTHER;
-		slot->listed = false;
-		slot->listers = 0;
-		/* Nothing is kept of a directory that the kernel did not know. */
-		slot->changed_ms = 0;
-		slot->flags = S_ISDIR(entry_r->stat.st_mode) ? SLOT_DIR : 0;
-		memcpy(slot->handle, key->bytes, key->len);
-		slot->next = table->buckets[hash & table->bucket_mask];
-		table->buckets[hash & table->bucket_mask] = i;
+		fill_slot(table, i, key, entry_r->stat.st_mode);
 		table->header->count++;
 	}
+	slot = inode_slot_at(table, i);
 	if (entry_r->stat.st_mode & (S_ISUID | S_ISGID))
 		slot->flags |= SLOT_PRIVS;
 	entry_r->nodeid = i;
@@ -283,14 +347,12 @@ static int enter_key(struct inode_table *table, struct inode_key *key, struct in
 	return 0;
 }
 
+/* The device is the root's. */
 static void key_from_stat(const struct stat *st, int fd, struct inode_key *key_r)
 {
-	uint64_t words[2] = {(uint64_t)st->st_dev, (uint64_t)st->st_ino};
-
-	key_r->type = HANDLE_NONE;
-	key_r->len = sizeof words;
+	key_r->by_number = true;
 	key_r->fd = fd;
-	memcpy(key_r->bytes, words, sizeof words);
+	memcpy(key_r->bytes, &st->st_ino, sizeof st->st_ino);
 }
 
 static int lookup_without_handle(struct inode_table *table, int dir_fd, const char *name,
@@ -353,26 +415,27 @@ uint64_t inode_peek(struct inode_table *table, int dir_fd, const char *name)
 	if (rc == -EOPNOTSUPP || rc == -EOVERFLOW) {
 		struct stat st;
 
-		if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+		    st.st_dev != table->root_dev)
 			return 0;
 		key_from_stat(&st, -1, &key);
 	} else if (rc < 0) {
 		return 0;
 	}
 	pthread_mutex_lock(&table->lock);
-	nodeid = find_locked(table, &key, key_hash(&key));
+	nodeid = find_locked(table, &key);
 	pthread_mutex_unlock(&table->lock);
 	return nodeid;
 }
 
-int inode_open_handle(struct inode_table *table, const struct slot *slot, int flags)
+int inode_open_handle(struct inode_table *table, const struct inode_key *key, int flags)
 {
 	union handle_buf buf;
 	int fd;
 
-	buf.handle.handle_type = slot->handle_type;
-	buf.handle.handle_bytes = slot->handle_len;
-	memcpy(buf.room + sizeof buf.handle, slot->handle, slot->handle_len);
+	buf.handle.handle_type = table->handle_type;
+	buf.handle.handle_bytes = table->handle_len;
+	memcpy(buf.room + sizeof buf.handle, key->bytes, table->handle_len);
 	fd = open_by_handle_at(table->root_fd, &buf.handle, flags | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
@@ -388,14 +451,15 @@ struct place *inode_forget(struct inode_table *table, uint64_t nodeid, uint64_t 
 		return NULL;
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (!slot || slot->lookups > count) {
-		if (slot)
-			slot->lookups -= count;
+	if (!slot || slot->lookups == LOOKUPS_MAX)
+		goto out;
+	if (slot->lookups > count) {
+		slot->lookups -= (uint32_t)count;
 		goto out;
 	}
-	link = &table->buckets[slot->hash & table->bucket_mask];
+	link = &table->buckets[slot_hash(table, slot) & table->bucket_mask];
 	while (*link != nodeid)
-		link = &table->slots[*link].next;
+		link = &inode_slot_at(table, *link)->next;
 	*link = slot->next;
 	inode_dirs_drop(table, slot);
 	fd = slot->fd;
@@ -416,23 +480,26 @@ out:
 
 int inode_open(struct inode_table *table, uint64_t nodeid, int flags)
 {
-	struct slot *slot, copy;
+	struct inode_key key;
+	struct slot *slot;
 	char path[64];
-	int fd;
+	int held = -1, fd;
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_slot_of(table, nodeid);
-	if (slot)
-		copy = *slot;
+	if (slot) {
+		held = slot->fd;
+		inode_slot_key(table, slot, &key);
+	}
 	pthread_mutex_unlock(&table->lock);
 	if (!slot)
 		return -ESTALE;
-	if (copy.fd < 0)
-		return inode_open_handle(table, &copy, flags & ~O_NOFOLLOW);
+	if (held < 0)
+		return inode_open_handle(table, &key, flags & ~O_NOFOLLOW);
 	if (flags & O_PATH) {
-		fd = fcntl(copy.fd, F_DUPFD_CLOEXEC, 0);
+		fd = fcntl(held, F_DUPFD_CLOEXEC, 0);
 	} else {
-		snprintf(path, sizeof path, "/proc/self/fd/%d", copy.fd);
+		snprintf(path, sizeof path, "/proc/self/fd/%d", held);
 		fd = open(path, (flags & ~O_NOFOLLOW) | O_CLOEXEC);
 	}
 	return fd < 0 ? -errno : fd;
@@ -451,8 +518,8 @@ void inode_keep(struct inode_table *table, int *fd)
 	if (!table->has_handles || read_handle(table, *fd, "", &key) < 0)
 		return;
 	pthread_mutex_lock(&table->lock);
-	i = find_locked(table, &key, key_hash(&key));
-	slot = i ? &table->slots[i] : NULL;
+	i = find_locked(table, &key);
+	slot = i ? inode_slot_at(table, i) : NULL;
 	if (slot && slot->fd < 0) {
 		slot->fd = *fd;
 		*fd = -1;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "fs/inode_private.h"
 #include "fs/inode_table.h"
 #include "store/base/file.h"
 
@@ -59,8 +60,30 @@ static uint64_t count(struct fixture *f)
 	struct inode_table_stats stats;
 
 	inode_table_stats(f->table, &stats);
-	assert_true(stats.slot_bytes <= 112);
 	return stats.inodes;
+}
+
+/* A million files that the kernel knows: the handle has the room that this filesystem's need. */
+static void slots_are_small(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_table_stats stats;
+	union {
+		struct file_handle handle;
+		char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} buf = {.handle.handle_bytes = MAX_HANDLE_SZ};
+	unsigned handle_bytes = 8; /* else an inode's number */
+	int mount_id;
+
+	if (inode_table_has_handles(f->table))
+		assert_int_equal(
+			name_to_handle_at(f->fd, "", &buf.handle, &mount_id, AT_EMPTY_PATH), 0);
+	else
+		buf.handle.handle_bytes = 0;
+	if (buf.handle.handle_bytes > handle_bytes)
+		handle_bytes = (buf.handle.handle_bytes + 7) & ~7U;
+	inode_table_stats(f->table, &stats);
+	assert_int_equal(stats.slot_bytes, 32 + handle_bytes);
 }
 
 static void make_file(struct fixture *f, const char *name, const char *text)
@@ -207,6 +230,159 @@ static void forgotten_while_in_use(void **state)
 	inode_dir_put(f->table, ref);
 }
 
+static int make_backing(void *ctx)
+{
+	int *id = ctx;
+
+	return (*id)++;
+}
+
+/* Files and directories keep different things in the same room. */
+static void a_file_is_no_directory(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry file, dir;
+	int next = 5;
+	unsigned ref;
+
+	make_file(f, "a", "x");
+	assert_int_equal(mkdirat(f->fd, "d", 0700), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &file), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "d", &dir), 0);
+	assert_int_equal(inode_backing_open(f->table, file.nodeid, make_backing, &next), 5);
+	assert_false(inode_listing_open(f->table, file.nodeid));
+	inode_dir_changed(f->table, file.nodeid);
+	inode_listing_close(f->table, file.nodeid);
+	if (inode_table_has_handles(f->table))
+		assert_int_equal(inode_dir_get(f->table, file.nodeid, &ref), -ENOTDIR);
+	assert_int_equal(inode_backing_open(f->table, file.nodeid, make_backing, &next), 5);
+	assert_int_equal(inode_backing_release(f->table, file.nodeid), 0);
+	assert_int_equal(inode_backing_release(f->table, file.nodeid), 5);
+
+	assert_true(inode_dir_get(f->table, dir.nodeid, &ref) >= 0);
+	assert_int_equal(inode_backing_open(f->table, dir.nodeid, make_backing, &next), 0);
+	assert_int_equal(inode_backing_release(f->table, dir.nodeid), 0);
+	inode_dir_put(f->table, ref);
+	assert_true(inode_dir_get(f->table, dir.nodeid, &ref) >= 0);
+	inode_dir_put(f->table, ref);
+	inode_forget(f->table, file.nodeid, 1);
+	inode_forget(f->table, dir.nodeid, 1);
+	assert_int_equal(count(f), 1);
+}
+
+/* A listing that cannot be counted is not kept by the kernel. */
+static void listings_are_counted_or_not_kept(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry d;
+
+	assert_int_equal(mkdirat(f->fd, "d", 0700), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "d", &d), 0);
+	assert_true(inode_listing_open(f->table, d.nodeid));
+	assert_false(inode_listing_open(f->table, d.nodeid));
+	inode_listing_end(f->table, d.nodeid);
+	for (unsigned i = 1; i < UINT16_MAX; i++)
+		assert_true(inode_listing_open(f->table, d.nodeid));
+	assert_false(inode_listing_open(f->table, d.nodeid));
+	inode_listing_close(f->table, d.nodeid);
+	assert_true(inode_listing_open(f->table, d.nodeid));
+	assert_false(inode_listing_open(f->table, d.nodeid));
+	/* A change: the next is kept when all of these have gone. */
+	inode_dir_changed(f->table, d.nodeid);
+	for (unsigned i = 0; i < UINT16_MAX; i++)
+		inode_listing_close(f->table, d.nodeid);
+	assert_false(inode_listing_open(f->table, d.nodeid));
+}
+
+static void what_cannot_be_counted_stays(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a, again;
+
+	make_file(f, "a", "x");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	inode_slot_of(f->table, a.nodeid)->lookups = LOOKUPS_MAX - 1;
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	assert_null(inode_forget(f->table, a.nodeid, LOOKUPS_MAX));
+	assert_null(inode_forget(f->table, a.nodeid, 1ULL << 40));
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &again), 0);
+	assert_int_equal(a.nodeid, again.nodeid);
+	assert_int_equal(a.generation, again.generation);
+}
+
+/* A filesystem may have handles of more than one kind. */
+static void other_handles_than_the_roots(void **state)
+{
+	struct fixture *f = *state;
+	struct inode_entry a, b, again;
+	char text[8] = "";
+	int fd;
+
+	if (!inode_table_has_handles(f->table))
+		skip();
+	make_file(f, "a", "hello");
+	make_file(f, "b", "other");
+	assert_int_equal(inode_lookup(f->table, f->fd, "a", &a), 0);
+	f->table->handle_type++;
+	assert_int_equal(inode_lookup(f->table, f->fd, "b", &b), 0);
+	assert_int_not_equal(a.nodeid, b.nodeid);
+	assert_int_equal(inode_lookup(f->table, f->fd, "b", &again), 0);
+	assert_int_equal(b.nodeid, again.nodeid);
+	assert_int_equal(inode_peek(f->table, f->fd, "b"), b.nodeid);
+	assert_int_equal(renameat(f->fd, "b", f->fd, "c"), 0);
+	fd = inode_open(f->table, b.nodeid, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, text, sizeof text), 5);
+	assert_string_equal(text, "other");
+	close(fd);
+	inode_forget(f->table, b.nodeid, 2);
+	assert_int_equal(inode_open(f->table, b.nodeid, O_RDONLY), -ESTALE);
+	f->table->handle_type--;
+	assert_int_equal(inode_peek(f->table, f->fd, "a"), a.nodeid);
+	inode_forget(f->table, a.nodeid, 1);
+	assert_int_equal(count(f), 1);
+}
+
+/* proc has no handles: an inode is known by its number, and held by a descriptor. */
+static void without_handles(void **state)
+{
+	struct places *places = places_create(2);
+	struct inode_table *table = NULL;
+	struct inode_entry a, b, dir;
+	struct error err;
+	char text[64];
+	unsigned ref;
+	int root = open("/proc/sys", O_RDONLY | O_DIRECTORY), fd;
+
+	assert_true(root >= 0);
+	assert_int_equal(inode_table_create(root, 0, &table, &err), 0);
+	if (inode_table_has_handles(table)) {
+		inode_table_free(&table, places);
+		places_free(&places);
+		close(root);
+		skip();
+	}
+	assert_int_equal(inode_lookup(table, root, "kernel", &dir), 0);
+	fd = inode_dir_get(table, dir.nodeid, &ref);
+	assert_true(fd >= 0);
+	assert_int_equal(inode_lookup(table, fd, "ostype", &a), 0);
+	assert_int_equal(inode_lookup(table, fd, "osrelease", &b), 0);
+	assert_int_not_equal(a.nodeid, b.nodeid);
+	assert_int_equal(inode_lookup(table, fd, "ostype", &b), 0);
+	assert_int_equal(a.nodeid, b.nodeid);
+	assert_int_equal(inode_peek(table, fd, "ostype"), a.nodeid);
+	inode_dir_put(table, ref);
+	fd = inode_open(table, a.nodeid, O_RDONLY);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, text, 5), 5);
+	assert_memory_equal(text, "Linux", 5);
+	close(fd);
+	inode_table_free(&table, places);
+	places_free(&places);
+	close(root);
+}
+
 static void place_belongs_to_the_slot(void **state)
 {
 	struct fixture *f = *state;
@@ -248,13 +424,6 @@ static void many_inodes(void **state)
 	for (int i = 0; i < 20000; i++)
 		inode_forget(f->table, nodeids[i], 1);
 	assert_int_equal(count(f), 1);
-}
-
-static int make_backing(void *ctx)
-{
-	int *id = ctx;
-
-	return (*id)++;
 }
 
 static void openers_share_a_backing_id(void **state)
@@ -316,6 +485,7 @@ static void the_first_opener_decides_for_all(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(slots_are_small),
 		TEST(links_are_one_inode),
 		TEST(used_again_is_another_generation),
 		TEST(missing_is_an_error),
@@ -323,6 +493,11 @@ int main(void)
 		TEST(symbolic_links_are_not_followed),
 		TEST(directories_stay_within_the_budget),
 		TEST(forgotten_while_in_use),
+		TEST(a_file_is_no_directory),
+		TEST(listings_are_counted_or_not_kept),
+		TEST(what_cannot_be_counted_stays),
+		TEST(other_handles_than_the_roots),
+		cmocka_unit_test(without_handles),
 		TEST(place_belongs_to_the_slot),
 		TEST(many_inodes),
 		TEST(openers_share_a_backing_id),
