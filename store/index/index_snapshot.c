@@ -18,6 +18,7 @@
 #define MAP_FROM_BYTES	65536
 #define CHECK_ORDER_MAX 4096
 #define SNAPSHOT_MAX	(8ULL << 30)
+#define RESIDENT_MAX	((size_t)8 << 20)
 
 static int snapshot_load(int fd, struct index_snapshot *snapshot, struct error *err)
 {
@@ -39,6 +40,7 @@ static int snapshot_load(int fd, struct index_snapshot *snapshot, struct error *
 			return error_errno(err, -errno, "%s: mmap", snapshot->name);
 		snapshot->data = map;
 		snapshot->mapped = true;
+		snapshot->window = map_window_create(map, snapshot->size, RESIDENT_MAX);
 		return 0;
 	}
 	snapshot->data = malloc(snapshot->size);
@@ -148,6 +150,7 @@ void index_snapshot_close(struct index_snapshot *snapshot)
 		munmap(snapshot->data, snapshot->size);
 	else
 		free(snapshot->data);
+	map_window_free(&snapshot->window);
 	memset(snapshot, 0, sizeof(*snapshot));
 }
 

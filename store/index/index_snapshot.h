@@ -2,8 +2,9 @@
  * dovecot.index, the snapshot: opened, checked and left where it is. Its records are read in place.
  *
  * A snapshot is only ever replaced by rename, so a mapping of it does not change. Small ones are
- * read into memory, which is cheaper than a mapping. The order of uids is checked at once in small
- * ones; in large ones by whoever walks over them. Private to store/index/.
+ * read into memory, which is cheaper than a mapping; of very large ones only a part is resident at
+ * a time. The order of uids is checked at once in small ones; in large ones by whoever walks over
+ * them. Private to store/index/.
  */
 #ifndef DSYNCFS_INDEX_SNAPSHOT_H
 #define DSYNCFS_INDEX_SNAPSHOT_H
@@ -12,11 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "store/base/error.h"
+#include "store/base/map_window.h"
 
 struct index_snapshot {
 	uint8_t *data; /* NULL: there is none */
 	size_t size;
 	bool mapped;
+	struct map_window *window; /* NULL: all of it may be resident */
 	uint32_t base_size, header_size, record_size, count;
 	char name[512];
 };
@@ -29,7 +32,10 @@ void index_snapshot_close(struct index_snapshot *snapshot);
 static inline const uint8_t *index_snapshot_record(const struct index_snapshot *snapshot,
 						   uint32_t pos)
 {
-	return snapshot->data + snapshot->header_size + (size_t)pos * snapshot->record_size;
+	size_t offset = snapshot->header_size + (size_t)pos * snapshot->record_size;
+
+	map_window_touch(snapshot->window, offset);
+	return snapshot->data + offset;
 }
 
 /* Position of the first record with a uid >= the given one; the count if there is none. */

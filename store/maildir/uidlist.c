@@ -16,7 +16,8 @@
 #include <unistd.h>
 #include "store/base/file.h"
 
-#define MAP_SPARE ((size_t)256 * 1024)
+#define MAP_SPARE	 ((size_t)256 * 1024)
+#define MAP_RESIDENT_MAX ((size_t)16 * 1024 * 1024)
 
 int uidlist_bad_line(const struct uidlist *list, size_t offset, const char *why, struct error *err)
 {
@@ -34,6 +35,7 @@ size_t uidlist_line_start(const struct uidlist *list, size_t offset)
 
 	if (offset <= list->body)
 		return list->body;
+	map_window_touch(list->window, offset);
 	lf = memrchr(list->map + list->body, '\n', offset - list->body);
 	return lf ? (size_t)(lf - list->map) + 1 : list->body;
 }
@@ -42,8 +44,10 @@ static int parse_at(const struct uidlist *list, size_t offset, struct uidlist_re
 		    size_t *next_r, struct error *err)
 {
 	const char *start = list->map + offset;
-	const char *lf = memchr(start, '\n', list->end - offset);
+	const char *lf;
 
+	map_window_touch(list->window, offset);
+	lf = memchr(start, '\n', list->end - offset);
 	*record_r = (struct uidlist_record){0};
 	/* There is one: list->end is behind an LF. But another process may write into the file. */
 	if (!lf) {
@@ -68,6 +72,8 @@ static int map_file(struct uidlist *list, size_t size, struct error *err)
 		munmap((void *)list->map, list->map_size);
 	list->map = map;
 	list->map_size = map_size;
+	map_window_free(&list->window);
+	list->window = map_window_create(map, map_size, MAP_RESIDENT_MAX);
 	return 0;
 }
 
@@ -75,6 +81,7 @@ static void unmap_file(struct uidlist *list)
 {
 	if (list->map)
 		munmap((void *)list->map, list->map_size);
+	map_window_free(&list->window);
 	uidlist_names_free(list);
 	list->map = NULL;
 	list->map_size = list->size = list->body = list->end = 0;
@@ -293,6 +300,16 @@ int uidlist_next(struct uidlist_iter *iter, struct uidlist_record *record_r, str
 		return uidlist_bad_line(iter->list, offset, "a UID that does not ascend", err);
 	iter->last_uid = record_r->uid;
 	return 1;
+}
+
+int uidlist_at(const struct uidlist *list, size_t offset, struct uidlist_record *record_r,
+	       struct error *err)
+{
+	size_t next;
+
+	if (offset >= list->end)
+		return uidlist_bad_line(list, list->end, "no line", err);
+	return parse_at(list, offset, record_r, &next, err);
 }
 
 int uidlist_check(const struct uidlist *list, struct error *err)

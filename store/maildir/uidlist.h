@@ -96,6 +96,9 @@ struct uidlist_iter {
 int uidlist_seek(const struct uidlist *list, uint32_t first_uid, struct uidlist_iter *iter_r,
 		 struct error *err);
 int uidlist_next(struct uidlist_iter *iter, struct uidlist_record *record_r, struct error *err);
+/* The line that an iterator's offset pointed to, while the generation is the same. */
+int uidlist_at(const struct uidlist *list, size_t offset, struct uidlist_record *record_r,
+	       struct error *err);
 
 /* Reads every line. -EUCLEAN names the first bad one. */
 int uidlist_check(const struct uidlist *list, struct error *err);

@@ -3,8 +3,9 @@
  * sorted by name, and in a mailbox of a hundred thousand messages a pass over them costs more than
  * all the rest of catching up with one event.
  *
- * It holds a hash and the line's offset, 8 bytes, twice as many slots as lines. It is made after
- * some passes over the whole list, goes along with appended lines, and is dropped with the file.
+ * It holds a hash and the line's offset, 8 bytes, a third more slots than lines or up to as many
+ * again. It is made after some passes over the whole list, goes along with appended lines, and is
+ * dropped with the file.
  */
 #include "store/maildir/uidlist_private.h"
 
@@ -41,8 +42,10 @@ static int line_at(const struct uidlist *list, size_t offset, struct uidlist_rec
 		   size_t *next_r, struct error *err)
 {
 	const char *start = list->map + offset;
-	const char *lf = memchr(start, '\n', list->end - offset);
+	const char *lf;
 
+	map_window_touch(list->window, offset);
+	lf = memchr(start, '\n', list->end - offset);
 	*record_r = (struct uidlist_record){0};
 	*next_r = list->end;
 	if (!lf ||
@@ -84,7 +87,7 @@ static int grow(struct uidlist_names *names, size_t bytes)
 	size_t mask = names->mask ? names->mask * 2 + 1 : 4095;
 	struct names_slot *slots;
 
-	while (mask < 2 * (bytes / LINE_BYTES))
+	while (mask * 3 < 4 * (bytes / LINE_BYTES))
 		mask = mask * 2 + 1;
 	slots = calloc(mask + 1, sizeof *slots);
 	if (!slots)
@@ -108,7 +111,7 @@ static int add_lines(const struct uidlist *list, struct error *err)
 		size_t next;
 		int rc;
 
-		if (names->count * 2 > names->mask)
+		if (names->count * 4 > names->mask * 3)
 			return 1;
 		rc = line_at(list, names->end, &line, &next, err);
 		if (rc < 0)
@@ -137,7 +140,7 @@ bool uidlist_names_ready(struct uidlist *list, struct error *err)
 	if (!list->names)
 		return false;
 	while ((rc = list->names->mask ? add_lines(list, err) : 1) == 1) {
-		if (list->names->mask / 2 > LINES_MAX || grow(list->names, list->end) < 0)
+		if (list->names->mask > 2 * LINES_MAX || grow(list->names, list->end) < 0)
 			rc = -ENOMEM;
 		if (rc < 0)
 			break;

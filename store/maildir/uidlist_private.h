@@ -3,6 +3,7 @@
 #define DSYNCFS_MAILDIR_UIDLIST_PRIVATE_H
 
 #include <sys/types.h>
+#include "store/base/map_window.h"
 #include "store/maildir/uidlist.h"
 
 struct uidlist {
@@ -11,9 +12,10 @@ struct uidlist {
 	char *what;
 	const char *map; /* longer than the file, so that appended lines appear in it */
 	size_t map_size;
-	size_t size; /* of the file when last looked at */
-	size_t body; /* where the first line after the header starts */
-	size_t end;  /* behind the last complete line */
+	struct map_window *window; /* of the map; to be asked before lines are read */
+	size_t size;		   /* of the file when last looked at */
+	size_t body;		   /* where the first line after the header starts */
+	size_t end;		   /* behind the last complete line */
 	uint64_t generation;
 	dev_t dev;
 	ino_t ino;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -22,6 +23,7 @@
 #include "store/base/error.h"
 #include "store/base/file.h"
 #include "store/base/guid.h"
+#include "store/base/map_window.h"
 #include "store/base/process.h"
 #include "store/base/service.h"
 #include "store/base/tabescape.h"
@@ -344,12 +346,70 @@ static void service_manager_is_told(void **state)
 	close(fd);
 }
 
+/* Pages of the map that are in this process's memory. */
+static size_t resident_bytes(const void *map)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	char line[512], start[32];
+	size_t kib = 0;
+	bool found = false;
+
+	assert_non_null(smaps);
+	snprintf(start, sizeof start, "%lx-", (unsigned long)(uintptr_t)map);
+	while (fgets(line, sizeof line, smaps)) {
+		if (strncmp(line, start, strlen(start)) == 0)
+			found = true;
+		else if (found && sscanf(line, "Rss: %zu kB", &kib) == 1)
+			break;
+	}
+	fclose(smaps);
+	assert_true(found);
+	return kib * 1024;
+}
+
+static void a_map_is_resident_in_part(void **state)
+{
+	enum { SIZE = 24 << 20, MAX = 2 << 20 };
+	char path[] = "/tmp/dsyncfs-map.XXXXXX", *page = calloc(1, 4096);
+	int fd = mkstemp(path);
+	struct map_window *window;
+	const char *map;
+
+	assert_true(fd >= 0 && page);
+	unlink(path);
+	for (size_t i = 0; i < SIZE; i += 4096) {
+		page[5] = (char)(i / 4096 % 100);
+		assert_int_equal(write(fd, page, 4096), 4096);
+	}
+	map = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	assert_true(map != MAP_FAILED);
+	assert_null(map_window_create(map, MAX, MAX));
+	window = map_window_create(map, SIZE, MAX);
+	assert_non_null(window);
+	for (size_t round = 0; round < 2; round++) {
+		for (size_t n = 0; n < SIZE / 4096; n++) {
+			/* In turn, and then all over the place. */
+			size_t i = round ? n * 2654435761U % (SIZE / 4096) : n;
+
+			map_window_touch(window, i * 4096 + 5);
+			assert_int_equal(map[i * 4096 + 5], i % 100);
+			if (n % 256 == 0)
+				assert_true(resident_bytes(map) <= 2 * MAX);
+		}
+	}
+	map_window_free(&window);
+	munmap((void *)map, SIZE);
+	close(fd);
+	free(page);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(error_says_what_and_why),
 		cmocka_unit_test(error_is_bounded),
 		cmocka_unit_test(buf_grows_to_its_maximum_only),
+		cmocka_unit_test(a_map_is_resident_in_part),
 		cmocka_unit_test(guid_hex_round_trip),
 		cmocka_unit_test(guid_of_names_and_messages),
 		cmocka_unit_test(secrets_are_compared_whole),
