@@ -247,6 +247,30 @@ static int load_snapshot(struct index *index, struct error *err)
 	return index_state_set_snapshot(&index->state, &snapshot, err);
 }
 
+void index_enter_snapshot(struct index *index)
+{
+	struct index_state before = index->state, *state = &index->state;
+	struct error err = {0};
+	int ret;
+
+	index_state_init(state);
+	ret = load_snapshot(index, &err);
+	if (ret < 0 || state->snapshot.data == NULL ||
+	    index_get32(state->hdr + HDR_LOG_SEQ) != index->log.file_seq ||
+	    index_get32(state->hdr + HDR_LOG_HEAD) != before.offset) {
+		/* What is in memory is as good. */
+		index_state_free(state);
+		*state = before;
+		return;
+	}
+	state->offset = before.offset;
+	state->counter = before.counter;
+	state->tail = before.tail;
+	state->marks = before.marks;
+	state->deleted = before.deleted;
+	index_state_free(&before);
+}
+
 static int index_load_once(struct index *index, struct error *err)
 {
 	char file[NAME_MAX + 1];

@@ -97,7 +97,7 @@ bool index_is_synced(const struct index *index);
  * unlocks. -ENOENT: there is no log to lock. */
 int index_lock_log(int dirfd, const struct index_options *options, struct error *err);
 
-/* A message. Pointers are valid until the next refresh or commit. */
+/* A message. Pointers are valid until the next refresh, commit or snapshot (index_files.h). */
 struct index_record {
 	uint32_t uid;
 	uint8_t flags;	 /* enum mail_flag and enum index_flag */
@@ -138,7 +138,7 @@ struct index_ext {
 	uint32_t reset_id;
 	uint32_t hdr_size;
 	uint16_t record_size, record_align;
-	const void *hdr; /* hdr_size bytes, unaligned; valid until the next refresh or commit */
+	const void *hdr; /* hdr_size bytes, unaligned; valid as long as those of a message */
 };
 int index_ext_find(const struct index *index, const char *name, struct index_ext *ext_r);
 /* Copies the message's record of the extension into data; zeros beyond the extension's record size.

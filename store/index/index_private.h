@@ -122,6 +122,9 @@ void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t off
 int index_apply_record(void *ctx, const struct index_log_record *record, struct error *err);
 
 /* index.c */
+/* A snapshot of just this state was written: the view goes on from it, and what the log did to
+ * records before is not held in memory any more. */
+void index_enter_snapshot(struct index *index);
 /* Applies what the log has from state.offset on. */
 int index_replay(struct index *index, struct error *err);
 void index_file_name(const struct index *index, const char *suffix, char *name_r, size_t size);
@@ -141,7 +144,8 @@ int index_file_create(int dirfd, const char *name, int *fd_r);
 /* index_cache.c */
 void index_cache_free(struct index *index);
 
-/* index_snapshot_write.c: under the lock, at the log's end, with nothing pending. */
+/* index_snapshot_write.c: under the lock, at the log's end, with nothing pending. Pointers into
+ * records are not valid any more. */
 int index_snapshot_write(struct index *index, struct error *err);
 
 #endif

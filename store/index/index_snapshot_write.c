@@ -316,5 +316,6 @@ int index_snapshot_write(struct index *index, struct error *err)
 	index->state.replayed = 0;
 	index->state.tail = index->state.offset;
 	index->state.pending_offset = 0;
+	index_enter_snapshot(index);
 	return 0;
 }

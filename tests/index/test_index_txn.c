@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "store/index/index_cache.h"
 #include "store/index/index_format.h"
+#include "store/index/index_private.h"
 #include "store/mail.h"
 
 static void assert_described(const struct index *index, bool with_modseq, const char *expected)
@@ -641,6 +642,63 @@ static void extensions_are_kept_by_name(void **state)
 	index_close(&index);
 }
 
+/* What was done to a mailbox since it was opened need not stay in memory once a snapshot has it. */
+static void a_snapshot_takes_the_place_of_what_the_log_did(void **state)
+{
+	static const struct index_ext_def ref = {
+		.name = "ref", .record_size = 2, .record_align = 2};
+	struct fixture *fx = *state;
+	struct index_position before, after;
+	struct index_record record;
+	struct index_status status;
+	struct index *index, *other;
+	struct index_txn *txn;
+	struct error err = {0};
+	uint8_t data[2];
+
+	make_index(fx, 1, 5);
+	index = open_index(fx);
+	for (unsigned round = 0; round < 4; round++) {
+		uint32_t uid = 3 * round + 1;
+		char *text, *expected;
+
+		txn = begin(index);
+		for (uint32_t i = 0; i < 3; i++)
+			must(index_append(txn, uid + i, MAIL_SEEN, &err), &err);
+		must(index_update_keyword(txn, uid, "k", true, &err), &err);
+		must(index_update_modseq(txn, uid + 1, 100 + round, &err), &err);
+		must(index_inc_ext(txn, &ref, 1, 2, &err), &err);
+		if (round > 0)
+			must(index_expunge(txn, uid - 1, NULL, &err), &err);
+		commit(&txn);
+		expected = describe(index, true);
+		index_position(index, &before);
+		must(round % 2 ? index_rotate(index, 1000, &err)
+			       : index_write_snapshot(index, 1000, &err),
+		     &err);
+		assert_int_equal(index->state.overlay.appended.count, 0);
+		assert_int_equal(index->state.overlay.modified.count, 0);
+		assert_described(index, true, expected);
+		index_position(index, &after);
+		assert_int_equal(before.modseq, after.modseq);
+		index_status(index, &status);
+		assert_int_equal(status.messages, 3 * (round + 1) - round);
+		assert_false(status.pending);
+		must(index_find(index, 1, &record), NULL);
+		assert_int_equal(index_record_ext(index, &record, "ref", data, 2), 0);
+		assert_int_equal(index_get16(data), 2 * (round + 1));
+		other = open_index(fx);
+		text = describe(other, true);
+		assert_string_equal(text, expected);
+		index_position(other, &before);
+		assert_true(index_position_equal(&before, &after));
+		index_close(&other);
+		free(expected);
+		free(text);
+	}
+	index_close(&index);
+}
+
 static void saved_dates_go_through_the_cache(void **state)
 {
 	struct fixture *fx = *state;
@@ -767,6 +825,7 @@ int main(void)
 		TEST(requests_wait_until_they_are_carried_out),
 		TEST(a_mailbox_being_deleted_is_not_written),
 		TEST(extensions_are_kept_by_name),
+		TEST(a_snapshot_takes_the_place_of_what_the_log_did),
 		TEST(saved_dates_go_through_the_cache),
 		TEST(housekeeping_waits_until_it_is_due),
 	};
