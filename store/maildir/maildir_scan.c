@@ -2,13 +2,15 @@
  * The complete comparison of files, uidlist and index. Where nothing has to be recorded it takes no
  * lock; else it looks a second time under the locks and writes.
  *
- * Memory: 24 bytes a line of the uidlist, so that a million messages fit; names are not kept, but
- * those of files without a UID, which get theirs in transactions of a bounded size.
+ * Memory: 8 bytes a line of the uidlist, so that a million messages fit. Names are not kept, but
+ * those of files without a UID: these get theirs in transactions of a bounded size, and where there
+ * are very many, in several passes over the directories.
  *
  * A missing file is counted, not expunged: absence proves nothing here.
  */
 #include "store/maildir/maildir_private.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,36 +21,31 @@
 #include "store/base/log.h"
 #include "store/index/index_files.h"
 #include "store/maildir/name_table.h"
+#include "store/maildir/new_files.h"
 
 #define MISSING_BATCH 4096
-#define ADOPT_BATCH   10000
-#define NAMES_MAX     ((size_t)1 << 30)
+#define ADOPT_BATCH   10000 /* in a transaction */
+#define ADOPT_PASS    65536 /* found by one pass */
 
 /* One line of the uidlist. */
 struct scan_line {
-	uint64_t hash; /* of the base name */
-	uint32_t uid;
-	bool seen;
+	uint32_t tag;	      /* of the base name */
+	uint32_t offset : 31; /* the list is not longer than UIDLIST_SIZE_MAX */
+	uint32_t seen : 1;
 };
-
-struct new_file {
-	union {
-		size_t place;	  /* in names, while they are read */
-		const char *name; /* of the file, with flags */
-	};
-	uint32_t drop_uid;
-};
+static_assert(UIDLIST_SIZE_MAX <= 0x80000000U, "offsets of lines have 31 bits");
 
 struct scan {
 	struct maildir *md;
 	struct dotlock *lock;	 /* held while there is a txn */
 	struct maildir_txn *txn; /* NULL: only look */
-	struct scan_line *lines; /* sorted by hash */
+	uint64_t generation;	 /* of the uidlist, whose lines these are */
+	struct scan_line *lines; /* sorted by tag, then as in the list */
 	size_t line_count;
-	struct new_file *new_files;
-	size_t new_count, new_room;
-	struct buf names;  /* of the new files, each with its NUL */
+	struct new_files new_files;
+	size_t adopted;
 	uint32_t next_uid; /* of the index */
+	bool again;	   /* not the first pass */
 	bool need;	   /* something has to be written */
 	bool changed;
 	size_t live; /* lines whose message is in the index */
@@ -57,23 +54,36 @@ struct scan {
 
 /* ---- the lines ---- */
 
-static int line_cmp(const void *a, const void *b)
+static uint32_t name_tag(const char *base, size_t base_len)
+{
+	return (uint32_t)(name_hash(base, base_len) >> 32);
+}
+
+static int tag_cmp(const void *a, const void *b)
 {
 	const struct scan_line *line_a = a, *line_b = b;
 
-	if (line_a->hash != line_b->hash)
-		return line_a->hash < line_b->hash ? -1 : 1;
-	return line_a->uid < line_b->uid ? -1 : line_a->uid > line_b->uid;
+	if (line_a->tag != line_b->tag)
+		return line_a->tag < line_b->tag ? -1 : 1;
+	return line_a->offset < line_b->offset ? -1 : line_a->offset > line_b->offset;
+}
+
+static int offset_cmp(const void *a, const void *b)
+{
+	const struct scan_line *line_a = a, *line_b = b;
+
+	return line_a->offset < line_b->offset ? -1 : line_a->offset > line_b->offset;
 }
 
 static int read_lines(struct scan *scan)
 {
 	struct uidlist_iter iter;
 	struct uidlist_record line;
-	size_t room = 0;
+	size_t room = 0, offset;
 	int rc = uidlist_seek(scan->md->uidlist, 0, &iter, scan->err);
 
-	while (rc == 0 && (rc = uidlist_next(&iter, &line, scan->err)) > 0) {
+	scan->generation = uidlist_generation(scan->md->uidlist);
+	while (rc == 0 && (offset = iter.offset, rc = uidlist_next(&iter, &line, scan->err)) > 0) {
 		rc = 0;
 		if (scan->line_count == room) {
 			struct scan_line *lines;
@@ -85,67 +95,58 @@ static int read_lines(struct scan *scan)
 			scan->lines = lines;
 		}
 		scan->lines[scan->line_count++] = (struct scan_line){
-			.hash = name_hash(line.base, line.base_len), .uid = line.uid};
+			.tag = name_tag(line.base, line.base_len), .offset = (uint32_t)offset};
 	}
 	if (rc < 0)
 		return rc;
 	if (scan->line_count)
-		qsort(scan->lines, scan->line_count, sizeof *scan->lines, line_cmp);
+		qsort(scan->lines, scan->line_count, sizeof *scan->lines, tag_cmp);
 	return 0;
 }
 
 /* The line of a base name; of two the one with the higher UID. */
-static int find_line(struct scan *scan, const struct maildir_name *name, struct scan_line **line_r)
+static int find_line(struct scan *scan, const struct maildir_name *name, struct scan_line **line_r,
+		     uint32_t *uid_r)
 {
-	uint64_t hash = name_hash(name->base, name->base_len);
+	uint32_t tag = name_tag(name->base, name->base_len);
 	size_t low = 0, high = scan->line_count;
 
 	*line_r = NULL;
 	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 
-		if (scan->lines[mid].hash < hash)
+		if (scan->lines[mid].tag < tag)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	for (; low < scan->line_count && scan->lines[low].hash == hash; low++) {
+	for (; low < scan->line_count && scan->lines[low].tag == tag; low++) {
 		struct uidlist_record line;
-		int rc = uidlist_find(scan->md->uidlist, scan->lines[low].uid, &line, scan->err);
+		int rc = uidlist_at(scan->md->uidlist, scan->lines[low].offset, &line, scan->err);
 
 		if (rc < 0)
 			return rc;
 		if (line.base_len == name->base_len &&
-		    memcmp(line.base, name->base, name->base_len) == 0)
+		    memcmp(line.base, name->base, name->base_len) == 0) {
 			*line_r = &scan->lines[low];
+			*uid_r = line.uid;
+		}
 	}
 	return 0;
 }
 
 /* ---- the files ---- */
 
-static int add_new_file(struct scan *scan, const char *file, uint32_t drop_uid)
+static int add_new_file(struct scan *scan, const struct maildir_name *name, uint32_t drop_uid)
 {
+	int rc;
+
 	/* Without a transaction it is enough to know that there is one. */
 	scan->need = true;
 	if (!scan->txn)
 		return 0;
-	if (scan->new_count == scan->new_room) {
-		size_t room = scan->new_room ? scan->new_room * 2 : 64;
-		struct new_file *files = reallocarray(scan->new_files, room, sizeof *files);
-
-		if (!files)
-			return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
-		scan->new_files = files;
-		scan->new_room = room;
-	}
-	size_t place = scan->names.len;
-	if (buf_append(&scan->names, file, strlen(file) + 1) < 0)
-		return error_errno(scan->err, scan->names.failed, "%s: names of new files",
-				   scan->md->path);
-	scan->new_files[scan->new_count++] =
-		(struct new_file){.place = place, .drop_uid = drop_uid};
-	return 0;
+	rc = new_files_add(&scan->new_files, name, drop_uid);
+	return rc < 0 ? error_errno(scan->err, rc, "%s: names of new files", scan->md->path) : 0;
 }
 
 static int see_known(struct scan *scan, const struct index_record *record,
@@ -175,79 +176,113 @@ static int scan_file(void *ctx, const char *dir, const char *file, const struct 
 	struct scan *scan = ctx;
 	struct index_record record;
 	struct scan_line *line;
-	int rc = find_line(scan, name, &line);
+	uint32_t uid = 0;
+	int rc = find_line(scan, name, &line, &uid);
+	bool live;
 
 	if (scan->txn)
 		dotlock_touch(scan->txn->lock);
 	if (rc < 0)
 		return rc;
 	if (!line)
-		return memchr(name->base, '\n', name->base_len) ? 0 : add_new_file(scan, file, 0);
+		return memchr(name->base, '\n', name->base_len) ? 0 : add_new_file(scan, name, 0);
+	live = index_find(scan->md->index, uid, &record) == 0;
+	if (!live && uid < scan->next_uid)
+		return add_new_file(scan, name, uid);
 	if (line->seen) {
 		/* Renamed while we read, or two files with one base: Dovecot sorts that out. */
-		log_debug("%s: base name twice: %s/%s", scan->md->path, dir, file);
+		if (!scan->again)
+			log_debug("%s: base name twice: %s/%s", scan->md->path, dir, file);
 		return 0;
 	}
-	line->seen = true;
-	if (index_find(scan->md->index, line->uid, &record) == 0)
-		return see_known(scan, &record, name);
-	if (line->uid < scan->next_uid)
-		return add_new_file(scan, file, line->uid);
-	/* A line that the index has not seen: in the order of UIDs, below. */
-	scan->need = true;
+	line->seen = 1;
+	/* A line that the index has not seen: in the order of UIDs, before the next scan. */
+	if (!live) {
+		scan->need = true;
+		return 0;
+	}
+	scan->live++;
+	return see_known(scan, &record, name);
+}
+
+/* What was adopted so far is recorded; the uidlist stays ours. Lines that go are left out when all
+ * is done: till then it only grows. */
+static int next_transaction(struct scan *scan)
+{
+	struct maildir_txn *done = scan->txn;
+	uint32_t *drop_uids = done->drop_uids;
+	size_t drop_count = done->drop_count, drop_room = done->drop_room;
+	int rc;
+
+	done->drop_uids = NULL;
+	done->drop_count = done->drop_room = 0;
+	done->rewrite = false;
+	rc = maildir_txn_commit(done, scan->err);
+	maildir_txn_free(done);
+	scan->txn = NULL;
+	if (rc == 0) {
+		/* What the index has to hold in memory becomes a snapshot. */
+		maildir_housekeep(scan->md);
+		rc = maildir_txn_begin(scan->md, scan->lock, &scan->txn, scan->err);
+	}
+	if (rc == 0 && uidlist_generation(scan->md->uidlist) != scan->generation)
+		rc = error_set(scan->err, -ESTALE,
+			       "%s/" UIDLIST_NAME ": replaced although it is locked",
+			       scan->md->control_path);
+	if (rc < 0) {
+		free(drop_uids);
+		return rc;
+	}
+	scan->txn->drop_uids = drop_uids;
+	scan->txn->drop_count = drop_count;
+	scan->txn->drop_room = drop_room;
+	scan->txn->rewrite = drop_count > 0;
 	return 0;
 }
 
-static int new_file_cmp(const void *a, const void *b)
+static int adopt_selected(struct scan *scan)
 {
-	const struct new_file *file_a = a, *file_b = b;
-
-	return maildir_name_cmp(file_a->name, file_b->name);
-}
-
-/* What was adopted so far is recorded; the uidlist stays ours. */
-static int next_transaction(struct scan *scan)
-{
-	int rc = maildir_txn_commit(scan->txn, scan->err);
-
-	maildir_txn_free(scan->txn);
-	scan->txn = NULL;
-	return rc < 0 ? rc : maildir_txn_begin(scan->md, scan->lock, &scan->txn, scan->err);
-}
-
-static int adopt_new_files(struct scan *scan)
-{
-	for (size_t i = 0; i < scan->new_count; i++)
-		scan->new_files[i].name = scan->names.data + scan->new_files[i].place;
-	if (scan->new_count)
-		qsort(scan->new_files, scan->new_count, sizeof *scan->new_files, new_file_cmp);
-	for (size_t i = 0; i < scan->new_count; i++) {
-		struct new_file *file = &scan->new_files[i];
+	for (size_t i = 0; i < scan->new_files.count; i++) {
 		struct maildir_name name;
+		uint32_t drop_uid = new_files_get(&scan->new_files, i, &name);
 		int rc;
 
-		maildir_name_parse(file->name, &name);
-		if (i > 0) {
-			struct maildir_name last;
-
-			/* The same file, seen in new/ and then in cur/. */
-			maildir_name_parse(scan->new_files[i - 1].name, &last);
-			if (last.base_len == name.base_len &&
-			    memcmp(last.base, name.base, name.base_len) == 0)
-				continue;
-		}
-		if (file->drop_uid)
+		if (drop_uid)
 			log_warning("%s: expunged message reappeared, giving it a new UID (old "
 				    "uid=%u, file=%s)",
-				    scan->md->path, file->drop_uid, file->name);
-		rc = maildir_txn_adopt(scan->txn, &name, file->drop_uid, scan->err);
-		if (rc == 0 && i % ADOPT_BATCH == ADOPT_BATCH - 1)
+				    scan->md->path, drop_uid, name.base);
+		rc = maildir_txn_adopt(scan->txn, &name, drop_uid, scan->err);
+		if (rc == 0 && ++scan->adopted % ADOPT_BATCH == 0)
 			rc = next_transaction(scan);
 		if (rc < 0)
 			return rc;
 		scan->changed = true;
 	}
 	return 0;
+}
+
+static int adopt_new_files(struct scan *scan)
+{
+	bool more = true;
+
+	for (;;) {
+		int rc = new_files_select(&scan->new_files);
+
+		if (rc < 0)
+			return error_errno(scan->err, rc, "%s: names of new files", scan->md->path);
+		rc = adopt_selected(scan);
+		if (rc < 0)
+			return rc;
+		rc = new_files_next(&scan->new_files, &more);
+		if (rc < 0)
+			return error_errno(scan->err, rc, "%s: names of new files", scan->md->path);
+		if (!more)
+			return 0;
+		scan->again = true;
+		rc = maildir_each_file(scan->md, scan_file, scan, scan->err);
+		if (rc < 0)
+			return rc;
+	}
 }
 
 /* ---- missing files ---- */
@@ -277,23 +312,39 @@ static int note_missing(struct scan *scan, struct maildir_wanted *wanted, uint32
 	return rc;
 }
 
+/* The lines that no file was seen of come first, in the order of the list. */
+static size_t gather_unseen(struct scan *scan)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < scan->line_count; i++) {
+		if (!scan->lines[i].seen)
+			scan->lines[count++] = scan->lines[i];
+	}
+	if (count)
+		qsort(scan->lines, count, sizeof *scan->lines, offset_cmp);
+	return count;
+}
+
 static int find_missing(struct scan *scan)
 {
 	AUTO_FREE struct maildir_wanted *wanted = calloc(MISSING_BATCH, sizeof *wanted);
 	AUTO_FREE uint32_t *uids = calloc(MISSING_BATCH, sizeof *uids);
-	size_t count = 0;
+	size_t count = 0, unseen = gather_unseen(scan);
 	int rc = 0;
 
 	if (!wanted || !uids)
 		return error_errno(scan->err, -ENOMEM, "%s", scan->md->path);
-	for (size_t i = 0; rc == 0 && i < scan->line_count; i++) {
+	for (size_t i = 0; rc == 0 && i < unseen; i++) {
+		struct uidlist_record line;
 		struct index_record record;
 
-		if (index_find(scan->md->index, scan->lines[i].uid, &record) < 0)
+		rc = uidlist_at(scan->md->uidlist, scan->lines[i].offset, &line, scan->err);
+		if (rc < 0)
+			return rc;
+		if (index_find(scan->md->index, line.uid, &record) < 0)
 			continue;
 		scan->live++;
-		if (scan->lines[i].seen)
-			continue;
 		rc = maildir_want_record(scan->md, &record, &wanted[count], scan->err);
 		uids[count++] = record.uid;
 		if (rc == 0 && count == MISSING_BATCH) {
@@ -354,8 +405,7 @@ static int run(struct scan *scan)
 
 static void scan_free(struct scan *scan)
 {
-	free(scan->new_files);
-	buf_free(&scan->names);
+	new_files_free(&scan->new_files);
 	free(scan->lines);
 }
 
@@ -399,12 +449,24 @@ static int sync_where_files_lack(struct maildir *md, struct error *err)
 	return 0;
 }
 
+/* Many messages were added, of which the last snapshot has a part: whoever opens the mailbox next
+ * need not read the others from the log. */
+static void write_snapshot(struct maildir *md)
+{
+	struct error err;
+	int rc = index_write_snapshot(md->index, 0, &err);
+
+	if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -ESTALE)
+		log_warning("%s", err.text);
+}
+
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,
 			struct error *err)
 {
-	struct scan scan = {.md = md, .lock = lock, .names = BUF_INIT(NAMES_MAX), .err = err};
+	struct scan scan = {.md = md, .lock = lock, .err = err};
 	int rc = 0;
 
+	new_files_init(&scan.new_files, ADOPT_PASS);
 	md->box.missing_count = 0;
 	if (!lock)
 		rc = dotlock_acquire(md->control_fd, md->control_path, UIDLIST_NAME,
@@ -420,14 +482,17 @@ int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_
 		return rc;
 	if (scan.changed)
 		*changed_r = true;
-	maildir_housekeep(md);
+	if (scan.adopted >= ADOPT_BATCH)
+		write_snapshot(md);
+	else
+		maildir_housekeep(md);
 	return 0;
 }
 
 int maildir_scan(struct mailbox *box, bool *changed_r, struct error *err)
 {
 	struct maildir *md = maildir_of(box);
-	struct scan scan = {.md = md, .names = BUF_INIT(NAMES_MAX), .err = err};
+	struct scan scan = {.md = md, .err = err};
 	bool behind = false, waited;
 	int rc = maildir_refresh(box, err);
 

@@ -331,7 +331,8 @@ static int check_uid(void *ctx, const struct mail *mail)
 	return 0;
 }
 
-/* More than one transaction takes: UIDs in the order of the names all the same. */
+/* More than one transaction takes, and one pass over the directories: UIDs in the order of the
+ * names all the same. */
 static void test_a_scan_of_very_many_new_files(void **state)
 {
 	struct fixture *fx = *state;
@@ -342,13 +343,55 @@ static void test_a_scan_of_very_many_new_files(void **state)
 
 	fixture_make_maildir(fx);
 	struct mailbox *box = must_open(fx, "INBOX");
-	must_shell("cd '%s/new' && seq -f '1600000000.M%%06gP1.host' 25001 | xargs touch",
+	must_shell("cd '%s/new' && seq -f '1600000000.M%%06gP1.host' 70001 | xargs touch",
 		   fx->maildir);
 	must(mailbox_scan(box, &changed, &missing, &err), &err);
 	assert_true(changed);
 	assert_int_equal(missing, 0);
 	must(mailbox_each(box, 1, UINT32_MAX, check_uid, &seen, &err), &err);
-	assert_int_equal(seen, 25001);
+	assert_int_equal(seen, 70001);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(changed);
+	mailbox_close(&box);
+}
+
+static int note_guid(void *ctx, const struct mail *mail)
+{
+	snprintf(ctx, 64, "%u %s", mail->uid, mail->guid);
+	return 1;
+}
+
+/* One that was expunged comes back among many new ones: it stays the message that it was, and has
+ * one line in the end. */
+static void test_many_new_files_and_one_that_reappears(void **state)
+{
+	static const char name[] = "1500000000.M1P1.host";
+	struct fixture *fx = *state;
+	struct mailbox_txn *txn;
+	struct error err;
+	char path[400], first[64] = "";
+	size_t missing;
+	bool changed;
+
+	fixture_make_maildir(fx);
+	snprintf(path, sizeof path, "%s/dovecot-uidlist", fx->maildir);
+	must_shell("printf '3 V77 N2 G7931a82b8585026be40b000083ecc375\n1 Gmine :%s\n' > '%s'",
+		   name, path);
+	must_shell("cd '%s/new' && touch %s", fx->maildir, name);
+	struct mailbox *box = must_open(fx, "INBOX");
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_expunge(txn, 1, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	must_shell(
+		"cd '%s/new' && touch %s && seq -f '1600000000.M%%06gP1.host' 25001 | xargs touch",
+		fx->maildir, name);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_true(changed);
+	assert_int_equal(mailbox_status(box)->messages, 25002);
+	assert_int_equal(mailbox_each(box, 1, UINT32_MAX, note_guid, first, &err), 1);
+	assert_string_equal(first, "2 mine");
+	must_shell("test $(grep -c '^[0-9]* .*:%s' '%s') = 1", name, path);
+	must_shell("test $(wc -l < '%s') = 25003", path);
 	must(mailbox_scan(box, &changed, &missing, &err), &err);
 	assert_false(changed);
 	mailbox_close(&box);
@@ -543,6 +586,7 @@ int main(void)
 		UNIT(test_the_holder_of_the_lock_is_waited_for),
 		UNIT(test_many_events_at_once),
 		UNIT(test_a_scan_of_very_many_new_files),
+		UNIT(test_many_new_files_and_one_that_reappears),
 		UNIT(test_cut_after_placing_files),
 		UNIT(test_cut_after_placing_files_then_scan),
 		UNIT(test_cut_after_the_uidlist),

@@ -15,6 +15,7 @@
 #include "store/maildir/maildir_keywords.h"
 #include "store/maildir/maildir_name.h"
 #include "store/maildir/name_table.h"
+#include "store/maildir/new_files.h"
 
 /* ---- names ---- */
 
@@ -75,6 +76,54 @@ static void test_sizes_and_guids_of_names(void **state)
 	assert_false(maildir_name_guid_is_usable("a:b"));
 	assert_false(maildir_name_guid_is_usable("a b"));
 	assert_false(maildir_name_guid_is_usable("a\nb"));
+}
+
+/* All names, shuffled, and each once more with flags; as a pass over new/ and cur/ gives them. */
+static void add_all(struct new_files *files, unsigned count)
+{
+	for (unsigned i = 0; i < 2 * count; i++) {
+		struct maildir_name name;
+		char file[64];
+
+		snprintf(file, sizeof file, "%u.M%uP1.host%s", 1000 + i * 7 % count / 10,
+			 i * 7 % count % 10, i < count ? "" : ":2,Fb");
+		assert_true(maildir_name_parse(file, &name));
+		assert_int_equal(new_files_add(files, &name, i * 7 % count + 1), 0);
+	}
+}
+
+static void test_new_files_come_in_parts(void **state)
+{
+	for (unsigned max = 1; max < 60; max++) {
+		struct new_files files;
+		unsigned seen = 0, passes = 0;
+		bool more = true;
+
+		new_files_init(&files, max);
+		while (more) {
+			add_all(&files, 50);
+			assert_int_equal(new_files_select(&files), 0);
+			assert_true(files.count <= max);
+			for (size_t i = 0; i < files.count; i++) {
+				struct maildir_name name;
+				char base[64];
+
+				assert_int_equal(new_files_get(&files, i, &name), ++seen);
+				snprintf(base, sizeof base, "%u.M%uP1.host", 1000 + (seen - 1) / 10,
+					 (seen - 1) % 10);
+				assert_string_equal(name.base, base);
+				assert_int_equal(name.base_len, strlen(base));
+				/* The first that was seen. */
+				assert_int_equal(name.flags, 0);
+				assert_int_equal(name.letters, 0);
+			}
+			assert_int_equal(new_files_next(&files, &more), 0);
+			passes++;
+		}
+		assert_int_equal(seen, 50);
+		assert_int_equal(passes, (50 + max - 1) / max);
+		new_files_free(&files);
+	}
 }
 
 static void test_order_of_new_files(void **state)
@@ -324,6 +373,7 @@ int main(void)
 		cmocka_unit_test(test_name_is_built_and_keeps_what_is_unknown),
 		cmocka_unit_test(test_sizes_and_guids_of_names),
 		cmocka_unit_test(test_order_of_new_files),
+		cmocka_unit_test(test_new_files_come_in_parts),
 		cmocka_unit_test(test_generated_names_differ),
 		cmocka_unit_test(test_name_table_grows),
 		UNIT(test_a_keywords_lock_that_was_left_is_taken_over),
