@@ -22,9 +22,10 @@
 #define FILL_FROM_DEFAULT 1000U
 #define PART_MAILS	  MERGE_APPEND_BATCH
 
+/* Of a mailbox that was taken in as files, long rows of messages have one MODSEQ. */
 struct fill {
 	struct box *box;
-	struct fill_modseq *modseqs; /* of the messages that were taken */
+	struct fill_modseq *modseqs; /* of the messages that were taken, ascending */
 	size_t count, size;
 };
 
@@ -162,8 +163,14 @@ static int take_mails(struct box *box, struct error *err)
 /* Every entry may have to be raised. -ENOMEM */
 static int add_modseq(struct fill *fill, uint32_t uid, uint64_t modseq)
 {
+	struct fill_modseq *last = fill->count > 0 ? &fill->modseqs[fill->count - 1] : NULL;
+
+	if (last != NULL && last->modseq == modseq && last->last_uid + 1 == uid) {
+		last->last_uid = uid;
+		return 0;
+	}
 	if (fill->count == fill->size) {
-		size_t size = fill->size * 2 + PART_MAILS;
+		size_t size = fill->size != 0 ? fill->size * 2 : 64;
 		struct fill_modseq *bigger = realloc(fill->modseqs, size * sizeof(*bigger));
 
 		if (bigger == NULL)
@@ -171,7 +178,8 @@ static int add_modseq(struct fill *fill, uint32_t uid, uint64_t modseq)
 		fill->modseqs = bigger;
 		fill->size = size;
 	}
-	fill->modseqs[fill->count++] = (struct fill_modseq){.uid = uid, .modseq = modseq};
+	fill->modseqs[fill->count++] =
+		(struct fill_modseq){.first_uid = uid, .last_uid = uid, .modseq = modseq};
 	return 0;
 }
 

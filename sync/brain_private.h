@@ -284,8 +284,9 @@ uint32_t import_current_uid(const struct box *box, uint32_t uid);
 void import_apply_batch(struct box *box);
 /* All of a plan that only appends, as a batch. */
 void import_apply_part(struct box *box);
+/* Messages with UIDs in a row that are to have the same MODSEQ. */
 struct fill_modseq {
-	uint32_t uid;
+	uint32_t first_uid, last_uid;
 	uint64_t modseq;
 };
 /* Under the locks: whether somebody else has written since the lists were made. */

@@ -486,9 +486,33 @@ void import_apply_part(struct box *box)
 		apply_batch(box, box->import.plan.expunge_start);
 }
 
-/* Whatever somebody else wrote meanwhile: it is about single messages. */
-static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t count,
-		      struct error *err)
+/* How far import_raise_modseqs() has come. */
+struct raise {
+	const struct fill_modseq *modseqs;
+	size_t count, next;
+	uint32_t uid; /* in modseqs[next] */
+};
+
+/* The messages of a batch; whatever somebody else wrote meanwhile: it is about single messages. */
+static int raise_batch(struct box *box, struct mailbox_txn *txn, struct raise *raise,
+		       struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < RAISE_BATCH && raise->next < raise->count && ret == 0; i++) {
+		const struct fill_modseq *row = &raise->modseqs[raise->next];
+
+		if (raise->uid < row->first_uid)
+			raise->uid = row->first_uid;
+		ret = settle_modseq(box, txn, raise->uid, row->modseq, true, err);
+		if (raise->uid == row->last_uid)
+			raise->next++;
+		raise->uid++;
+	}
+	return ret;
+}
+
+static int raise_some(struct box *box, struct raise *raise, struct error *err)
 {
 	struct import *import = &box->import;
 	struct mailbox_txn *txn = NULL;
@@ -499,8 +523,8 @@ static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t
 		ret = error_set(err, -ESTALE, "mailbox %s has another GUID now", box->name);
 	if (ret == 0)
 		import_note_foreign(box);
-	for (size_t i = 0; i < count && ret == 0; i++)
-		ret = settle_modseq(box, txn, modseqs[i].uid, modseqs[i].modseq, true, err);
+	if (ret == 0)
+		ret = raise_batch(box, txn, raise, err);
 	if (ret == 0)
 		ret = mailbox_commit(&txn, &foreign, err);
 	mailbox_abort(&txn);
@@ -515,11 +539,11 @@ static int raise_some(struct box *box, const struct fill_modseq *modseqs, size_t
 
 void import_raise_modseqs(struct box *box, const struct fill_modseq *modseqs, size_t count)
 {
+	struct raise raise = {.modseqs = modseqs, .count = count};
 	struct error err = {0};
 
-	for (size_t done = 0; done < count && box->failed == 0; done += RAISE_BATCH) {
-		size_t part = count - done > RAISE_BATCH ? RAISE_BATCH : count - done;
-		int ret = raise_some(box, modseqs + done, part, &err);
+	while (raise.next < count && box->failed == 0) {
+		int ret = raise_some(box, &raise, &err);
 
 		if (ret < 0)
 			box_fail(box, ret, &err);
