@@ -34,12 +34,13 @@ def count_files(maildir):
 
 
 class Memory:
-    """The peak of each process of both nodes so far, also of those that have ended."""
+    """The peak of each process of both nodes in a phase, also of those that have ended; and of it what is not a
+    file's pages, as far as it was seen."""
 
     def __init__(self, pair):
-        self.pair, self.peak = pair, {}
+        self.pair, self.peak, self.own = pair, {}, {}
 
-    def look(self):
+    def processes(self):
         parents = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -53,29 +54,42 @@ class Memory:
                 if name not in each.processes:
                     continue
                 pid = each.pid(name)
-                self.note(f"{name} {each.host}", pid)
+                yield f"{name} {each.host}", pid
                 for child, parent in parents.items():
                     if parent == pid:
-                        self.note(f"worker {each.host}", child)
+                        yield f"worker {each.host}", child
 
-    def note(self, name, pid):
-        try:
-            with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-                kib = next((int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
-        except OSError:
-            return
-        self.peak[name] = max(self.peak.get(name, 0), kib)
+    def look(self):
+        for name, pid in self.processes():
+            try:
+                with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+                    kib = dict(line.split()[:2] for line in file if line.startswith(("VmHWM", "Rss")))
+            except OSError:
+                continue
+            self.peak[name] = max(self.peak.get(name, 0), int(kib.get("VmHWM:", 0)))
+            self.own[name] = max(self.own.get(name, 0), int(kib.get("RssAnon:", 0)) + int(kib.get("RssShmem:", 0)))
+
+    def begin(self):
+        self.peak, self.own = {}, {}
+        for _, pid in self.processes():
+            try:
+                with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
+                    file.write("5")
+            except OSError:
+                pass
 
     def wait(self, what, check, timeout=7200):
         start = time.monotonic()
+        self.begin()
 
         def looking():
             self.look()
             return check()
         nodes.eventually(what, looking, timeout, every=0.2)
         took = time.monotonic() - start
-        peaks = ", ".join(f"{name} {kib / 1024:.0f}" for name, kib in sorted(self.peak.items()))
-        print(f"{what:24} {took:8.1f} s   peak MiB: {peaks}", flush=True)
+        peaks = ", ".join(f"{name} {kib / 1024:.0f} ({self.own[name] / 1024:.0f})"
+                          for name, kib in sorted(self.peak.items()))
+        print(f"{what:24} {took:8.1f} s   peak MiB (not of files): {peaks}", flush=True)
         return took
 
 
