@@ -14,6 +14,7 @@
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
 #include "store/mailbox_private.h"
+#include "store/maildir/dotlock.h"
 #include "store/maildir/uidlist.h"
 #include "store/uidvalidity.h"
 
@@ -26,6 +27,8 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define IN_PLACE_TIMEOUT_MS 10000
 
 static int sync_parent(const char *path)
 {
@@ -201,6 +204,18 @@ static int create_in_place(const struct new_mailbox *new, const struct mailbox_s
 	return rc < 0 ? list_failed(err, new->user, new->name, rc, "fsync", paths->mail) : 0;
 }
 
+/* A directory that is filled in place may just be made a mailbox by Dovecot, which writes its
+ * uidlist under this lock. Both stay until the caller releases them. */
+static int lock_in_place(const struct new_mailbox *new, const struct mailbox_spot *paths,
+			 int *control_r, struct dotlock **lock_r, struct error *err)
+{
+	*control_r = open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (*control_r < 0)
+		return list_failed(err, new->user, new->name, -errno, "open", paths->control);
+	return dotlock_acquire(*control_r, paths->control, UIDLIST_NAME, IN_PLACE_TIMEOUT_MS,
+			       lock_r, err);
+}
+
 /* A mailbox is there when what makes it one is; leftovers of an earlier attempt in place are
  * cleared away.
  */
@@ -276,6 +291,8 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 	struct new_mailbox new = {.user = user, .name = name, .uid_validity = uid_validity};
 	bool dbox = user->location.driver != MAIL_DRIVER_MAILDIR;
 	bool in_place = user->location.layout == MAIL_LAYOUT_FS || strcmp(name, "INBOX") == 0;
+	AUTO_CLOSE int control = -1;
+	struct dotlock *being_made = NULL;
 	struct mailbox_spot spot;
 	int lock = -1;
 	int rc = list_check_name(user, name, err);
@@ -293,6 +310,8 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 	rc = make_places(&new, &spot, in_place, err);
 	if (rc == 0)
 		rc = list_lock(user, &lock, err);
+	if (rc == 0 && in_place && !dbox)
+		rc = lock_in_place(&new, &spot, &control, &being_made, err);
 	if (rc == 0 && (in_place || !list_path_exists(spot.mail)))
 		rc = clear_leftovers(&new, &spot, err);
 	else if (rc == 0)
@@ -307,6 +326,7 @@ int mailbox_list_create(const struct mail_user *user, const char *name, const st
 				: create_by_rename(&new, &spot, err);
 	if (rc == 0 && guid)
 		rc = mailbox_log_keep_alive(user, guid, time(NULL), err);
+	dotlock_release(&being_made);
 	if (rc == 0)
 		list_unlock_changed(user, &lock);
 	else

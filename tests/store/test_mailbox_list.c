@@ -376,9 +376,9 @@ static void we_list_what_dovecot_renames(void **state)
 	check_rename(*state, true);
 }
 
-/* A program in the middle of a change: it holds the lock for a while. Exits 1 if the directory gets
- * another name meanwhile. */
-static pid_t change_meanwhile(const char *control)
+/* A program in the middle of a change: it holds the lock for a while, and runs the command before
+ * it gives it up. Exits 1 if the directory gets another name meanwhile. */
+static pid_t change_meanwhile(const char *control, const char *command)
 {
 	char lock[600], host[256], text[300];
 	int ready[2];
@@ -397,6 +397,8 @@ static pid_t change_meanwhile(const char *control)
 			_exit(2);
 		usleep(300000);
 		moved = access(lock, F_OK) < 0;
+		if (system(command) != 0) // NOLINT(cert-env33-c)
+			_exit(3);
 		unlink(lock);
 		_exit(moved);
 	}
@@ -418,7 +420,7 @@ static void a_rename_waits_for_a_change(void **state)
 	must(as_root(mailbox_list_create(&fx->user, "Old", NULL, 0, &err)), &err);
 	assert_int_equal(mailbox_paths_get(&fx->user.location, "Old", &before), 0);
 	assert_int_equal(mailbox_paths_get(&fx->user.location, "New", &after), 0);
-	pid = change_meanwhile(before.control);
+	pid = change_meanwhile(before.control, "true");
 	rename_it(fx, "Old", "New");
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -783,6 +785,37 @@ static void an_empty_account(void **state)
 	mailbox_tree_free(&tree);
 }
 
+/* INBOX is what its first user makes it, also while we are about to. */
+static void an_inbox_that_is_being_made(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox_paths paths;
+	struct guid guid;
+	char command[2000], hex[GUID_HEX_SIZE];
+	int status;
+	pid_t pid;
+
+	must_shell("rm -r '%s'", fx->maildir);
+	create(fx, "Work");
+	guid_generate(&guid);
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "INBOX", &paths), 0);
+	snprintf(command, sizeof command,
+		 "mkdir -p '%s/cur' '%s/new' '%s/tmp' && echo '3 V77 N1 G%s' >'%s/dovecot-uidlist' "
+		 "&& "
+		 "chown -R %d:%d '%s'",
+		 paths.mail, paths.mail, paths.mail, guid_to_hex(&guid, hex), paths.control,
+		 MAIL_UID, MAIL_UID, fx->home);
+	must_shell("mkdir -p '%s' && chown -R %d:%d '%s'", paths.control, MAIL_UID, MAIL_UID,
+		   fx->home);
+	pid = change_meanwhile(paths.control, command);
+	assert_int_equal(try_create(fx, "INBOX", NULL, 0), -EEXIST);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	must_shell("grep -q '^3 V77 N1 G%s$' '%s/dovecot-uidlist'", hex, paths.control);
+	mailbox_paths_free(&paths);
+	assert_same_view(fx);
+}
+
 /* Dovecot waits for us. */
 static void the_lock_excludes_dovecot(void **state)
 {
@@ -840,6 +873,7 @@ int main(int argc, char **argv)
 		CASE(hostile_names_are_refused),
 		CASE(hostile_directories_are_not_listed),
 		CASE(an_empty_account),
+		CASE(an_inbox_that_is_being_made),
 		CASE(the_lock_excludes_dovecot),
 	};
 	int failures = 0;
