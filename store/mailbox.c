@@ -8,12 +8,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "store/base/log.h"
 #include "store/index/index_changes.h"
+#include "store/index/index_txn.h"
 #include "store/list_lock.h"
 #include "store/mail_user.h"
 #include "store/mailbox_name.h"
 #include "store/uidvalidity.h"
+
+#define BROKEN_DELETION_S	30
+#define BROKEN_DELETION_LOCK_MS 5000
 
 static int told(const struct mailbox *box, int rc, struct error *err)
 {
@@ -85,6 +90,31 @@ void mailbox_spot_free(struct mailbox_spot *spot)
 	*spot = (struct mailbox_spot){0};
 }
 
+/* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
+ * hold mailboxes.lock. Nothing was removed, and as long as the mark is there nobody can write. */
+static int take_back_deletion(struct mailbox *box, struct error *err)
+{
+	struct index_status status;
+	int lock = -1, rc;
+
+	index_status(box->format->index(box), &status);
+	if (!status.deleted ||
+	    index_log_written(box->format->index(box)) + BROKEN_DELETION_S > time(NULL) ||
+	    list_lock_is_held(box->user))
+		return 0;
+	rc = list_lock(box->user, &lock, err);
+	if (rc < 0)
+		return rc;
+	rc = box->format->refresh(box, err);
+	if (rc == 0)
+		rc = index_undelete(box->format->index(box), BROKEN_DELETION_LOCK_MS, err);
+	list_unlock(box->user, &lock);
+	if (rc == 0)
+		log_notice("a deletion that was broken off is taken back user=%s mailbox=%s",
+			   box->user->name, box->name);
+	return rc;
+}
+
 int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
 		 struct error *err)
 {
@@ -108,6 +138,11 @@ int mailbox_open(const struct mail_user *user, const char *name, struct mailbox 
 	if (!box->name) {
 		mailbox_close(&box);
 		return error_errno(err, -ENOMEM, "user %s, mailbox %s", user->name, name);
+	}
+	rc = told(box, take_back_deletion(box, err), err);
+	if (rc < 0) {
+		mailbox_close(&box);
+		return rc;
 	}
 	*box_r = box;
 	return 0;
@@ -140,7 +175,11 @@ int mailbox_rebuild(const struct mail_user *user, const char *name, struct error
 
 int mailbox_refresh(struct mailbox *box, struct error *err)
 {
-	return told(box, box->format->refresh(box, err), err);
+	int rc = box->format->refresh(box, err);
+
+	if (rc == 0)
+		rc = take_back_deletion(box, err);
+	return told(box, rc, err);
 }
 
 const char *mailbox_name(const struct mailbox *box)

@@ -476,6 +476,13 @@ void index_status(const struct index *index, struct index_status *status_r)
 	};
 }
 
+int64_t index_log_written(const struct index *index)
+{
+	struct stat st;
+
+	return fstat(index->log.fd, &st) < 0 ? -errno : st.st_mtime;
+}
+
 bool index_is_synced(const struct index *index)
 {
 	return index->state.tail == index->state.offset ||

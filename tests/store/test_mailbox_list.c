@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
+#include "store/index/index_txn.h"
 #include "store/list_lock.h"
 #include "store/mailbox_log.h"
 #include "store/mailbox_name.h"
@@ -785,6 +786,41 @@ static void an_empty_account(void **state)
 	mailbox_tree_free(&tree);
 }
 
+/* Marked and not renamed: who was at it died. The mailbox is one again, for Dovecot as well. */
+static void a_deletion_that_was_broken_off(void **state)
+{
+	const struct index_options options = {.name = INDEX_NAME_MAIL, .label = "Work"};
+	struct fixture *fx = *state;
+	struct mailbox_paths paths;
+	struct index_txn *txn;
+	struct mailbox_txn *change;
+	struct mailbox *box;
+	struct index *index;
+	struct error err = {0};
+
+	create(fx, "Work");
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "Work", &paths), 0);
+	AUTO_CLOSE int fd = open(paths.index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	must(index_open(fd, &options, &index, &err), &err);
+	must(index_begin(index, 1000, &txn, &err), &err);
+	must(index_set_deleted(txn, &err), &err);
+	must(index_commit(&txn, false, &err), &err);
+	index_close(&index);
+	as_mail_user();
+	must(mailbox_open(&fx->user, "Work", &box, &err), &err);
+	/* Not while somebody may be at it. */
+	assert_int_equal(mailbox_begin(box, &change, &err), -ESTALE);
+	must_shell("touch -d '1 minute ago' '%s/dovecot.index.log'", paths.index);
+	must(mailbox_refresh(box, &err), &err);
+	must(mailbox_begin(box, &change, &err), &err);
+	mailbox_abort(&change);
+	mailbox_close(&box);
+	as_root(0);
+	mailbox_paths_free(&paths);
+	assert_same_view(fx);
+	free(doveadm(fx, "-f tab mailbox status messages Work"));
+}
+
 /* INBOX is what its first user makes it, also while we are about to. */
 static void an_inbox_that_is_being_made(void **state)
 {
@@ -874,6 +910,7 @@ int main(int argc, char **argv)
 		CASE(hostile_directories_are_not_listed),
 		CASE(an_empty_account),
 		CASE(an_inbox_that_is_being_made),
+		CASE(a_deletion_that_was_broken_off),
 		CASE(the_lock_excludes_dovecot),
 	};
 	int failures = 0;
