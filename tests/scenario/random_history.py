@@ -246,11 +246,11 @@ class History:
 
     def dovecot_trouble(self, node):
         lines = node.dovecot_log_problems()
-        # Dovecot's sessions do not all survive the death of their mount.
+        # Dovecot's sessions do not all survive the death of their mount: some end in a panic, others take the index log for
+        # corrupt that lacks what they could not write.
         bereft = {session_of(line) for line in lines if "Transport endpoint is not connected" in line}
         return [line for line in lines
-                if TROUBLE_IN_LOG.search(line) and PANIC_OF_A_GUID not in line
-                and not (re.search("Panic|Raw backtrace", line) and session_of(line) in bereft)
+                if TROUBLE_IN_LOG.search(line) and PANIC_OF_A_GUID not in line and session_of(line) not in bereft
                 and not (self.model.count["fault disk"] and PANIC_OF_A_FULL_DISK in line)]
 
     def check(self):
