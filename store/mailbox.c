@@ -90,28 +90,41 @@ void mailbox_spot_free(struct mailbox_spot *spot)
 	*spot = (struct mailbox_spot){0};
 }
 
+static bool is_marked_deleted(struct mailbox *box)
+{
+	struct index_status status;
+
+	index_status(box->format->index(box), &status);
+	return status.deleted;
+}
+
 /* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
  * hold mailboxes.lock. Nothing was removed, and as long as the mark is there nobody can write. */
 static int take_back_deletion(struct mailbox *box, struct error *err)
 {
-	struct index_status status;
+	int64_t written;
 	int lock = -1, rc;
 
-	index_status(box->format->index(box), &status);
-	if (!status.deleted ||
-	    index_log_written(box->format->index(box)) + BROKEN_DELETION_S > time(NULL) ||
-	    list_lock_is_held(box->user))
+	if (!is_marked_deleted(box) || list_lock_is_held(box->user))
+		return 0;
+	written = index_log_written(box->format->index(box));
+	if (written < 0)
+		return error_errno(err, (int)written, "index log");
+	if (written + BROKEN_DELETION_S > time(NULL))
 		return 0;
 	rc = list_lock(box->user, &lock, err);
 	if (rc < 0)
 		return rc;
 	rc = box->format->refresh(box, err);
-	if (rc == 0)
+	/* Another may have been as fast. */
+	if (rc == 0 && is_marked_deleted(box)) {
 		rc = index_undelete(box->format->index(box), BROKEN_DELETION_LOCK_MS, err);
+		if (rc == 0)
+			log_notice("a deletion that was broken off is taken back user=%s "
+				   "mailbox=%s",
+				   box->user->name, box->name);
+	}
 	list_unlock(box->user, &lock);
-	if (rc == 0)
-		log_notice("a deletion that was broken off is taken back user=%s mailbox=%s",
-			   box->user->name, box->name);
 	return rc;
 }
 

@@ -38,7 +38,9 @@ struct mailbox_status {
 
 /* name: hierarchy parts in UTF-8 joined by '/', "INBOX" for the inbox. A mailbox whose directory
  * exists but which has no uidlist or index yet gets them here (GUID, UIDVALIDITY), under the locks.
- * The user has to outlive the mailbox. */
+ * The user has to outlive the mailbox. A deletion that was marked in the index log and broken off
+ * is taken back, under mailboxes.lock, here and by mailbox_refresh(): half a minute after the log
+ * was last written, and not while somebody holds that lock. */
 int mailbox_open(const struct mail_user *user, const char *name, struct mailbox **box_r,
 		 struct error *err);
 void mailbox_close(struct mailbox **box);

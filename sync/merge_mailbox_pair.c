@@ -59,7 +59,7 @@ static bool means_by_uid(const struct merge_work *work, const struct merge_side 
 	       expunge->flags.modseq > side->acked_modseq;
 }
 
-/* Marks the messages whose (UID, GUID) the other side has expunged. */
+/* Marks the messages that the other side has expunged under this UID. */
 static void mark_expunged(const struct merge_work *work, struct insts *insts,
 			  const struct merge_side *other)
 {

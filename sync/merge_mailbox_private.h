@@ -25,7 +25,7 @@ struct inst {
 	struct inst *link; /* the same message on the other side */
 	int side;
 	bool exact;	     /* linked, and the UIDs are equal */
-	bool expunged_there; /* the other side expunged just this (UID, GUID) */
+	bool expunged_there; /* the other side expunged just this (UID, GUID), or the agreed UID */
 	bool gone;	     /* the other side expunged it: it has to go */
 	uint32_t final_uid;  /* 0 until assigned */
 };

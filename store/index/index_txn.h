@@ -94,8 +94,7 @@ int index_inc_ext(struct index_txn *txn, const struct index_ext_def *def, uint32
 		  int32_t diff, struct error *err);
 
 /* INDEX_DELETED: the mailbox is about to be removed. Then no other record may be in the
- * transaction. index_undelete() takes it back and is the one thing allowed after INDEX_DELETED
- * (index_begin_deleted() begins such a transaction). */
+ * transaction. index_undelete() takes it back and is the one thing allowed after INDEX_DELETED. */
 int index_set_deleted(struct index_txn *txn, struct error *err);
 int index_undelete(struct index *index, int timeout_ms, struct error *err);
 

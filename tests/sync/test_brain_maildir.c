@@ -565,12 +565,9 @@ static void shell(const struct fixture *f, const char *commands)
 	assert_int_equal(system(command), 0); // NOLINT(cert-env33-c)
 }
 
-/* A mailbox is an older copy of itself, and the session that fills it up cannot bring everything:
- * what was agreed on before is not true again since its numbers are. */
-static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
+/* b's mailbox is an older copy of itself, which lacks three mails, and its state is of now. */
+static void put_older_copy_back(struct fixture *f)
 {
-	struct fixture *f = *state;
-
 	sync_until_equal(f);
 	shell(f, "cp -a b/Maildir b/before");
 	for (int i = 0; i < 3; i++)
@@ -578,6 +575,15 @@ static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
 	sync_until_equal(f);
 	shell(f, "rm -r b/Maildir && mv b/before b/Maildir");
 	test_node_settle(&f->nodes[1]);
+}
+
+/* A mailbox is an older copy of itself, and the session that fills it up cannot bring everything:
+ * what was agreed on before is not true again since its numbers are. */
+static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
+{
+	struct fixture *f = *state;
+
+	put_older_copy_back(f);
 	test_damaged_text = "Subject: 2";
 	run_session_cut(&f->nodes[1], &f->nodes[0], SYNC_CHANGED, true, UINT64_MAX, &f->results);
 	test_damaged_text = NULL;
@@ -595,13 +601,7 @@ static void a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten(void
 {
 	struct fixture *f = *state;
 
-	sync_until_equal(f);
-	shell(f, "cp -a b/Maildir b/before");
-	for (int i = 0; i < 3; i++)
-		deliver(f, 0, "INBOX");
-	sync_until_equal(f);
-	shell(f, "rm -r b/Maildir && mv b/before b/Maildir");
-	test_node_settle(&f->nodes[1]);
+	put_older_copy_back(f);
 	f->nodes[1].settle_error = -ENOSPC;
 	run_session_cut(&f->nodes[1], &f->nodes[0], SYNC_CHANGED, true, UINT64_MAX, &f->results);
 	assert_int_equal(f->results.master.outcome, SYNC_FAILED);
