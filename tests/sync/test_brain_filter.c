@@ -4,53 +4,29 @@
  * (-1): what is left out stays where it is, a second session has nothing to do, and one without the
  * filter brings the rest.
  */
-#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "tests/sync/brain_pair.h"
-#include "tests/sync/fake_store.h"
+#include "tests/sync/fake_pair.h"
 
 #define OLD "Subject: old\n\nx\n"
 #define NEW "Subject: new\n\nx\n"
 #define BIG "Subject: big\n\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n"
 
-struct fixture {
-	int64_t clock;
-	struct fake_account *a, *b;
-	struct test_node node_a, node_b;
-	struct session_results results;
-};
-
 static int setup(void **state)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
-
-	f->a = fake_account_new("alice", &f->clock);
-	f->b = fake_account_new("alice", &f->clock);
-	test_node_init(&f->node_a, &f->a->user, "a.example.org");
-	test_node_init(&f->node_b, &f->b->user, "b.example.org");
+	fake_pair_setup(state);
+	struct fake_pair *f = *state;
 	f->node_b.allow_one_way = true;
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	fake_account_free(&f->a);
-	fake_account_free(&f->b);
-	free(f);
 	return 0;
 }
 
 static struct fake_box *inbox(struct fake_account *account)
 {
-	return fake_find_box(account, "INBOX");
+	return box_of(account, "INBOX");
 }
 
 static size_t count(struct fake_account *account, const char *body)
@@ -63,7 +39,7 @@ static size_t count(struct fake_account *account, const char *body)
 	return found;
 }
 
-static void sync_pair(struct fixture *f)
+static void sync_pair(struct fake_pair *f)
 {
 	if (run_until_done(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results) < 0)
 		fail_msg("no end: %s %s, %s %s", f->results.master_err.text,
@@ -72,7 +48,7 @@ static void sync_pair(struct fixture *f)
 }
 
 /* The same session again, looking everywhere. (By Dovecot's rules MODSEQs take one more.) */
-static void expect_quiet(struct fixture *f)
+static void expect_nothing_to_do(struct fake_pair *f)
 {
 	if (f->node_a.plain)
 		sync_pair(f);
@@ -85,12 +61,12 @@ static void expect_quiet(struct fixture *f)
 }
 
 /* Both ends of dsyncfs, as nodes that know each other or not. */
-static void set_plain(struct fixture *f, bool plain)
+static void set_plain(struct fake_pair *f, bool plain)
 {
 	f->node_a.plain = f->node_b.plain = plain;
 }
 
-static void by_date(struct fixture *f)
+static void by_date(struct fake_pair *f)
 {
 	for (int i = 0; i < 3; i++) {
 		fake_deliver(f->a, inbox(f->a), NULL, OLD);
@@ -104,7 +80,7 @@ static void by_date(struct fixture *f)
 	sync_pair(f);
 	assert_int_equal(count(f->a, OLD) + count(f->a, NEW) * 10 + count(f->a, BIG) * 100, 23);
 	assert_int_equal(count(f->b, OLD) + count(f->b, NEW) * 10 + count(f->b, BIG) * 100, 123);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 	/* Flags of what both have go over; of the others nothing is known there. */
 	fake_flags(inbox(f->a), inbox(f->a)->mails[0].uid, MAIL_FLAGGED, 0);
 	fake_flags(inbox(f->a), inbox(f->a)->mails[4].uid, MAIL_SEEN, 0);
@@ -131,7 +107,7 @@ static void two_commands_by_date(void **state)
 
 static void by_size_and_flag(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 	struct fake_box *box = inbox(f->a);
 
 	fake_deliver(f->a, box, NULL, BIG);
@@ -142,7 +118,7 @@ static void by_size_and_flag(void **state)
 	sync_pair(f);
 	assert_int_equal(count(f->b, OLD), 1);
 	assert_int_equal(inbox(f->b)->mail_count, 1);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 	f->node_a.filter = (struct mail_filter){.max_size = strlen(OLD) + 2};
 	sync_pair(f);
 	assert_int_equal(inbox(f->b)->mail_count, 1);
@@ -156,7 +132,7 @@ static void by_size_and_flag(void **state)
 /* A saved state says what both have, which a session with a filter does not bring about. */
 static void no_state_is_saved(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	fake_deliver(f->a, inbox(f->a), NULL, OLD);
 	sync_pair(f);
@@ -175,7 +151,7 @@ static void no_state_is_saved(void **state)
 }
 
 /* -1: from and to are the fixture's accounts, whoever is the master. */
-static void once(struct fixture *f, struct fake_account *from, struct fake_account *to,
+static void once(struct fake_pair *f, struct fake_account *from, struct fake_account *to,
 		 enum sync_way way)
 {
 	set_plain(f, true);
@@ -193,7 +169,7 @@ static void once(struct fixture *f, struct fake_account *from, struct fake_accou
 	assert_true(guid_equal(&inbox(to)->status.guid, &inbox(from)->status.guid));
 	assert_int_equal(inbox(from)->version, before.version);
 	assert_int_equal(inbox(from)->mail_count, 2);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 
 	/* Not undone: a mail that the source lacks, one removed here, flags set here. */
 	fake_flags(inbox(to), 2, MAIL_FLAGGED, 0);
@@ -207,7 +183,7 @@ static void once(struct fixture *f, struct fake_account *from, struct fake_accou
 	assert_int_equal(count(to, "Subject: third\n\nx\n"), 1);
 	assert_int_equal(fake_find_mail(inbox(to), 2)->flags, MAIL_FLAGGED);
 	assert_int_equal(inbox(from)->mail_count, 3);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 	/* What was removed at the source goes. */
 	fake_expunge(inbox(from), 2);
 	sync_pair(f);
@@ -217,14 +193,14 @@ static void once(struct fixture *f, struct fake_account *from, struct fake_accou
 
 static void once_to_the_slave(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	once(f, f->a, f->b, SYNC_TO_PEER);
 }
 
 static void once_to_the_master(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	once(f, f->b, f->a, SYNC_FROM_PEER);
 }
@@ -232,7 +208,7 @@ static void once_to_the_master(void **state)
 /* A mailbox that only the destination has stays, and is no trouble. */
 static void once_with_a_folder_of_its_own(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 	struct guid guid;
 
 	guid_generate(&guid);
@@ -245,13 +221,13 @@ static void once_with_a_folder_of_its_own(void **state)
 	assert_non_null(fake_find_box(f->a, "Own"));
 	assert_null(fake_find_box(f->b, "Own"));
 	assert_int_equal(fake_find_box(f->a, "Own")->mail_count, 1);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 }
 
 /* A backup with a filter takes nothing away that the source has and the filter does not take. */
 static void backup_by_date(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	set_plain(f, true);
 	f->node_a.way = SYNC_TO_PEER;
@@ -262,20 +238,21 @@ static void backup_by_date(void **state)
 	fake_deliver(f->a, inbox(f->a), NULL, NEW);
 	sync_pair(f);
 	assert_int_equal(count(f->b, OLD) + count(f->b, NEW) * 10, 11);
-	expect_quiet(f);
+	expect_nothing_to_do(f);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(nodes_by_date, setup, teardown),
-		cmocka_unit_test_setup_teardown(two_commands_by_date, setup, teardown),
-		cmocka_unit_test_setup_teardown(by_size_and_flag, setup, teardown),
-		cmocka_unit_test_setup_teardown(no_state_is_saved, setup, teardown),
-		cmocka_unit_test_setup_teardown(once_to_the_slave, setup, teardown),
-		cmocka_unit_test_setup_teardown(once_to_the_master, setup, teardown),
-		cmocka_unit_test_setup_teardown(once_with_a_folder_of_its_own, setup, teardown),
-		cmocka_unit_test_setup_teardown(backup_by_date, setup, teardown),
+		cmocka_unit_test_setup_teardown(nodes_by_date, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(two_commands_by_date, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(by_size_and_flag, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(no_state_is_saved, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(once_to_the_slave, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(once_to_the_master, setup, fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(once_with_a_folder_of_its_own, setup,
+						fake_pair_teardown),
+		cmocka_unit_test_setup_teardown(backup_by_date, setup, fake_pair_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,46 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "tests/sync/brain_pair.h"
-#include "tests/sync/fake_store.h"
+#include "tests/sync/fake_pair.h"
 
 #define MAILS 2500
 
-struct fixture {
-	int64_t clock;
-	struct fake_account *a, *b;
-	struct test_node node_a, node_b;
-	struct session_results results;
-};
-
-static int setup(void **state)
-{
-	struct fixture *f = calloc(1, sizeof(*f));
-
-	f->a = fake_account_new("alice", &f->clock);
-	f->b = fake_account_new("alice", &f->clock);
-	test_node_init(&f->node_a, &f->a->user, "a.example.org");
-	test_node_init(&f->node_b, &f->b->user, "b.example.org");
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	fake_account_free(&f->a);
-	fake_account_free(&f->b);
-	free(f);
-	return 0;
-}
-
 static struct fake_box *inbox(struct fake_account *account)
 {
-	struct fake_box *box = fake_find_box(account, "INBOX");
-
-	assert_non_null(box);
-	return box;
+	return box_of(account, "INBOX");
 }
 
 /* guid says the UID. */
@@ -76,16 +43,7 @@ static void expect_own_uids(struct fake_account *account, unsigned first, unsign
 	}
 }
 
-static void sync_until_equal(struct fixture *f)
-{
-	if (run_until_done(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results) < 0)
-		fail_msg("no end: %s / %s", f->results.master.reason, f->results.slave.reason);
-	const char *differ = fake_accounts_differ(f->a, f->b, true);
-	if (differ != NULL)
-		fail_msg("the accounts differ: %s", differ);
-}
-
-static void expect_idle(struct fixture *f)
+static void expect_idle(struct fake_pair *f)
 {
 	unsigned begins = f->a->begin_count + f->b->begin_count;
 
@@ -100,7 +58,7 @@ static void expect_idle(struct fixture *f)
 /* Messages with MODSEQs that the empty mailbox has passed by then get others, on both sides. */
 static void an_empty_one_is_filled(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	deliver(f->a, MAILS);
 	for (size_t i = 0; i < MAILS / 2; i++)
@@ -134,10 +92,10 @@ static void deliver_at_second_part(struct fake_account *account, const char *mai
  */
 static void a_delivery_in_between(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	f->node_a.block_uids = f->node_b.block_uids = 100;
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	deliver(f->a, MAILS);
 	f->b->begin_count = 0;
 	f->b->on_begin = deliver_at_second_part;
@@ -151,7 +109,7 @@ static void a_delivery_in_between(void **state)
 	assert_int_equal(f->results.slave.mails_sent, 1);
 	/* What had come was not listed again. */
 	assert_in_range(f->results.bytes, 1, bytes * 5 / 6);
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	assert_int_equal(inbox(f->a)->mail_count, MAILS + 1);
 	expect_own_uids(f->a, 1, 1000);
 	expect_own_uids(f->a, 1002, MAILS);
@@ -167,7 +125,7 @@ static void flag_at_body(struct fake_account *account, const char *mailbox)
 /* What changes at the giver meanwhile is still owed when the giver has written itself. */
 static void a_change_at_the_giver(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	deliver(f->a, MAILS);
 	inbox(f->a)->mails[0].modseq = 1;
@@ -175,7 +133,7 @@ static void a_change_at_the_giver(void **state)
 	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
 	assert_int_equal(f->results.master.outcome, SYNC_DONE);
 	assert_int_equal(fake_find_mail(inbox(f->b), 5)->flags, 0);
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	assert_int_equal(fake_find_mail(inbox(f->b), 5)->flags, MAIL_FLAGGED);
 	expect_idle(f);
 }
@@ -183,16 +141,16 @@ static void a_change_at_the_giver(void **state)
 /* A side that cannot read its mailbox to the end: UIDNEXT stays below what has not come. */
 static void the_giver_fails(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	deliver(f->a, MAILS);
 	f->a->reads_left = 1500;
 	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
 	assert_int_equal(f->results.master.outcome, SYNC_FAILED);
 	assert_int_equal(inbox(f->b)->status.uid_next, 1001);
 	f->a->reads_left = -1;
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	expect_own_uids(f->b, 1, MAILS);
 	expect_idle(f);
 }
@@ -201,14 +159,14 @@ static void the_giver_fails(void **state)
 static void cut_anywhere(void **state)
 {
 	for (uint64_t at = 5000; at < 400000; at += 23456) {
-		teardown(state);
-		setup(state);
-		struct fixture *f = *state;
+		fake_pair_teardown(state);
+		fake_pair_setup(state);
+		struct fake_pair *f = *state;
 
 		deliver(f->a, MAILS);
 		run_session_cut(&f->node_a, &f->node_b, SYNC_CHANGED, true, at, &f->results);
 		size_t there = inbox(f->b)->mail_count;
-		sync_until_equal(f);
+		sync_until_equal(f, SYNC_CHANGED);
 		assert_true(there <= MAILS);
 		expect_own_uids(f->a, 1, MAILS);
 		expect_own_uids(f->b, 1, MAILS);
@@ -219,7 +177,7 @@ static void cut_anywhere(void **state)
 /* The disk is full for a while: UIDNEXT stays below what has not come. */
 static void full_disk(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	deliver(f->a, MAILS);
 	f->b->spool_bytes_left = 1500 * 17;
@@ -227,12 +185,12 @@ static void full_disk(void **state)
 	assert_int_equal(f->results.slave.outcome, SYNC_FAILED);
 	assert_int_equal(inbox(f->b)->status.uid_next, 1001);
 	f->b->spool_bytes_left = -1;
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	expect_own_uids(f->b, 1, MAILS);
 	expect_idle(f);
 }
 
-static void lose_states(struct fixture *f)
+static void lose_states(struct fake_pair *f)
 {
 	f->node_a.state_count = f->node_b.state_count = 0;
 }
@@ -240,10 +198,10 @@ static void lose_states(struct fixture *f)
 /* Without any state, two mailboxes that are equal cost a line for each block. */
 static void blocks_that_are_equal(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	deliver(f->a, MAILS);
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	lose_states(f);
 	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
 	assert_int_equal(f->results.master.outcome, SYNC_DONE);
@@ -254,17 +212,17 @@ static void blocks_that_are_equal(void **state)
 /* And what differs is found, in whatever it does, and nothing else is listed. */
 static void blocks_that_differ(void **state)
 {
-	struct fixture *f = *state;
+	struct fake_pair *f = *state;
 
 	f->node_a.block_uids = f->node_b.block_uids = 10;
 	deliver(f->a, MAILS);
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	lose_states(f);
 	fake_flags(inbox(f->a), 777, MAIL_FLAGGED, 0);
 	fake_keyword(inbox(f->b), 1234, "work", true);
 	fake_expunge(inbox(f->a), 2000);
 	deliver(f->b, 1);
-	sync_until_equal(f);
+	sync_until_equal(f, SYNC_CHANGED);
 	assert_int_equal(fake_find_mail(inbox(f->b), 777)->flags, MAIL_FLAGGED);
 	assert_int_equal(fake_find_mail(inbox(f->a), 1234)->keywords.count, 1);
 	assert_null(fake_find_mail(inbox(f->b), 2000));
@@ -274,7 +232,7 @@ static void blocks_that_differ(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fake_pair_setup, fake_pair_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(an_empty_one_is_filled), TEST(a_delivery_in_between),
 		TEST(a_change_at_the_giver),  TEST(the_giver_fails),
