@@ -137,6 +137,14 @@ char *describe(const struct index *index, bool with_modseq)
 	return text.data != NULL ? text.data : strdup("");
 }
 
+void assert_described(const struct index *index, bool with_modseq, const char *expected)
+{
+	char *text = describe(index, with_modseq);
+
+	assert_string_equal(text, expected);
+	free(text);
+}
+
 uint64_t highest(const struct index *index)
 {
 	struct index_status status;

@@ -44,6 +44,7 @@ void expunge_uid(struct index *index, uint32_t uid);
 /* "uid flags-in-hex modseq keyword keyword\n" for each message; without the modseq where that is
  * false. malloc'ed. */
 char *describe(const struct index *index, bool with_modseq);
+void assert_described(const struct index *index, bool with_modseq, const char *expected);
 uint64_t highest(const struct index *index);
 uint64_t log_offset(const struct index *index);
 
@@ -56,5 +57,7 @@ void append_bytes(const struct fixture *fx, const char *file, const void *data, 
 bool file_exists(const struct fixture *fx, const char *file);
 /* Unpacks tests/index/samples/NAME.tar.gz into the fixture's directory. */
 void unpack_sample(const struct fixture *fx, const char *name);
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 #endif

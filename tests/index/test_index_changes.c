@@ -360,8 +360,6 @@ static void test_a_range_that_cannot_be(void **state)
 	index_close(&index);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 /* The log tells of an expunge for whoever reads it, and the view stays as it is. */
 static void burials_are_told(void **state)
 {

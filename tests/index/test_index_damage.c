@@ -292,8 +292,6 @@ static void damage_under_an_open_view_is_noticed(void **state)
 		buf_free(&damaged.original[i]);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {

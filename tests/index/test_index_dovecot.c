@@ -589,8 +589,6 @@ static void the_days_first_uids_are_as_dovecots(void **state)
 	teardown_dovecot(&dovecot);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
