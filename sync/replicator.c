@@ -94,6 +94,16 @@ void replicator_dirty(struct replicator *r)
 	event_add(r->commit_timer, &soon);
 }
 
+int replicator_take_worker(struct replicator *r, const struct worker_key *key, const char *user,
+			   void *owner, struct worker **worker_r, struct error *err)
+{
+	int64_t began = journal_writer_began(r->set->state_dir);
+
+	if (began > 0)
+		worker_pool_set_mounted(r->pool, began);
+	return worker_pool_take(r->pool, key, user, owner, worker_r, err);
+}
+
 /* ---- whose turn it is ---- */
 
 static void dispatch(struct replicator *r)

@@ -132,7 +132,7 @@ int replicator_start_job(struct replicator *r, struct queue_user *user, int peer
 		free(job);
 		return error_errno(err, -ENOMEM, "dsyncd");
 	}
-	rc = worker_pool_take(r->pool, &key, user->name, &job->task, &job->task.worker, err);
+	rc = replicator_take_worker(r, &key, user->name, &job->task, &job->task.worker, err);
 	if (rc < 0) {
 		free(job->states);
 		free(job);

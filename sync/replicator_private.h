@@ -146,6 +146,9 @@ struct replicator {
 };
 
 struct queue_clock replicator_clock(void);
+/* worker_pool_take() of one that knows of the mount as it is now. */
+int replicator_take_worker(struct replicator *r, const struct worker_key *key, const char *user,
+			   void *owner, struct worker **worker_r, struct error *err);
 /* Something may be done now. */
 void replicator_kick(struct replicator *r);
 /* Something has to be written soon. */

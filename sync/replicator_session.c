@@ -208,8 +208,8 @@ static void start_session(struct session *session)
 	struct error err = {0};
 
 	make_room(r);
-	if (worker_pool_take(r->pool, &key, user->name, &session->task, &session->task.worker,
-			     &err) < 0) {
+	if (replicator_take_worker(r, &key, user->name, &session->task, &session->task.worker,
+				   &err) < 0) {
 		log_error("%s", err.text);
 		refuse(session, "TEMPFAIL", "no worker could be started");
 		return;

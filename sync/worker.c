@@ -12,10 +12,12 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/mounted.h"
 #include "sync/tcp.h"
 #include "sync/worker_private.h"
 
@@ -197,9 +199,20 @@ static int parse_number(const char *text, unsigned long max, unsigned long *numb
 	return errno || end == text || *end || *number_r > max ? -EINVAL : 0;
 }
 
+/* By CLOCK_BOOTTIME in milliseconds; 0: unknown. A second early rather than late: what is older
+ * counts as lost. */
+static void note_mounted(unsigned long began)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	if (began)
+		mounted_set(time(NULL) - (now.tv_sec - (time_t)(began / 1000)) - 1);
+}
+
 static int start(struct worker_process *w, char **argv, struct error *err)
 {
-	unsigned long kind, uid, gid, token, target, parent;
+	unsigned long kind, uid, gid, token, target, parent, mounted;
 	int rc;
 
 	if (parse_number(argv[2], WORKER_HELPER, &kind) < 0 ||
@@ -208,9 +221,11 @@ static int start(struct worker_process *w, char **argv, struct error *err)
 	    parse_number(argv[5], UINT32_MAX, &token) < 0 ||
 	    guid_from_hex(argv[6], &w->node_id) < 0 ||
 	    parse_number(argv[7], LOG_TARGET_SYSLOG * 16 + LOG_LEVEL_DEBUG, &target) < 0 ||
-	    parse_number(argv[8], INT32_MAX, &parent) < 0)
+	    parse_number(argv[8], INT32_MAX, &parent) < 0 ||
+	    parse_number(argv[9], INT64_MAX, &mounted) < 0)
 		return error_set(err, -EINVAL, "not started by dsyncd");
 	w->kind = (enum worker_kind)kind;
+	note_mounted(mounted);
 	log_open("dsyncd-worker", (enum log_target)(target / 16), (enum log_level)(target % 16));
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);

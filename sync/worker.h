@@ -16,9 +16,10 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* As argv[1] of dsyncd; then kind, uid, gid, origin token, node id, log target, parent's pid. */
+/* As argv[1] of dsyncd; then kind, uid, gid, origin token, node id, log target, parent's pid,
+ * and when the mail was mounted (journal_writer_began). */
 #define WORKER_ARGUMENT "--worker"
-#define WORKER_ARGC	9
+#define WORKER_ARGC	10
 
 #define WORKER_FD_SOCKET   3
 #define WORKER_FD_SETTINGS 4 /* a memfd with settings_print()'s text */

@@ -35,7 +35,7 @@ struct worker {
 	pid_t pid;
 	int socket_fd;
 	bool retired;
-	unsigned settings_version;
+	unsigned generation;
 	void *owner; /* NULL: idle, or dying */
 	char *user;
 	bool ending; /* its socket is closed */
@@ -53,7 +53,8 @@ struct worker_pool {
 	struct worker *workers;
 	unsigned count, busy[WORKER_HELPER + 1];
 	int settings_fd;
-	unsigned settings_version;
+	int64_t mounted;
+	unsigned generation; /* of the settings and the mount that workers are told of */
 	struct buf input;
 };
 
@@ -152,9 +153,18 @@ int worker_pool_set_settings(struct worker_pool *pool, const struct settings *se
 	file_close(&pool->settings_fd);
 	pool->settings_fd = fd;
 	fd = -1;
-	pool->settings_version++;
+	pool->generation++;
 	worker_pool_end_idle(pool);
 	return 0;
+}
+
+void worker_pool_set_mounted(struct worker_pool *pool, int64_t began)
+{
+	if (began == pool->mounted)
+		return;
+	pool->mounted = began;
+	pool->generation++;
+	worker_pool_end_idle(pool);
 }
 
 /* ---- one worker's life ---- */
@@ -295,8 +305,9 @@ static int spawn(struct worker_pool *pool, const struct worker_key *key, int soc
 {
 	char program[] = "dsyncd", argument[] = WORKER_ARGUMENT;
 	char kind[16], uid[16], gid[16], token[16], node[GUID_HEX_SIZE], target[16], parent[16];
-	char *argv[WORKER_ARGC + 1] = {program, argument, kind,	  uid,	  gid,
-				       token,	node,	  target, parent, NULL};
+	char mounted[24];
+	char *argv[WORKER_ARGC + 1] = {program, argument, kind,	  uid,	   gid, token,
+				       node,	target,	  parent, mounted, NULL};
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
 	sigset_t signals;
@@ -309,6 +320,7 @@ static int spawn(struct worker_pool *pool, const struct worker_key *key, int soc
 	guid_to_hex(&pool->node_id, node);
 	snprintf(target, sizeof target, "%u", pool->target * 16 + pool->level);
 	snprintf(parent, sizeof parent, "%d", (int)getpid());
+	snprintf(mounted, sizeof mounted, "%lld", (long long)pool->mounted);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawnattr_init(&attributes);
 	/* Both are above 4 (checked when they were made), so the order does not matter. */
@@ -374,7 +386,7 @@ static int start_worker(struct worker_pool *pool, const struct worker_key *key,
 		return error_errno(err, -ENOMEM, "worker");
 	worker->pool = pool;
 	worker->key = *key;
-	worker->settings_version = pool->settings_version;
+	worker->generation = pool->generation;
 	rc = start_process(pool, key, &worker->socket_fd, &worker->pid, err);
 	if (rc < 0) {
 		free(worker);
@@ -442,7 +454,7 @@ void worker_release(struct worker **worker)
 		return;
 	w->owner = NULL;
 	w->pool->busy[w->key.kind]--;
-	if (w->retired || w->settings_version != w->pool->settings_version)
+	if (w->retired || w->generation != w->pool->generation)
 		end_worker(w);
 	event_add(w->timer, &(struct timeval){.tv_sec = IDLE_SECS});
 }

@@ -50,6 +50,9 @@ void worker_pool_free(struct worker_pool **pool);
 /* New workers get these settings; idle ones with others end, busy ones when they are released. */
 int worker_pool_set_settings(struct worker_pool *pool, const struct settings *set,
 			     struct error *err);
+/* When the mail was mounted (journal_writer_began). New workers are told; those that were told
+ * something else end as with new settings: what they have open is worthless. */
+void worker_pool_set_mounted(struct worker_pool *pool, int64_t began);
 /* An idle worker of this key, rather one that worked for this user last, or a new one. */
 int worker_pool_take(struct worker_pool *pool, const struct worker_key *key, const char *user,
 		     void *owner, struct worker **worker_r, struct error *err);

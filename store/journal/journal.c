@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
@@ -56,7 +57,8 @@ static int open_dirs(struct journal *journal, const char *state_dir, struct erro
 static int take_lock(struct journal *journal, struct error *err)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	char pid[24];
+	struct timespec now;
+	char text[64];
 	int len;
 
 	journal->lock_fd = openat(journal->dir_fd, JOURNAL_LOCK,
@@ -64,16 +66,20 @@ static int take_lock(struct journal *journal, struct error *err)
 	if (journal->lock_fd < 0)
 		return error_errno(err, -errno, "%s/journal/" JOURNAL_LOCK, journal->state_dir);
 	if (fcntl(journal->lock_fd, F_OFD_SETLK, &lock) < 0) {
-		ssize_t n = pread(journal->lock_fd, pid, sizeof pid - 1, 0);
+		ssize_t n = pread(journal->lock_fd, text, sizeof text - 1, 0);
 
-		pid[n > 0 ? n : 0] = '\0';
+		text[n > 0 ? n : 0] = '\0';
+		text[strcspn(text, " ")] = '\0';
 		return error_set(err, -EBUSY,
 				 "%s/journal: another dsyncfs writes it (process %s); each mount "
 				 "needs a state_dir of its own",
-				 journal->state_dir, n > 0 ? pid : "unknown");
+				 journal->state_dir, n > 0 ? text : "unknown");
 	}
-	len = snprintf(pid, sizeof pid, "%d", (int)getpid());
-	if (ftruncate(journal->lock_fd, 0) < 0 || pwrite(journal->lock_fd, pid, (size_t)len, 0) < 0)
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	len = snprintf(text, sizeof text, "%d %lld", (int)getpid(),
+		       (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+	if (ftruncate(journal->lock_fd, 0) < 0 ||
+	    pwrite(journal->lock_fd, text, (size_t)len, 0) < 0)
 		log_debug("%s/journal/" JOURNAL_LOCK ": cannot write the process id: %s",
 			  journal->state_dir, strerror(errno));
 	return 0;

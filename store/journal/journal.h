@@ -102,6 +102,9 @@ int journal_each_dirty(struct journal *journal, journal_dirty_fn *each, void *ct
 
 /* Whether dsyncfs runs with this state_dir, so that its mail is where it should be. */
 bool journal_has_writer(const char *state_dir);
+/* When that dsyncfs began, by CLOCK_BOOTTIME in milliseconds: what programs had open in the mail
+ * before then is lost to them. 0: unknown; -1: none runs. */
+int64_t journal_writer_began(const char *state_dir);
 
 struct journal_reader;
 /* -ENOENT while dsyncfs has never run with this state_dir; try again later. Also the calls below

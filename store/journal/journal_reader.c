@@ -53,16 +53,27 @@ static int bind_wake(const char *state_dir)
 	return fd;
 }
 
-bool journal_has_writer(const char *state_dir)
+int64_t journal_writer_began(const char *state_dir)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	char path[PATH_MAX];
+	char path[PATH_MAX], text[64] = "";
 	AUTO_CLOSE int fd = -1;
+	long long began;
 
 	if (snprintf(path, sizeof path, "%s/journal/" JOURNAL_LOCK, state_dir) >= (int)sizeof path)
-		return false;
+		return -1;
 	fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+	if (fd < 0 || fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+		return -1;
+	if (pread(fd, text, sizeof text - 1, 0) < 0 || !strchr(text, ' '))
+		return 0;
+	began = strtoll(strchr(text, ' '), NULL, 10);
+	return began > 0 ? began : 0;
+}
+
+bool journal_has_writer(const char *state_dir)
+{
+	return journal_writer_began(state_dir) >= 0;
 }
 
 int journal_reader_open(const char *state_dir, struct journal_reader **reader_r, struct error *err)

@@ -13,11 +13,13 @@
 #include <unistd.h>
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/mounted.h"
 #include "store/base/owned_file.h"
 #include "store/base/process.h"
 
 #define LOCAL_STALE_S 2
 #define EMPTY_STALE_S 10 /* its holder died between making and filling it */
+#define BEREFT_S      10 /* for who had it when its mount died to notice that */
 #define TOUCH_S	      10
 #define WAIT_FIRST_US 300
 #define WAIT_MAX_US   20000
@@ -191,7 +193,7 @@ static bool lock_is_stale(int dirfd, const char *name, const char *file, struct 
 		return now - changed > EMPTY_STALE_S;
 	gone = holder_is_gone(dirfd, name);
 	if (gone >= 0)
-		return gone == 1;
+		return gone == 1 || (changed < mounted_at() && now - mounted_at() > BEREFT_S);
 	if (fstatat(dirfd, file, &file_st, AT_SYMLINK_NOFOLLOW) == 0 &&
 	    last_change(&file_st) > changed)
 		changed = last_change(&file_st);

@@ -6,8 +6,9 @@
  * other.
  *
  * A lock of this host whose process is gone is overridden when it is older than 2 s; one whose
- * process lives never. Any other (another host, unreadable) when neither it nor the file it
- * protects changed for DOTLOCK_STALE_S.
+ * process lives only if it was taken before the mail was mounted (store/base/mounted.h), more than
+ * 10 s after that: an LMTP server that could not remove its lock may live for long. Any other
+ * (another host, unreadable) when neither it nor the file it protects changed for DOTLOCK_STALE_S.
  */
 #ifndef DSYNCFS_MAILDIR_DOTLOCK_H
 #define DSYNCFS_MAILDIR_DOTLOCK_H

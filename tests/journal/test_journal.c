@@ -105,6 +105,37 @@ static void test_second_writer_is_refused(void **state)
 	state_dir_remove(dir);
 }
 
+static int64_t boot_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void test_the_writer_says_since_when_it_runs(void **state)
+{
+	char dir[64];
+	int64_t before = boot_ms(), first;
+	struct journal *journal;
+	bool clean;
+
+	state_dir_make(dir);
+	assert_int_equal(journal_writer_began(dir), -1);
+	journal = open_journal(dir, &clean);
+	first = journal_writer_began(dir);
+	assert_in_range(first, before, boot_ms());
+	journal_close(&journal);
+	assert_int_equal(journal_writer_began(dir), -1);
+	usleep(2000);
+	journal = open_journal(dir, &clean);
+	assert_true(journal_writer_began(dir) > first);
+	assert_true(journal_has_writer(dir));
+	journal_close(&journal);
+	assert_false(journal_has_writer(dir));
+	state_dir_remove(dir);
+}
+
 /* In a child: pushes names and tells over the pipe which of them are durable. Never ends. */
 static void write_until_killed(const char *dir, int pipe_fd, unsigned first)
 {
@@ -746,6 +777,7 @@ int main(void)
 		cmocka_unit_test(test_a_closed_journal_is_clean_and_keeps_its_id),
 		cmocka_unit_test(test_touched_of_one_mailbox_is_kept_once),
 		cmocka_unit_test(test_second_writer_is_refused),
+		cmocka_unit_test(test_the_writer_says_since_when_it_runs),
 		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
 		cmocka_unit_test(test_dirty_set_outlives_a_kill),
 		cmocka_unit_test(test_removals_that_were_not_told_outlive_a_kill),

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "store/base/mounted.h"
 #include "store/maildir/dotlock.h"
 #include "store/maildir/maildir_keywords.h"
 #include "store/maildir/maildir_name.h"
@@ -347,6 +348,29 @@ static void test_lock_of_a_living_process_is_never_overridden(void **state)
 	close(fd);
 }
 
+/* Whoever took it has lost its files with the former mount, and could not remove it. */
+static void test_lock_from_before_the_mount_is_overridden(void **state)
+{
+	struct fixture *fx = *state;
+	struct dotlock *lock;
+	struct error err = {0};
+	int fd = open_dir(fx);
+	char host[200];
+
+	gethostname(host, sizeof host);
+	mounted_set(time(NULL) - 100);
+	put_lock(fx, (long)getppid(), host, 1000);
+	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 4000, &lock, &err), -EAGAIN);
+	/* It is given some time to notice. */
+	mounted_set(time(NULL));
+	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 4000, &lock, &err), -EAGAIN);
+	must(dotlock_acquire(fd, "box", "dovecot-uidlist", 14000, &lock, &err), &err);
+	assert_true(dotlock_was_stale(lock));
+	dotlock_release(&lock);
+	mounted_set(0);
+	close(fd);
+}
+
 /* kill -9 between making the file and writing the pid into it. */
 static void test_an_empty_lock_is_stale_soon(void **state)
 {
@@ -383,6 +407,7 @@ int main(void)
 		UNIT(test_lock_excludes_and_is_released),
 		UNIT(test_lock_of_a_dead_process_is_overridden),
 		UNIT(test_lock_of_a_living_process_is_never_overridden),
+		UNIT(test_lock_from_before_the_mount_is_overridden),
 		UNIT(test_an_empty_lock_is_stale_soon),
 	};
 

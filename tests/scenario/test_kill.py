@@ -2,6 +2,7 @@
 """kill -9 of dsyncd, of a worker and of dsyncfs under load, then restart: the same end state as without."""
 import os
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -54,6 +55,24 @@ def workers(node):
 
 def dsyncd_pid(node):
     return node.pid("dsyncd")
+
+
+def a_lock_that_could_not_be_removed(pair):
+    """Its holder lives, as an LMTP server does that was in the middle of a delivery when its mount died: mail comes all the same."""
+    user = QUIET_USER
+    maildir = pair.a.home(user) + "/Maildir"
+    with subprocess.Popen(["sleep", "1000"]) as holder:
+        try:
+            with open(maildir + "/dovecot-uidlist.lock", "w", encoding="ascii") as file:
+                file.write(f"{holder.pid}:{socket.gethostname()}")
+            time.sleep(1.5)
+            pair.a.kill("dsyncfs")
+            pair.a.start_dsyncfs()
+            base = plain.deliver(pair.b.home(user) + "/Maildir", "while its holder lives")
+            eventually("the mail came", lambda: plain.find(maildir, base), timeout=60)
+            assert holder.poll() is None
+        finally:
+            holder.kill()
 
 
 def main():
@@ -113,6 +132,7 @@ def main():
         eventually("nothing is left in tmp/", swept, timeout=20)
         for user in USERS:
             assert plain.files(pair.a.home(user) + "/Maildir") == plain.files(pair.b.home(user) + "/Maildir"), user
+        a_lock_that_could_not_be_removed(pair)
     print("ok")
 
 
