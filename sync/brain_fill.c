@@ -163,11 +163,13 @@ static int take_mails(struct box *box, struct error *err)
 /* Every entry may have to be raised. -ENOMEM */
 static int add_modseq(struct fill *fill, uint32_t uid, uint64_t modseq)
 {
-	struct fill_modseq *last = fill->count > 0 ? &fill->modseqs[fill->count - 1] : NULL;
+	if (fill->count > 0) {
+		struct fill_modseq *last = &fill->modseqs[fill->count - 1];
 
-	if (last != NULL && last->modseq == modseq && last->last_uid + 1 == uid) {
-		last->last_uid = uid;
-		return 0;
+		if (last->modseq == modseq && last->last_uid + 1 == uid) {
+			last->last_uid = uid;
+			return 0;
+		}
 	}
 	if (fill->count == fill->size) {
 		size_t size = fill->size != 0 ? fill->size * 2 : 64;

@@ -208,24 +208,21 @@ static int find_other_suffix(const char *path, char **found_r)
 static int find_file(const char *dir, const char *name, const char *suffix, char **path_r)
 {
 	AUTO_FREE char *stem = NULL;
+	char *other;
 	int rc = make_path(dir, name, suffix, path_r);
 
 	if (rc < 0 || *suffix == '\0' || access(*path_r, F_OK) == 0 || errno != ENOENT)
 		return rc;
 	rc = make_path(dir, name, "", &stem);
-	if (rc == 0) {
-		char *other;
-
-		rc = find_other_suffix(stem, &other);
-		/* Whoever opens the name that it should have says that there is none. */
-		if (rc == -ENOENT)
-			return 0;
-		if (rc == 0) {
-			free(*path_r);
-			*path_r = other;
-		}
-	}
-	return rc;
+	if (rc < 0)
+		return rc;
+	rc = find_other_suffix(stem, &other);
+	/* Whoever opens the name that it should have says that there is none. */
+	if (!other)
+		return rc == -ENOENT ? 0 : rc;
+	free(*path_r);
+	*path_r = other;
+	return 0;
 }
 
 int dbox_attachments_link(const char *dir, const struct dbox_attachments *attachments,

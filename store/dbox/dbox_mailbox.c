@@ -190,13 +190,15 @@ static int sdbox_message_of(struct dbox *db, uint32_t uid, struct dbox_message *
 	if (*fd_r < 0)
 		return error_errno(err, *fd_r, "%s", name);
 	rc = dbox_file_header_read(*fd_r, name, &header, err);
-	if (rc == 0)
-		rc = dbox_message_read(*fd_r, name, header.size, 0, message_r, err);
-	if (rc == -ENODATA)
-		rc = -EUCLEAN;
 	if (rc < 0)
-		file_close(fd_r);
-	return rc;
+		goto failed;
+	rc = dbox_message_read(*fd_r, name, header.size, 0, message_r, err);
+	if (rc < 0)
+		goto failed;
+	return 0;
+failed:
+	file_close(fd_r);
+	return rc == -ENODATA ? -EUCLEAN : rc;
 }
 
 void dbox_attachments_suffix_of(const struct dbox *db, uint32_t uid,
@@ -232,9 +234,9 @@ static int mdbox_message_of(struct dbox *db, const struct index_record *record,
 
 	if (rc == -ENOENT)
 		return error_set(err, -ENOENT, "%s: the storage is missing", db->storage_paths[0]);
-	if (rc == 0)
-		rc = mdbox_message_open(db->storage, dbox_record_map_uid(db, record), message_r,
-					fd_r, err);
+	if (rc < 0)
+		return rc;
+	rc = mdbox_message_open(db->storage, dbox_record_map_uid(db, record), message_r, fd_r, err);
 	if (rc < 0)
 		return rc;
 	guid_from_message_guid(message_r->metadata.guid, &stored);

@@ -595,8 +595,9 @@ int mdbox_rebuild(const struct mailbox_place *place, struct error *err)
 	struct index_txn *txn = NULL;
 	int mark = -1, rc = dbox_storage_of_damaged(place, &rebuild.storage, err);
 
-	if (rc == 0)
-		rc = mdbox_rebuild_mark(rebuild.storage, &mark, err);
+	if (rc < 0)
+		return rc;
+	rc = mdbox_rebuild_mark(rebuild.storage, &mark, err);
 	if (rc == 1) {
 		mdbox_storage_close(&rebuild.storage);
 		return 0;
@@ -604,10 +605,8 @@ int mdbox_rebuild(const struct mailbox_place *place, struct error *err)
 	if (rc == 0)
 		rc = run(&rebuild, &txn, err);
 	index_abort(&txn);
-	if (rebuild.storage) {
-		mdbox_map_discard_new(rebuild.storage);
-		mdbox_rebuild_unmark(rebuild.storage, &mark, rc == 0);
-	}
+	mdbox_map_discard_new(rebuild.storage);
+	mdbox_rebuild_unmark(rebuild.storage, &mark, rc == 0);
 	if (rc == 0)
 		log_warning("%s: rebuilt: %zu messages, %zu of which no mailbox had",
 			    rebuild.storage->path, rebuild.count, rebuild.orphans);

@@ -220,24 +220,27 @@ static int next_transaction(struct scan *scan)
 	rc = maildir_txn_commit(done, scan->err);
 	maildir_txn_free(done);
 	scan->txn = NULL;
-	if (rc == 0) {
-		/* What the index has to hold in memory becomes a snapshot. */
-		maildir_housekeep(scan->md);
-		rc = maildir_txn_begin(scan->md, scan->lock, &scan->txn, scan->err);
-	}
-	if (rc == 0 && uidlist_generation(scan->md->uidlist) != scan->generation)
+	if (rc < 0)
+		goto failed;
+	/* What the index has to hold in memory becomes a snapshot. */
+	maildir_housekeep(scan->md);
+	rc = maildir_txn_begin(scan->md, scan->lock, &scan->txn, scan->err);
+	if (rc < 0)
+		goto failed;
+	if (uidlist_generation(scan->md->uidlist) != scan->generation) {
 		rc = error_set(scan->err, -ESTALE,
 			       "%s/" UIDLIST_NAME ": replaced although it is locked",
 			       scan->md->control_path);
-	if (rc < 0) {
-		free(drop_uids);
-		return rc;
+		goto failed;
 	}
 	scan->txn->drop_uids = drop_uids;
 	scan->txn->drop_count = drop_count;
 	scan->txn->drop_room = drop_room;
 	scan->txn->rewrite = drop_count > 0;
 	return 0;
+failed:
+	free(drop_uids);
+	return rc;
 }
 
 static int adopt_selected(struct scan *scan)
