@@ -36,14 +36,23 @@ static void pair_exact(struct insts *a, struct insts *b)
 	}
 }
 
-/* Up to where a UID means the same message on both sides, by either's state: where nothing is
- * compared from it, be it that files are missing on one side, it is true all the same. Not where a
- * side has lost its state, and may be an older copy of itself. */
+/* What a side's state says of the other's UIDs is worth nothing where the other has gone back. */
+static uint32_t said_uid(const struct merge_side *side, const struct merge_side *other)
+{
+	return side->peer_modseq <= other->highest_modseq ? side->agreed_uid : 0;
+}
+
+/* Up to where a UID means the same message on both sides: where nothing is compared from it, be it
+ * that files are missing on one side (whose state then says 0), it is true all the same. Of two
+ * states the older one counts: a side may be an older copy of itself, state and all, and have given
+ * these UIDs to other messages since. Nothing does where a side has lost its state. */
 static uint32_t agreed_uid(const struct merge_work *work)
 {
 	const struct merge_side *a = work->side[0], *b = work->side[1];
-	uint32_t uid = a->agreed_uid > b->agreed_uid ? a->agreed_uid : b->agreed_uid;
+	uint32_t uid = said_uid(a, b), other = said_uid(b, a);
 
+	if (uid == 0 || (other != 0 && other < uid))
+		uid = other;
 	if (work->in->mode != MERGE_DSYNCFS || a->acked_modseq == 0 || b->acked_modseq == 0 ||
 	    a->uid_validity != b->uid_validity || uid >= a->uid_next || uid >= b->uid_next)
 		return 0;

@@ -225,6 +225,51 @@ static void an_expunge_without_guid_removes_nothing_new(void **state)
 }
 
 /* Defect 14: a change log that is lost on one side is not an expunge of everything. */
+/* The own side is an older copy of itself, its saved state too: UID 6 was given to another message
+ * here than there since, and expunged without anybody knowing which it was. */
+static void an_expunge_without_guid_in_an_older_copy_removes_nothing(void **state)
+{
+	const struct merge_item own = {.type = 'e', .uid = 6, .flags.modseq = 21};
+	const struct merge_item peer = {.type = 's', .uid = 6, .guid = "new", .flags.modseq = 15};
+	struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 5,
+		.own = {.uid_next = 8,
+			.highest_modseq = 22,
+			.acked_modseq = 9,
+			.peer_modseq = 9,
+			.agreed_uid = 5,
+			.items = &own,
+			.item_count = 1},
+		.peer = {.uid_next = 8,
+			 .highest_modseq = 20,
+			 .acked_modseq = 19,
+			 .peer_modseq = 19,
+			 .agreed_uid = 7,
+			 .items = &peer,
+			 .item_count = 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct error err;
+
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 1);
+	merge_mailbox_plan_free(&plan);
+	/* Its state is in doubt, and what the other says is of a time that it has not reached. */
+	input.own.agreed_uid = 0;
+	input.own.highest_modseq = 18;
+	input.own.items = &(struct merge_item){.type = 'e', .uid = 6, .flags.modseq = 18};
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 1);
+	merge_mailbox_plan_free(&plan);
+	/* In doubt alone: it is the message that both had. */
+	input.own.highest_modseq = 22;
+	input.own.items = &own;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 0);
+	merge_mailbox_plan_free(&plan);
+}
+
 static void an_empty_side_empties_nobody(void **state)
 {
 	model_deliver(&model.box[0], 0, 20);
@@ -563,6 +608,7 @@ int main(void)
 		CASE(both_deliver_one_uid_and_only_those_move),
 		CASE(lost_state_after_a_conflict_doubles_nothing),
 		CASE(an_expunge_without_guid_removes_nothing_new),
+		CASE(an_expunge_without_guid_in_an_older_copy_removes_nothing),
 		CASE(an_empty_side_empties_nobody),
 		CASE(an_older_copy_of_a_mailbox_is_filled_up_again),
 		CASE(modseqs_settle_in_one_session),
