@@ -165,7 +165,9 @@ static uint64_t number_at(const char **pos)
 
 int maildir_name_cmp(const char *a, const char *b)
 {
+	const char *whole_a = a, *whole_b = b;
 	uint64_t number_a = number_at(&a), number_b = number_at(&b);
+	int order;
 
 	if (number_a != number_b)
 		return number_a < number_b ? -1 : 1;
@@ -177,5 +179,7 @@ int maildir_name_cmp(const char *a, const char *b)
 		if (number_a != number_b)
 			return number_a < number_b ? -1 : 1;
 	}
-	return strcmp(a, b);
+	order = strcmp(a, b);
+	/* "7.x" and "007.x", and numbers of more digits than we hold. */
+	return order != 0 ? order : strcmp(whole_a, whole_b);
 }

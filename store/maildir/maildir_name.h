@@ -42,7 +42,8 @@ bool maildir_name_guid_is_usable(const char *guid);
 /* A base name that nobody used before: "<seconds>.M<usecs>P<pid>Q<counter>.<host>". */
 void maildir_name_generate(char base_r[NAME_MAX + 1]);
 
-/* The order in which files without UIDs get theirs: seconds, microseconds, the rest. As strcmp. */
+/* The order in which files without UIDs get theirs: seconds, microseconds, the rest. As strcmp,
+ * and 0 for the same name alone. */
 int maildir_name_cmp(const char *a, const char *b);
 
 #endif

@@ -134,6 +134,10 @@ static void test_order_of_new_files(void **state)
 	assert_true(maildir_name_cmp("10.M9P1.x", "10.M9P2.x") < 0);
 	assert_int_equal(maildir_name_cmp("10.M9P1.x", "10.M9P1.x"), 0);
 	assert_true(maildir_name_cmp("abc", "abd") < 0);
+	/* Never 0 for two. */
+	assert_true(maildir_name_cmp("7.x", "007.x") > 0);
+	assert_true(maildir_name_cmp("10.M9P1.x", "10.M09P1.x") != 0);
+	assert_true(maildir_name_cmp("20261129210553123451.h", "20261129210553123452.h") < 0);
 }
 
 static void test_generated_names_differ(void **state)
