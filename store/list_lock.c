@@ -59,7 +59,8 @@ static int open_lock(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
+/* One try at least. */
+static int lock_within(const struct mail_user *user, int wait_ms, int *fd_r, struct error *err)
 {
 	struct timespec pause = {0, 1000 * 1000};
 	AUTO_FREE char *path = lock_path(user);
@@ -67,7 +68,7 @@ int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
 
 	if (!path)
 		return error_set(err, -ENOMEM, "user=%s: out of memory", user->name);
-	while (waited_ms < LOCK_WAIT_MS) {
+	for (;;) {
 		struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
 		struct stat mine, named;
 		int fd = open_lock(path);
@@ -93,13 +94,24 @@ int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
 			return error_errno(err, code, "user=%s: lock(%s)", user->name, path);
 		}
 		close(fd);
+		if (waited_ms >= wait_ms)
+			return error_set(err, -EAGAIN, "user=%s: %s is locked by somebody else",
+					 user->name, path);
 		nanosleep(&pause, NULL);
 		waited_ms += (int)(pause.tv_nsec / 1000000);
 		if (pause.tv_nsec < 50 * 1000 * 1000)
 			pause.tv_nsec *= 2;
 	}
-	return error_set(err, -EAGAIN, "user=%s: %s is locked by somebody else for a minute",
-			 user->name, path);
+}
+
+int list_lock(const struct mail_user *user, int *fd_r, struct error *err)
+{
+	return lock_within(user, LOCK_WAIT_MS, fd_r, err);
+}
+
+int list_lock_try(const struct mail_user *user, int *fd_r, struct error *err)
+{
+	return lock_within(user, 0, fd_r, err);
 }
 
 void list_unlock(const struct mail_user *user, int *fd)

@@ -14,6 +14,8 @@ struct mail_user;
 /* Waits up to a minute; -EAGAIN. Makes the index root where it is missing (its parent has to
  * exist). The lock is the descriptor in *fd_r; list_unlock() releases it and sets it to -1. */
 int list_lock(const struct mail_user *user, int *fd_r, struct error *err);
+/* As list_lock(), and -EAGAIN at once: also where the caller has the lock. */
+int list_lock_try(const struct mail_user *user, int *fd_r, struct error *err);
 void list_unlock(const struct mail_user *user, int *fd);
 
 /* Whether somebody holds the lock, or is about to take or release it. */

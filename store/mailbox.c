@@ -99,20 +99,23 @@ static bool is_marked_deleted(struct mailbox *box)
 }
 
 /* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
- * hold mailboxes.lock. Nothing was removed, and as long as the mark is there nobody can write. */
+ * hold mailboxes.lock (the file alone says nothing: he has left it). Nothing was removed, and as
+ * long as the mark is there nobody can write. Where we cannot either, it stays. */
 static int take_back_deletion(struct mailbox *box, struct error *err)
 {
 	int64_t written;
 	int lock = -1, rc;
 
-	if (!is_marked_deleted(box) || list_lock_is_held(box->user))
+	if (!is_marked_deleted(box) || box->user->as_it_is)
 		return 0;
 	written = index_log_written(box->format->index(box));
 	if (written < 0)
 		return error_errno(err, (int)written, "index log");
 	if (written + BROKEN_DELETION_S > time(NULL))
 		return 0;
-	rc = list_lock(box->user, &lock, err);
+	rc = list_lock_try(box->user, &lock, err);
+	if (rc == -EAGAIN || rc == -EROFS || rc == -EACCES || rc == -EPERM)
+		return 0;
 	if (rc < 0)
 		return rc;
 	rc = box->format->refresh(box, err);
