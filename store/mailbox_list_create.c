@@ -206,14 +206,18 @@ static int create_in_place(const struct new_mailbox *new, const struct mailbox_s
 
 /* A directory that is filled in place may just be made a mailbox by Dovecot, which writes its
  * uidlist under this lock. Both stay until the caller releases them. */
-static int lock_in_place(const struct new_mailbox *new, const struct mailbox_spot *paths,
-			 int *control_r, struct dotlock **lock_r, struct error *err)
+static int lock_in_place(const struct new_mailbox *new, struct mailbox_spot *paths, int *control_r,
+			 struct dotlock **lock_r, struct error *err)
 {
+	int rc;
+
 	*control_r = open(paths->control, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (*control_r < 0)
 		return list_failed(err, new->user, new->name, -errno, "open", paths->control);
-	return dotlock_acquire(*control_r, paths->control, UIDLIST_NAME, IN_PLACE_TIMEOUT_MS,
-			       lock_r, err);
+	rc = dotlock_acquire(*control_r, paths->control, UIDLIST_NAME, IN_PLACE_TIMEOUT_MS, lock_r,
+			     err);
+	paths->place.maker_died = rc == 0 && dotlock_was_stale(*lock_r);
+	return rc;
 }
 
 /* A mailbox is there when what makes it one is; leftovers of an earlier attempt in place are

@@ -51,6 +51,8 @@ struct mailbox_place {
 	 * creating it, takes it for an older one of that name when it finds them. */
 	int (*wait_for_creator)(void *ctx, struct error *err);
 	void *ctx;
+	/* Of create(): who was at it before has died, and left a lock that nobody else has. */
+	bool maker_died;
 };
 
 /* The functions are those of store/mailbox.h. open allocates the format's struct; user, name and

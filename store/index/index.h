@@ -130,7 +130,7 @@ const char *index_keyword_name(const struct index *index, unsigned keyword);
 int index_keyword_find(const struct index *index, const char *name, unsigned *keyword_r);
 /* The names of a message's keywords, sorted by strcmp. names has room for max; returns the number
  * that the message has, which may be more than max (then names holds an arbitrary part). The
- * strings live as long as the index. */
+ * strings live until the next refresh or commit. */
 unsigned index_record_keywords(const struct index *index, const struct index_record *record,
 			       const char **names, unsigned max);
 

@@ -291,7 +291,8 @@ int maildir_create(const struct mailbox_place *place, int control_fd, int index_
 	const struct uidlist_header header = {
 		.version = 3, .uid_validity = uid_validity, .next_uid = 1, .guid = *guid};
 	const struct index_options options = {.label = place->name};
-	const struct index_create create = {.uid_validity = uid_validity, .next_uid = 1};
+	const struct index_create create = {
+		.uid_validity = uid_validity, .next_uid = 1, .maker_died = place->maker_died};
 	int rc = uidlist_create(control_fd, place->name, &header, err);
 
 	return rc < 0 ? rc : index_create(index_fd, &options, &create, err);

@@ -786,6 +786,20 @@ static void an_empty_account(void **state)
 	mailbox_tree_free(&tree);
 }
 
+static int open_lock_file(const struct fixture *fx)
+{
+	const struct mail_location *location = &fx->user.location;
+	char path[500];
+	int fd;
+
+	snprintf(path, sizeof path, "%s/mailboxes.lock%s",
+		 location->volatile_dir ? location->volatile_dir : location->index,
+		 location->volatile_suffix);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	return fd;
+}
+
 /* Marked and not renamed: who was at it died. The mailbox is one again, for Dovecot as well. */
 static void a_deletion_that_was_broken_off(void **state)
 {
@@ -797,6 +811,7 @@ static void a_deletion_that_was_broken_off(void **state)
 	struct mailbox *box;
 	struct index *index;
 	struct error err = {0};
+	int lock = -1;
 
 	create(fx, "Work");
 	assert_int_equal(mailbox_paths_get(&fx->user.location, "Work", &paths), 0);
@@ -811,6 +826,12 @@ static void a_deletion_that_was_broken_off(void **state)
 	/* Not while somebody may be at it. */
 	assert_int_equal(mailbox_begin(box, &change, &err), -ESTALE);
 	must_shell("touch -d '1 minute ago' '%s/dovecot.index.log'", paths.index);
+	must(list_lock(&fx->user, &lock, &err), &err);
+	must(mailbox_refresh(box, &err), &err);
+	assert_int_equal(mailbox_begin(box, &change, &err), -ESTALE);
+	list_unlock(&fx->user, &lock);
+	/* The dead one has left its lock's file. */
+	close(open_lock_file(fx));
 	must(mailbox_refresh(box, &err), &err);
 	must(mailbox_begin(box, &change, &err), &err);
 	mailbox_abort(&change);
@@ -848,6 +869,30 @@ static void an_inbox_that_is_being_made(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
 	must_shell("grep -q '^3 V77 N1 G%s$' '%s/dovecot-uidlist'", hex, paths.control);
+	mailbox_paths_free(&paths);
+	assert_same_view(fx);
+}
+
+/* What whoever was making it has left does not keep us waiting. */
+static void an_inbox_whose_maker_died(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox_paths paths;
+	time_t began;
+
+	must_shell("rm -r '%s'", fx->maildir);
+	create(fx, "Work");
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "INBOX", &paths), 0);
+	must_shell(
+		"mkdir -p '%s' '%s' && sleep 0 & dead=$! && wait && "
+		"echo -n \"$dead:$(hostname)\" >'%s/dovecot-uidlist.lock' && "
+		"echo begun >'%s/dovecot.index.log.newlock' && "
+		"touch -d '10 seconds ago' '%s/dovecot.index.log.newlock' && chown -R %d:%d '%s'",
+		paths.control, paths.index, paths.control, paths.index, paths.index, MAIL_UID,
+		MAIL_UID, fx->home);
+	began = time(NULL);
+	create(fx, "INBOX");
+	assert_true(time(NULL) - began < 8);
 	mailbox_paths_free(&paths);
 	assert_same_view(fx);
 }
@@ -910,6 +955,7 @@ int main(int argc, char **argv)
 		CASE(hostile_directories_are_not_listed),
 		CASE(an_empty_account),
 		CASE(an_inbox_that_is_being_made),
+		CASE(an_inbox_whose_maker_died),
 		CASE(a_deletion_that_was_broken_off),
 		CASE(the_lock_excludes_dovecot),
 	};
