@@ -205,8 +205,7 @@ class History:
             node.dsyncctl("replicate", "*")
         began = time.monotonic()
         eventually("both in sync", in_sync, SETTLE_SECS, every=0.2)
-        # The MODSEQ of a mail that a broken session left lower on one node stays so until its next change.
-        accounts = {user: view.eventually_same(self.pair, user, SETTLE_SECS, modseqs=False) for user in USERS}
+        accounts = {user: view.eventually_same(self.pair, user, SETTLE_SECS) for user in USERS}
         eventually("both in sync after clients looked", in_sync, SETTLE_SECS, every=0.2)
         self.model.note("settled", f"{time.monotonic() - began:.1f} s")
         return accounts
