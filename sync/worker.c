@@ -17,6 +17,7 @@
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/lost_mapping.h"
 #include "store/base/mounted.h"
 #include "sync/tcp.h"
 #include "sync/worker_private.h"
@@ -229,6 +230,7 @@ static int start(struct worker_process *w, char **argv, struct error *err)
 	log_open("dsyncd-worker", (enum log_target)(target / 16), (enum log_level)(target % 16));
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	lost_mapping_ends_process();
 	signal(SIGINT, SIG_IGN); /* ^C reaches the whole group; dsyncd says when we end. */
 	close_range(WORKER_FD_SETTINGS + 1, ~0U, 0);
 	rc = load_settings(w, err);

@@ -11,11 +11,13 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <event2/event.h>
 #include <utlist.h>
 
 #include "store/base/file.h"
 #include "store/base/log.h"
+#include "store/base/lost_mapping.h"
 
 #define IDLE_SECS	  5
 #define SETTINGS_TEXT_MAX (1024 * 1024)
@@ -520,7 +522,7 @@ void worker_pool_reap(struct worker_pool *pool)
 
 	DL_FOREACH_SAFE(pool->workers, worker, next)
 	{
-		char why[64] = "the worker died";
+		char why[128] = "the worker died";
 		int status;
 
 		if (waitpid(worker->pid, &status, WNOHANG) != worker->pid)
@@ -528,6 +530,8 @@ void worker_pool_reap(struct worker_pool *pool)
 		if (WIFSIGNALED(status))
 			snprintf(why, sizeof why, "the worker was ended by signal %d",
 				 WTERMSIG(status));
+		else if (WEXITSTATUS(status) == EX_IOERR)
+			snprintf(why, sizeof why, "%s", LOST_MAPPING_TEXT);
 		else if (WEXITSTATUS(status))
 			snprintf(why, sizeof why, "the worker ended with status %d",
 				 WEXITSTATUS(status));

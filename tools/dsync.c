@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "store/base/log.h"
+#include "store/base/lost_mapping.h"
 #include "store/settings.h"
 #include "sync/dsync_doveconf.h"
 #include "sync/dsync_location.h"
@@ -134,6 +135,7 @@ int main(int argc, char **argv)
 		 : options.verbose ? LOG_LEVEL_INFO
 				   : LOG_LEVEL_NOTICE);
 	signal(SIGPIPE, SIG_IGN);
+	lost_mapping_ends_process();
 	umask(0077);
 	if (rc < 0) {
 		log_error("%s", err.text);

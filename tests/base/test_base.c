@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "store/base/buf.h"
@@ -23,6 +25,7 @@
 #include "store/base/error.h"
 #include "store/base/file.h"
 #include "store/base/guid.h"
+#include "store/base/lost_mapping.h"
 #include "store/base/map_window.h"
 #include "store/base/process.h"
 #include "store/base/service.h"
@@ -403,6 +406,45 @@ static void a_map_is_resident_in_part(void **state)
 	free(page);
 }
 
+/* In a child: reads a file that is mapped and was cut short, or gets the signal from somebody. */
+static int status_after_bus_error(bool lost)
+{
+	FILE *file = tmpfile();
+	pid_t pid;
+	int status;
+
+	assert_non_null(file);
+	assert_int_equal(ftruncate(fileno(file), 4096), 0);
+	pid = fork();
+	if (pid == 0) {
+		volatile const char *map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fileno(file), 0);
+
+		close(STDERR_FILENO);
+		lost_mapping_ends_process();
+		if (map == MAP_FAILED || ftruncate(fileno(file), 0) < 0)
+			_exit(1);
+		if (lost)
+			_exit(*map);
+		raise(SIGBUS);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	fclose(file);
+	return status;
+}
+
+static void a_lost_mapping_ends_the_process(void **state)
+{
+	int status = status_after_bus_error(true);
+
+	(void)state;
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), EX_IOERR);
+	status = status_after_bus_error(false);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGBUS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -422,6 +464,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(removing_a_tree_follows_no_link, place_setup,
 						place_teardown),
 		cmocka_unit_test(service_manager_is_told),
+		cmocka_unit_test(a_lost_mapping_ends_the_process),
 		cmocka_unit_test_setup_teardown(reading_is_bounded, place_setup, place_teardown),
 		cmocka_unit_test_setup_teardown(what_is_no_file_is_not_opened, place_setup,
 						place_teardown),
