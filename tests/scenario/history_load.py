@@ -323,8 +323,8 @@ class PlainClient(Client):
             return
         self.entering(user, token, target)
         base, _, flags = name.partition(":2,")
-        if self.model.was_copied(user, token):
-            base = plain.new_base()  # Dovecot's copy has the same name, and would be replaced by this one
+        if self.model.may_be_twice(user, token):
+            base = plain.new_base()  # the other one has the same name, and would be replaced by this one
         new = f"{base}:2,{''.join(flag for flag in flags if flag.isupper())}"
         try:
             if self.certainly(lambda: os.rename(f"{directory}/{name}", f"{self.path(user, target)}/cur/{new}")):

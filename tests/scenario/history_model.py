@@ -15,7 +15,7 @@ class Mail:
     def __init__(self):
         self.start = 0  # copies at the round's start
         self.operations = []  # (who, kind, certain)
-        self.copied = False  # ever
+        self.may_be_twice = False  # ever
         self.removable = False  # it is or was in a folder that may be removed as a whole
         self.flaggers, self.flags = set(), set()  # who set flags; what it must have if that was one node
 
@@ -52,7 +52,7 @@ class Model:
             self.count[kind if certain else "in doubt"] += 1
             mail = self.mails[user, token]
             mail.operations.append((who, kind, certain))
-            mail.copied |= kind == "copy"
+            mail.may_be_twice |= kind in ("copy", "move")
             if kind == "copy" or not certain:
                 mail.flaggers.add("doubt")  # which copy has them, or is \\Deleted set
 
@@ -61,9 +61,10 @@ class Model:
         with self.lock:
             return self.starts[user]
 
-    def was_copied(self, user, token):
+    def may_be_twice(self, user, token):
+        """By a copy, or by moves on both nodes before they heard of each other."""
         with self.lock:
-            return self.mails[user, token].copied
+            return self.mails[user, token].may_be_twice
 
     def in_removable(self, user, token):
         with self.lock:
