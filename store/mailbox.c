@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 #include "store/base/log.h"
+#include "store/base/mounted.h"
 #include "store/index/index_changes.h"
 #include "store/index/index_txn.h"
 #include "store/list_lock.h"
@@ -17,7 +18,7 @@
 #include "store/mailbox_name.h"
 #include "store/uidvalidity.h"
 
-#define BROKEN_DELETION_S	30
+#define BROKEN_DELETION_MS	30000
 #define BROKEN_DELETION_LOCK_MS 5000
 
 static int told(const struct mailbox *box, int rc, struct error *err)
@@ -98,9 +99,18 @@ static bool is_marked_deleted(struct mailbox *box)
 	return status.deleted;
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 /* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
- * hold mailboxes.lock (the file alone says nothing: he has left it). Nothing was removed, and as
- * long as the mark is there nobody can write. Where we cannot either, it stays. */
+ * hold mailboxes.lock (the file alone says nothing: he has left it), which he may not have yet a
+ * moment after the mark; or his mount died, and he has given up. Nothing was removed, and as long
+ * as the mark is there nobody can write. Where we cannot either, it stays. */
 static int take_back_deletion(struct mailbox *box, struct error *err)
 {
 	int64_t written;
@@ -111,7 +121,7 @@ static int take_back_deletion(struct mailbox *box, struct error *err)
 	written = index_log_written(box->format->index(box));
 	if (written < 0)
 		return error_errno(err, (int)written, "index log");
-	if (written + BROKEN_DELETION_S > time(NULL))
+	if (written >= mounted_at() && written + BROKEN_DELETION_MS > now_ms())
 		return 0;
 	rc = list_lock_try(box->user, &lock, err);
 	if (rc == -EAGAIN || rc == -EROFS || rc == -EACCES || rc == -EPERM)

@@ -200,15 +200,19 @@ static int parse_number(const char *text, unsigned long max, unsigned long *numb
 	return errno || end == text || *end || *number_r > max ? -EINVAL : 0;
 }
 
-/* By CLOCK_BOOTTIME in milliseconds; 0: unknown. A second early rather than late: what is older
- * counts as lost. */
-static void note_mounted(unsigned long began)
+static int64_t clock_ms(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_BOOTTIME, &now);
+	clock_gettime(clock, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* By CLOCK_BOOTTIME in milliseconds; 0: unknown. */
+static void note_mounted(unsigned long began)
+{
 	if (began)
-		mounted_set(time(NULL) - (now.tv_sec - (time_t)(began / 1000)) - 1);
+		mounted_set(clock_ms(CLOCK_REALTIME) - (clock_ms(CLOCK_BOOTTIME) - (int64_t)began));
 }
 
 static int start(struct worker_process *w, char **argv, struct error *err)

@@ -1,13 +1,13 @@
 #include "store/base/mounted.h"
 
-static time_t mounted;
+static int64_t mounted;
 
-void mounted_set(time_t when)
+void mounted_set(int64_t when)
 {
 	mounted = when;
 }
 
-time_t mounted_at(void)
+int64_t mounted_at(void)
 {
 	return mounted;
 }

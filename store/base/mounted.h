@@ -1,16 +1,16 @@
 /*
- * When the filesystem of the mail was mounted. Who took a lock in it before then has lost its open
- * files since, the lock's among them, and could not remove it.
+ * When the filesystem of the mail was mounted. Who was in the middle of something then has lost its
+ * open files, and has given up: it could not even remove its locks.
  */
 #ifndef DSYNCFS_BASE_MOUNTED_H
 #define DSYNCFS_BASE_MOUNTED_H
 
-#include <time.h>
+#include <stdint.h>
 
-/* To be said by a process that has found it out, before it takes its first lock; of the process's
- * clock. */
-void mounted_set(time_t when);
-/* 0, which is before all locks: nobody has said it. */
-time_t mounted_at(void);
+/* Milliseconds since the epoch, of the process's clock. To be said by a process that has found it
+ * out, before it opens any mailbox. */
+void mounted_set(int64_t when);
+/* 0, which is before everything: nobody has said it. */
+int64_t mounted_at(void);
 
 #endif

@@ -480,7 +480,9 @@ int64_t index_log_written(const struct index *index)
 {
 	struct stat st;
 
-	return fstat(index->log.fd, &st) < 0 ? -errno : st.st_mtime;
+	if (fstat(index->log.fd, &st) < 0)
+		return -errno;
+	return (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
 }
 
 bool index_is_synced(const struct index *index)

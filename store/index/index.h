@@ -88,7 +88,7 @@ struct index_status {
 	bool pending;	  /* internal records (requests) wait for a sync of the storage (3.6) */
 };
 void index_status(const struct index *index, struct index_status *status_r);
-/* When the log was last written to, by its file's mtime; UTC seconds. Negative errno. */
+/* When the log was last written to, by its file's mtime; UTC milliseconds. Negative errno. */
 int64_t index_log_written(const struct index *index);
 
 /* The log's tail is its end: nothing is said to wait for being carried out. Of the mdbox map, which

@@ -17,13 +17,13 @@
 #include "store/base/owned_file.h"
 #include "store/base/process.h"
 
-#define LOCAL_STALE_S 2
-#define EMPTY_STALE_S 10 /* its holder died between making and filling it */
-#define BEREFT_S      10 /* for who had it when its mount died to notice that */
-#define TOUCH_S	      10
-#define WAIT_FIRST_US 300
-#define WAIT_MAX_US   20000
-#define JUDGE_MS      500 /* between two judgements whether the holder is dead */
+#define LOCAL_STALE_MS 2000
+#define EMPTY_STALE_MS 10000 /* its holder died between making and filling it */
+#define BEREFT_MS      10000 /* for who had it when its mount died to notice that */
+#define TOUCH_S	       10
+#define WAIT_FIRST_US  300
+#define WAIT_MAX_US    20000
+#define JUDGE_MS       500 /* between two judgements whether the holder is dead */
 
 struct dotlock {
 	int dirfd;
@@ -134,9 +134,16 @@ static int try_lock(struct dotlock *lock)
 	return rc;
 }
 
-static time_t last_change(const struct stat *st)
+static int64_t to_ms(struct timespec when)
 {
-	return st->st_mtime > st->st_ctime ? st->st_mtime : st->st_ctime;
+	return (int64_t)when.tv_sec * 1000 + when.tv_nsec / 1000000;
+}
+
+static int64_t last_change_ms(const struct stat *st)
+{
+	int64_t written = to_ms(st->st_mtim), changed = to_ms(st->st_ctim);
+
+	return written > changed ? written : changed;
 }
 
 /* 1: a process of this host that is gone; 0: one that lives; -1: cannot be said. */
@@ -180,24 +187,27 @@ static bool held_here(int dirfd, const char *name)
 
 static bool lock_is_stale(int dirfd, const char *name, const char *file, struct stat *lock_st)
 {
+	struct timespec real;
 	struct stat file_st;
-	time_t now = time(NULL), changed;
+	int64_t now, changed;
 	int gone;
 
 	if (held_here(dirfd, name) || fstatat(dirfd, name, lock_st, AT_SYMLINK_NOFOLLOW) < 0)
 		return false;
-	changed = last_change(lock_st);
-	if (now - changed <= LOCAL_STALE_S)
+	clock_gettime(CLOCK_REALTIME, &real);
+	now = to_ms(real);
+	changed = last_change_ms(lock_st);
+	if (now - changed <= LOCAL_STALE_MS)
 		return false;
 	if (lock_st->st_size == 0)
-		return now - changed > EMPTY_STALE_S;
+		return now - changed > EMPTY_STALE_MS;
 	gone = holder_is_gone(dirfd, name);
 	if (gone >= 0)
-		return gone == 1 || (changed < mounted_at() && now - mounted_at() > BEREFT_S);
+		return gone == 1 || (changed < mounted_at() && now - mounted_at() > BEREFT_MS);
 	if (fstatat(dirfd, file, &file_st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    last_change(&file_st) > changed)
-		changed = last_change(&file_st);
-	return now - changed > DOTLOCK_STALE_S;
+	    last_change_ms(&file_st) > changed)
+		changed = last_change_ms(&file_st);
+	return now - changed > DOTLOCK_STALE_S * 1000;
 }
 
 /* Moves a stale lock away. Two who judge at once must not remove the lock that the faster one has

@@ -362,11 +362,11 @@ static void test_lock_from_before_the_mount_is_overridden(void **state)
 	char host[200];
 
 	gethostname(host, sizeof host);
-	mounted_set(time(NULL) - 100);
+	mounted_set((int64_t)(time(NULL) - 100) * 1000);
 	put_lock(fx, (long)getppid(), host, 1000);
 	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 4000, &lock, &err), -EAGAIN);
 	/* It is given some time to notice. */
-	mounted_set(time(NULL));
+	mounted_set((int64_t)time(NULL) * 1000);
 	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 4000, &lock, &err), -EAGAIN);
 	must(dotlock_acquire(fd, "box", "dovecot-uidlist", 14000, &lock, &err), &err);
 	assert_true(dotlock_was_stale(lock));

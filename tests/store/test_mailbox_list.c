@@ -7,6 +7,7 @@
  *
  * Needs root (mail belongs to another uid) and Dovecot's doveadm; skipped elsewhere.
  */
+#include "store/base/mounted.h"
 #include "store/mailbox_list.h"
 
 #include <errno.h>
@@ -786,6 +787,29 @@ static void an_empty_account(void **state)
 	mailbox_tree_free(&tree);
 }
 
+static void mark_deleted(const char *directory)
+{
+	const struct index_options options = {.name = INDEX_NAME_MAIL, .label = "Work"};
+	AUTO_CLOSE int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct index_txn *txn;
+	struct index *index;
+	struct error err = {0};
+
+	must(index_open(fd, &options, &index, &err), &err);
+	must(index_begin(index, 1000, &txn, &err), &err);
+	must(index_set_deleted(txn, &err), &err);
+	must(index_commit(&txn, false, &err), &err);
+	index_close(&index);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static int open_lock_file(const struct fixture *fx)
 {
 	const struct mail_location *location = &fx->user.location;
@@ -803,27 +827,21 @@ static int open_lock_file(const struct fixture *fx)
 /* Marked and not renamed: who was at it died. The mailbox is one again, for Dovecot as well. */
 static void a_deletion_that_was_broken_off(void **state)
 {
-	const struct index_options options = {.name = INDEX_NAME_MAIL, .label = "Work"};
 	struct fixture *fx = *state;
 	struct mailbox_paths paths;
-	struct index_txn *txn;
 	struct mailbox_txn *change;
 	struct mailbox *box;
-	struct index *index;
 	struct error err = {0};
 	int lock = -1;
 
 	create(fx, "Work");
 	assert_int_equal(mailbox_paths_get(&fx->user.location, "Work", &paths), 0);
-	AUTO_CLOSE int fd = open(paths.index, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	must(index_open(fd, &options, &index, &err), &err);
-	must(index_begin(index, 1000, &txn, &err), &err);
-	must(index_set_deleted(txn, &err), &err);
-	must(index_commit(&txn, false, &err), &err);
-	index_close(&index);
+	mark_deleted(paths.index);
 	as_mail_user();
 	must(mailbox_open(&fx->user, "Work", &box, &err), &err);
 	/* Not while somebody may be at it. */
+	assert_int_equal(mailbox_begin(box, &change, &err), -ESTALE);
+	must(mailbox_refresh(box, &err), &err);
 	assert_int_equal(mailbox_begin(box, &change, &err), -ESTALE);
 	must_shell("touch -d '1 minute ago' '%s/dovecot.index.log'", paths.index);
 	must(list_lock(&fx->user, &lock, &err), &err);
@@ -835,6 +853,14 @@ static void a_deletion_that_was_broken_off(void **state)
 	must(mailbox_refresh(box, &err), &err);
 	must(mailbox_begin(box, &change, &err), &err);
 	mailbox_abort(&change);
+	/* At once where whoever was at it has lost his mount. */
+	mark_deleted(paths.index);
+	usleep(20000);
+	mounted_set(now_ms());
+	must(mailbox_refresh(box, &err), &err);
+	must(mailbox_begin(box, &change, &err), &err);
+	mailbox_abort(&change);
+	mounted_set(0);
 	mailbox_close(&box);
 	as_root(0);
 	mailbox_paths_free(&paths);
