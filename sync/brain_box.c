@@ -284,7 +284,10 @@ static void peer_declined(struct box *box)
 		brain_reason(brain, "mailbox %s: the peer does not have it", box->name);
 		return;
 	}
-	if (brain_saved_state(brain, &box->own.mailbox_guid) != NULL)
+	/* A Dovecot may be unable to use it; to another node it was renamed after its list was
+	 * read, and who forgets what was agreed on forgets whose absence means an expunge. */
+	if (brain_mode(brain) != MERGE_DSYNCFS &&
+	    brain_saved_state(brain, &box->own.mailbox_guid) != NULL)
 		brain->host->forget(brain->host->ctx, &brain->peer, &box->own.mailbox_guid, false);
 	brain_again(brain, box->name, "the peer does not have it, or cannot use the saved state");
 }

@@ -55,7 +55,7 @@ int mailbox_open(const struct mail_user *user, const char *name, struct mailbox 
 	struct fake_box *live = fake_find_box(account, name);
 
 	account->open_count++;
-	if (live == NULL)
+	if (live == NULL || (account->hidden != NULL && strcmp(account->hidden, name) == 0))
 		return error_set(err, -ENOENT, "no mailbox %s", name);
 	if (live->damaged)
 		return error_set(err, -EUCLEAN, "mailbox %s is damaged", name);

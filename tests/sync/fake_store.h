@@ -70,6 +70,7 @@ struct fake_account {
 	int64_t spool_bytes_left; /* -1: unlimited; then spool writes are -ENOSPC */
 	int64_t reads_left;	  /* -1: unlimited; then mailbox_each() is -EIO */
 	unsigned busy_bodies;	  /* so many mailbox_body_open() to come are -EAGAIN */
+	const char *hidden;	  /* a mailbox that is listed and cannot be opened: -ENOENT */
 	/* Called when the transaction number begin_count is about to begin. */
 	void (*on_begin)(struct fake_account *account, const char *mailbox);
 	/* Called when a body is about to be read; the mailbox is refreshed then. */

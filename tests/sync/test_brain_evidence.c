@@ -28,6 +28,24 @@ static void lost_state_restores_rather_than_removes(void **state)
 	expect_quiet(f);
 }
 
+static void a_peer_that_just_renamed_it_has_not_lost_it(void **state)
+{
+	struct fake_pair *f = *state;
+	unsigned forgets;
+
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "new\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	fake_deliver(f->b, box_of(f->b, "INBOX"), NULL, "new\n");
+	forgets = f->node_a.forgets + f->node_b.forgets;
+	f->a->hidden = "INBOX";
+	run_session(&f->node_b, &f->node_a, SYNC_CHANGED, &f->results);
+	assert_int_equal(f->results.master.outcome, SYNC_AGAIN);
+	assert_int_equal(f->node_a.forgets + f->node_b.forgets, forgets);
+	f->a->hidden = NULL;
+	sync_until_equal(f, SYNC_CHANGED);
+	expect_quiet(f);
+}
+
 /* The log of a box tells of nothing that has happened so far. */
 static void rotate(struct fake_box *box)
 {
@@ -133,6 +151,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fake_pair_setup, fake_pair_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(lost_state_restores_rather_than_removes),
+		TEST(a_peer_that_just_renamed_it_has_not_lost_it),
 		TEST(tombstones_outlive_the_log),
 		TEST(tombstones_count_where_a_state_was_lost),
 		TEST(tombstones_of_another_history_do_not_count),
