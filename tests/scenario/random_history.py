@@ -29,7 +29,7 @@ from node import Pair, children, descendants, eventually, need
 
 USERS = ["one@example.org", "two@example.org"]
 FAULTS = ["link", "worker", "dsyncd", "dsyncfs", "node", "disk", "state"]
-SETTLE_SECS = 90
+SETTLE_SECS = 180  # a Dovecot waits two minutes for an empty lock file, which one that was killed has left
 DISK, STATE = "48m", "64m"  # of b's backing directory, and of a's state_dir
 # ("indexid changed" is said of a folder that was removed and made again while it was open. "Duplicate file entry" is not
 # among them: Dovecot warns of it where it gave a UID of its own to a file that came back before the line of its old UID was
