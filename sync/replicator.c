@@ -94,13 +94,18 @@ void replicator_dirty(struct replicator *r)
 	event_add(r->commit_timer, &soon);
 }
 
-int replicator_take_worker(struct replicator *r, const struct worker_key *key, const char *user,
-			   void *owner, struct worker **worker_r, struct error *err)
+void replicator_note_mounted(struct replicator *r)
 {
 	int64_t began = journal_writer_began(r->set->state_dir);
 
 	if (began > 0)
 		worker_pool_set_mounted(r->pool, began);
+}
+
+int replicator_take_worker(struct replicator *r, const struct worker_key *key, const char *user,
+			   void *owner, struct worker **worker_r, struct error *err)
+{
+	replicator_note_mounted(r);
 	return worker_pool_take(r->pool, key, user, owner, worker_r, err);
 }
 

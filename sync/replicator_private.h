@@ -146,6 +146,8 @@ struct replicator {
 };
 
 struct queue_clock replicator_clock(void);
+/* The pool learns since when the mail is mounted: as work comes up, since nobody says so. */
+void replicator_note_mounted(struct replicator *r);
 /* worker_pool_take() of one that knows of the mount as it is now. */
 int replicator_take_worker(struct replicator *r, const struct worker_key *key, const char *user,
 			   void *owner, struct worker **worker_r, struct error *err);

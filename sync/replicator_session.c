@@ -325,17 +325,27 @@ void replicator_serve(struct replicator *r, int fd, const struct sockaddr_storag
 
 /* ---- a session's messages ---- */
 
-/* A connection that a worker keeps asks for another session. */
+/* The worker of a kept connection serves this user as a new one would. */
+static bool is_served_here(const struct session *session, const struct queue_user *user)
+{
+	const struct worker *worker = session->task.worker;
+	const struct worker_key *key = worker_key(worker);
+
+	return user && user->uid_known && user->uid == key->uid && user->gid == key->gid &&
+	       !worker_is_outdated(worker);
+}
+
+/* A connection that a worker keeps asks for another session. Who is refused comes anew. */
 static void on_command(struct session *session, const char *name)
 {
 	struct replicator *r = session->task.replicator;
 	struct queue_user *user = queue_user_find(&r->queue, name);
-	const struct worker_key *key = worker_key(session->task.worker);
 	char *copy = strdup(name);
-	bool allowed = user && copy && user->uid_known && user->uid == key->uid &&
-		       user->gid == key->gid && !r->draining && !r->away &&
-		       r->sessions_running < limit(r);
+	bool allowed;
 
+	replicator_note_mounted(r);
+	allowed = copy && is_served_here(session, user) && !r->draining && !r->away &&
+		  r->sessions_running < limit(r);
 	worker_put_begin(&r->out, WORKER_COMMAND_ANSWER);
 	worker_put_u8(&r->out, allowed);
 	worker_put_str(&r->out, allowed ? "" : DOVEADM_CODE_REFERRAL);

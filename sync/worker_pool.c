@@ -447,6 +447,11 @@ int worker_pool_take(struct worker_pool *pool, const struct worker_key *key, con
 	return 0;
 }
 
+bool worker_is_outdated(const struct worker *worker)
+{
+	return worker->generation != worker->pool->generation;
+}
+
 void worker_release(struct worker **worker)
 {
 	struct worker *w = *worker;
@@ -456,7 +461,7 @@ void worker_release(struct worker **worker)
 		return;
 	w->owner = NULL;
 	w->pool->busy[w->key.kind]--;
-	if (w->retired || w->generation != w->pool->generation)
+	if (w->retired || worker_is_outdated(w))
 		end_worker(w);
 	event_add(w->timer, &(struct timeval){.tv_sec = IDLE_SECS});
 }

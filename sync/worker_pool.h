@@ -57,6 +57,9 @@ void worker_pool_set_mounted(struct worker_pool *pool, int64_t began);
 int worker_pool_take(struct worker_pool *pool, const struct worker_key *key, const char *user,
 		     void *owner, struct worker **worker_r, struct error *err);
 void worker_release(struct worker **worker);
+/* It was told of other settings, or of an earlier mount, than a new one would be: it takes no work
+ * anew. */
+bool worker_is_outdated(const struct worker *worker);
 /* Once it is released it ends: what it has open may be worthless, as after a restart of the mount.
  */
 void worker_retire(struct worker *worker);

@@ -66,11 +66,8 @@ def a_lock_that_could_not_be_removed(pair):
             with open(maildir + "/dovecot-uidlist.lock", "w", encoding="ascii") as file:
                 file.write(f"{holder.pid}:{socket.gethostname()}")
             time.sleep(1.5)
-            # A worker that keeps a connection would not hear of the new mount.
-            pair.a.kill("dsyncd")
             pair.a.kill("dsyncfs")
             pair.a.start_dsyncfs()
-            pair.a.start_dsyncd()
             base = plain.deliver(pair.b.home(user) + "/Maildir", "while its holder lives")
             eventually("the mail came", lambda: plain.find(maildir, base), timeout=60)
             assert holder.poll() is None
