@@ -17,6 +17,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,12 @@ def kill(pids):
             os.kill(pid, 9)
         except ProcessLookupError:
             pass
+
+
+def state_of(pid):
+    """proc(5): T once it has stopped, Z once it has ended."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
 
 
 class Faults:
@@ -95,7 +102,12 @@ class Faults:
         """All of its processes at once, and its link."""
         self.pair.cut()
         self.model.mount_kills[node.host] += 1
-        pids = [pid for process in node.processes.values() for pid in [process.pid, *descendants(process.pid)]]
+        parents = [process.pid for process in node.processes.values()]
+        for pid in parents:  # who forks meanwhile leaves a child that nobody kills, and Dovecot's holds its sockets
+            os.kill(pid, signal.SIGSTOP)
+        for pid in parents:
+            eventually("it has stopped", lambda pid=pid: state_of(pid) in "TZ")
+        pids = [child for pid in parents for child in [pid, *descendants(pid)]]
         kill(pids)
         for name in list(node.processes):
             node.processes.pop(name).wait(timeout=30)
