@@ -5,10 +5,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <uthash.h>
 #include "fs/lead.h"
 #include "fs/stamp.h"
+#include "store/base/clock.h"
 #include "store/base/buf.h"
 #include "store/base/file.h"
 #include "store/journal/journal.h"
@@ -40,10 +40,7 @@ struct dirty {
 
 int64_t dirty_now_ms(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	return clock_ms(CLOCK_MONOTONIC_COARSE);
 }
 
 struct dirty *dirty_create(struct places *places, struct journal *journal, int root_fd)

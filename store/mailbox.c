@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include "store/base/clock.h"
 #include "store/base/log.h"
 #include "store/base/mounted.h"
 #include "store/index/index_changes.h"
@@ -99,14 +99,6 @@ static bool is_marked_deleted(struct mailbox *box)
 	return status.deleted;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
  * hold mailboxes.lock (the file alone says nothing: he has left it), which he may not have yet a
  * moment after the mark; or his mount died, and he has given up. Nothing was removed, and as long
@@ -121,7 +113,7 @@ static int take_back_deletion(struct mailbox *box, struct error *err)
 	written = index_log_written(box->format->index(box));
 	if (written < 0)
 		return error_errno(err, (int)written, "index log");
-	if (written >= mounted_at() && written + BROKEN_DELETION_MS > now_ms())
+	if (written >= mounted_at() && written + BROKEN_DELETION_MS > clock_ms(CLOCK_REALTIME))
 		return 0;
 	rc = list_lock_try(box->user, &lock, err);
 	if (rc == -EAGAIN || rc == -EROFS || rc == -EACCES || rc == -EPERM)

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "sync/link_check.h"
 #include "sync/raw_log.h"
@@ -243,17 +243,9 @@ void stream_set_peer_name(struct stream *stream, const char *name)
 	snprintf(stream->peer_name, sizeof(stream->peer_name), "%s", name);
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 void stream_set_deadline(struct stream *stream, unsigned ms)
 {
-	stream->deadline_ms = ms != 0 ? now_ms() + ms : 0;
+	stream->deadline_ms = ms != 0 ? clock_ms(CLOCK_MONOTONIC) + ms : 0;
 }
 
 const char *stream_peer_name(const struct stream *stream)
@@ -459,7 +451,7 @@ static int fail_stalled(struct stream *stream, struct error *err)
 {
 	char what[80];
 
-	if (stream->deadline_ms != 0 && now_ms() >= stream->deadline_ms)
+	if (stream->deadline_ms != 0 && clock_ms(CLOCK_MONOTONIC) >= stream->deadline_ms)
 		return stream_fail(stream, err, -ETIMEDOUT, "no answer in time");
 	snprintf(what, sizeof(what), "I/O has stalled, no activity for %u seconds",
 		 stream->timeout_secs);
@@ -474,7 +466,7 @@ static int wait_ms(const struct stream *stream)
 
 	if (stream->deadline_ms == 0)
 		return (int)timeout_ms;
-	left_ms = stream->deadline_ms - now_ms();
+	left_ms = stream->deadline_ms - clock_ms(CLOCK_MONOTONIC);
 	return left_ms <= 0 ? 0 : (int)(left_ms < timeout_ms ? left_ms : timeout_ms);
 }
 

@@ -12,9 +12,9 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/lost_mapping.h"
@@ -198,14 +198,6 @@ static int parse_number(const char *text, unsigned long max, unsigned long *numb
 	errno = 0;
 	*number_r = strtoul(text, &end, 10);
 	return errno || end == text || *end || *number_r > max ? -EINVAL : 0;
-}
-
-static int64_t clock_ms(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* By CLOCK_BOOTTIME in milliseconds; 0: unknown. */

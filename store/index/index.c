@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include "store/base/clock.h"
 #include "store/index/index_private.h"
 
 #define LOAD_TRIES    5
@@ -482,7 +483,7 @@ int64_t index_log_written(const struct index *index)
 
 	if (fstat(index->log.fd, &st) < 0)
 		return -errno;
-	return (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
+	return timespec_ms(st.st_mtim);
 }
 
 bool index_is_synced(const struct index *index)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/index/index_private.h"
@@ -18,14 +19,6 @@
 #define LOOK_MS	      1000 /* between two looks whether the mount lives */
 /* Somebody may rotate the log each time we have got it, but not for ever. */
 #define REOPEN_TRIES 10
-
-static int64_t monotonic_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 /* 0, -EAGAIN, or another failure. Open file description locks, since the traditional ones are lost
  * when any descriptor of the file is closed. */
@@ -45,9 +38,9 @@ static int lock_try(enum index_lock_method method, int fd)
 
 int index_lock_fd(enum index_lock_method method, int fd, int timeout_ms)
 {
-	const int64_t deadline =
-		monotonic_ms() + (timeout_ms < 0 ? INDEX_LOCK_TIMEOUT_MS_DEFAULT : timeout_ms);
-	int64_t pause_ms = POLL_FIRST_MS, look_ms = monotonic_ms() + LOOK_MS;
+	const int64_t deadline = clock_ms(CLOCK_MONOTONIC) +
+				 (timeout_ms < 0 ? INDEX_LOCK_TIMEOUT_MS_DEFAULT : timeout_ms);
+	int64_t pause_ms = POLL_FIRST_MS, look_ms = clock_ms(CLOCK_MONOTONIC) + LOOK_MS;
 
 	for (;;) {
 		struct timespec pause;
@@ -56,7 +49,7 @@ int index_lock_fd(enum index_lock_method method, int fd, int timeout_ms)
 
 		if (ret != -EAGAIN)
 			return ret;
-		now = monotonic_ms();
+		now = clock_ms(CLOCK_MONOTONIC);
 		left = deadline - now;
 		if (left <= 0)
 			return -EAGAIN;

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal_private.h"
@@ -57,7 +57,6 @@ static int open_dirs(struct journal *journal, const char *state_dir, struct erro
 static int take_lock(struct journal *journal, struct error *err)
 {
 	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	struct timespec now;
 	char text[64];
 	int len;
 
@@ -75,9 +74,8 @@ static int take_lock(struct journal *journal, struct error *err)
 				 "needs a state_dir of its own",
 				 journal->state_dir, n > 0 ? text : "unknown");
 	}
-	clock_gettime(CLOCK_BOOTTIME, &now);
 	len = snprintf(text, sizeof text, "%d %lld", (int)getpid(),
-		       (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+		       (long long)clock_ms(CLOCK_BOOTTIME));
 	if (ftruncate(journal->lock_fd, 0) < 0 ||
 	    pwrite(journal->lock_fd, text, (size_t)len, 0) < 0)
 		log_debug("%s/journal/" JOURNAL_LOCK ": cannot write the process id: %s",

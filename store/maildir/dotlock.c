@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/mounted.h"
@@ -40,14 +41,6 @@ struct dotlock {
 
 static pthread_mutex_t held_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct dotlock *held;
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static const char *host_name(void)
 {
@@ -134,14 +127,9 @@ static int try_lock(struct dotlock *lock)
 	return rc;
 }
 
-static int64_t to_ms(struct timespec when)
-{
-	return (int64_t)when.tv_sec * 1000 + when.tv_nsec / 1000000;
-}
-
 static int64_t last_change_ms(const struct stat *st)
 {
-	int64_t written = to_ms(st->st_mtim), changed = to_ms(st->st_ctim);
+	int64_t written = timespec_ms(st->st_mtim), changed = timespec_ms(st->st_ctim);
 
 	return written > changed ? written : changed;
 }
@@ -187,15 +175,13 @@ static bool held_here(int dirfd, const char *name)
 
 static bool lock_is_stale(int dirfd, const char *name, const char *file, struct stat *lock_st)
 {
-	struct timespec real;
 	struct stat file_st;
 	int64_t now, changed;
 	int gone;
 
 	if (held_here(dirfd, name) || fstatat(dirfd, name, lock_st, AT_SYMLINK_NOFOLLOW) < 0)
 		return false;
-	clock_gettime(CLOCK_REALTIME, &real);
-	now = to_ms(real);
+	now = clock_ms(CLOCK_REALTIME);
 	changed = last_change_ms(lock_st);
 	if (now - changed <= LOCAL_STALE_MS)
 		return false;
@@ -218,7 +204,7 @@ static void remove_stale(int dirfd, const char *what, const char *name, const st
 	struct stat st;
 
 	snprintf(aside, sizeof aside, ".temp.%.64s.%d.%llx", host_name(), (int)getpid(),
-		 (unsigned long long)now_ms());
+		 (unsigned long long)clock_ms(CLOCK_MONOTONIC));
 	if (renameat(dirfd, name, dirfd, aside) < 0)
 		return;
 	if (fstatat(dirfd, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -244,13 +230,14 @@ struct waiting {
 
 static void waiting_begin(struct waiting *wait, int timeout_ms)
 {
-	*wait = (struct waiting){.end_ms = now_ms() + timeout_ms, .step_us = WAIT_FIRST_US};
+	*wait = (struct waiting){.end_ms = clock_ms(CLOCK_MONOTONIC) + timeout_ms,
+				 .step_us = WAIT_FIRST_US};
 }
 
 static bool waiting_step(struct waiting *wait, int dirfd, const char *what, const char *name,
 			 const char *file)
 {
-	int64_t now = now_ms();
+	int64_t now = clock_ms(CLOCK_MONOTONIC);
 	struct stat st;
 
 	if (now >= wait->judge_ms) {

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/base/process.h"
@@ -26,10 +27,7 @@
 
 static int64_t now_ms(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1;
+	return clock_ms(CLOCK_MONOTONIC) + 1;
 }
 
 static bool is_left_over(const char *name)
