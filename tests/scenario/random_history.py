@@ -41,6 +41,7 @@ TROUBLE_IN_LOG = re.compile(r"Panic|Assert|orrupt(?!.*indexid changed)|UIDVALIDI
 PANIC_OF_A_FULL_DISK = "maildir_save_sync_index): assertion failed: (first_uid != 0)"
 # And to be asked for the GUID of a folder that somebody removes at this moment.
 PANIC_OF_A_GUID = "mailbox_get_metadata): assertion failed: ((items & MAILBOX_METADATA_GUID) == 0"
+MARKED_LIST_INDEX = "Mailbox list index marked corrupted"
 
 
 def session_of(line):
@@ -258,10 +259,11 @@ class History:
     def dovecot_trouble(self, node):
         lines = node.dovecot_log_problems()
         # Dovecot's sessions do not all survive the death of their mount: some end in a panic, others take the index log for
-        # corrupt that lacks what they could not write.
+        # corrupt that lacks what they could not write, and mark their list index, which the next one then makes anew.
         bereft = {session_of(line) for line in lines if "Transport endpoint is not connected" in line}
         return [line for line in lines
                 if TROUBLE_IN_LOG.search(line) and PANIC_OF_A_GUID not in line and session_of(line) not in bereft
+                and not (bereft and MARKED_LIST_INDEX in line)
                 and not (self.model.count["fault disk"] and PANIC_OF_A_FULL_DISK in line)]
 
     def check(self):
