@@ -8,8 +8,8 @@
 #include <uthash.h>
 #include "fs/lead.h"
 #include "fs/stamp.h"
-#include "store/base/clock.h"
 #include "store/base/buf.h"
+#include "store/base/clock.h"
 #include "store/base/file.h"
 #include "store/journal/journal.h"
 

@@ -13,15 +13,14 @@
 #define HANDLE_LEN_MAX 48 /* ext4 8, XFS 12, btrfs 20 */
 #define DIR_FDS_MIN    64 /* more than all threads together hold */
 #define DIR_FDS_LIMIT  UINT16_MAX
-#define LISTERS_MAX    UINT16_MAX
 #define LOOKUPS_MAX    UINT32_MAX /* not counted any more: the inode stays */
 #define BUCKETS_MIN    4096
 #define CHAIN_MEAN_MAX 2 /* slots of a bucket, before there are twice as many buckets */
 
 enum slot_flag {
 	SLOT_DIR = 1,
-	SLOT_PRIVS = 2,	 /* may have suid or sgid */
-	SLOT_LISTED = 4, /* a directory: an opener whose listing the kernel keeps came to the end */
+	SLOT_PRIVS = 2,	    /* may have suid or sgid */
+	SLOT_LISTED = 4,    /* a directory: an opener is there whose listing the kernel keeps */
 	SLOT_BY_NUMBER = 8, /* the handle is the inode's number, and fd holds it */
 };
 
@@ -36,7 +35,6 @@ struct slot {
 	union {
 		struct {
 			uint16_t ref;	     /* its entry in the LRU; 0: none */
-			uint16_t listers;    /* open listings that the kernel caches */
 			uint32_t changed_ms; /* when a name in it was last made or removed */
 		} dir;			     /* SLOT_DIR */
 		struct {

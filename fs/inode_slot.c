@@ -132,24 +132,12 @@ bool inode_listing_open(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_dir_slot_of(table, nodeid);
-	may = slot && ((slot->flags & SLOT_LISTED) || slot->dir.listers == 0) &&
-	      slot->dir.listers < LISTERS_MAX &&
+	may = slot && !(slot->flags & SLOT_LISTED) &&
 	      now_ms() - slot->dir.changed_ms >= LISTING_QUIET_MS;
 	if (may)
-		slot->dir.listers++;
-	pthread_mutex_unlock(&table->lock);
-	return may;
-}
-
-void inode_listing_end(struct inode_table *table, uint64_t nodeid)
-{
-	struct slot *slot;
-
-	pthread_mutex_lock(&table->lock);
-	slot = inode_dir_slot_of(table, nodeid);
-	if (slot)
 		slot->flags |= SLOT_LISTED;
 	pthread_mutex_unlock(&table->lock);
+	return may;
 }
 
 void inode_listing_close(struct inode_table *table, uint64_t nodeid)
@@ -158,8 +146,8 @@ void inode_listing_close(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_dir_slot_of(table, nodeid);
-	if (slot && slot->dir.listers)
-		slot->dir.listers--;
+	if (slot)
+		slot->flags &= ~(unsigned)SLOT_LISTED;
 	pthread_mutex_unlock(&table->lock);
 }
 
@@ -169,10 +157,8 @@ void inode_dir_changed(struct inode_table *table, uint64_t nodeid)
 
 	pthread_mutex_lock(&table->lock);
 	slot = inode_dir_slot_of(table, nodeid);
-	if (slot) {
-		slot->flags &= ~(unsigned)SLOT_LISTED;
+	if (slot)
 		slot->dir.changed_ms = now_ms();
-	}
 	pthread_mutex_unlock(&table->lock);
 }
 

@@ -90,15 +90,14 @@ bool inode_is_dir(struct inode_table *table, uint64_t nodeid);
 bool inode_may_have_privs(struct inode_table *table, uint64_t nodeid);
 void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode);
 
-/* A directory is being opened: whether the kernel may keep what this opener lists. What it keeps of
- * two openers it puts together, and a listing made of two moments lacks a name that was changed
- * between them, for as long as it is kept: a mail that seems to be gone. So: only when nothing has
- * changed for LISTING_QUIET_MS, and by one opener alone until it has listed all. Nor can more than
- * 65535 at a time be counted. */
+/* A directory is being opened: whether the kernel may keep what this opener lists, and give it what
+ * is kept. What it keeps of two openers it puts together; and where one of two finds that what is
+ * kept is old, the other goes on in the middle of what is new. A listing made of two moments lacks
+ * a name that was changed between them: a mail that seems to be gone. So: only when nothing has
+ * changed for LISTING_QUIET_MS, and one opener at a time; others are told by us. */
 #define LISTING_QUIET_MS 1000
 bool inode_listing_open(struct inode_table *table, uint64_t nodeid);
-/* Such an opener came to the end. */
-void inode_listing_end(struct inode_table *table, uint64_t nodeid);
+/* Such an opener has closed. */
 void inode_listing_close(struct inode_table *table, uint64_t nodeid);
 /* A name in the directory was made or removed. */
 void inode_dir_changed(struct inode_table *table, uint64_t nodeid);

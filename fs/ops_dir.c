@@ -179,8 +179,6 @@ static void read_dir(fuse_req_t req, size_t size, off_t off, const struct fuse_f
 		rc = go_to(fs, file, off);
 		if (rc == 0)
 			rc = fill(req, file, &dir, plus, buf, size, &used);
-		if (rc == 0 && used == 0 && file->kept)
-			inode_listing_end(fs->inodes, file->nodeid);
 		pthread_mutex_unlock(&file->lock);
 	}
 	if (rc < 0)

@@ -54,7 +54,10 @@ class Child:
         assert said == b"\n", said
 
     def go(self):
-        os.write(self.to_child, b"\n")
+        try:
+            os.write(self.to_child, b"\n")
+        except BrokenPipeError:
+            raise AssertionError(os.read(self.from_child, 4096)) from None
 
     def end(self):
         os.close(self.to_child)
@@ -393,16 +396,18 @@ def flags_change_while_listed():
             os.mknod(f"{box}/cur/{name}:2,")
         time.sleep(1.2)  # the kernel keeps the listing of a folder that is quiet
 
-        def change(parent, seed):
-            rand = random.Random(seed)
-            flags = {name: "" for name in names[seed::2]}
+        def change(parent):
+            """For a moment, again and again: in between the kernel keeps listings again, and readers are in the middle of them."""
+            rand = random.Random(0)
+            flags = dict.fromkeys(names, "")
             parent.say()
             while not parent.has_spoken():
-                name = rand.choice(names[seed::2])
-                old, flags[name] = flags[name], "" if flags[name] else "S"
-                os.rename(f"{box}/cur/{name}:2,{old}", f"{box}/cur/{name}:2,{flags[name]}")
-                if rand.random() < 0.01:
-                    time.sleep(1.2 * rand.random())
+                end = time.monotonic() + rand.choice([0.02, 0.05, 0.5])
+                while time.monotonic() < end:
+                    name = rand.choice(names)
+                    old, flags[name] = flags[name], "" if flags[name] else "S"
+                    os.rename(f"{box}/cur/{name}:2,{old}", f"{box}/cur/{name}:2,{flags[name]}")
+                time.sleep(1.15)
 
         def read(parent):
             parent.say()
@@ -410,10 +415,10 @@ def flags_change_while_listed():
                 listed = [name.split(":")[0] for name in os.listdir(f"{box}/cur")]
                 assert len(listed) == count == len(set(listed)), (len(listed), len(set(listed)))
 
-        children = [Child(read), Child(read), Child(read), Child(change, 0), Child(change, 1)]
+        children = [Child(read) for _ in range(6)] + [Child(change)]
         for child in children:
             child.wait()
-        time.sleep(4)
+        time.sleep(6)
         for child in children:
             child.go()
         for child in children:
