@@ -1,5 +1,6 @@
 """Clients of a random history: one mail program of each kind a node, that does what people's programs do, at random, and
 tells the model of it. Folders: INBOX, R* (made and renamed, never removed) and D* (removed as well, with all their mail)."""
+import ctypes
 import imaplib
 import os
 import re
@@ -242,6 +243,13 @@ class PlainClient(Client):
 
     kind = "plain"
     weights = {"deliver": 40, "set_flags": 20, "expunge": 10, "move": 8, "copy": 4, "create": 3, "rename": 2, "delete": 1}
+
+    def run(self):
+        # This thread's alone. Root would leave a folder that only root can use where the mount dies before the chown.
+        libc = ctypes.CDLL(None)
+        libc.setfsgid(VMAIL)
+        libc.setfsuid(VMAIL)
+        super().run()
 
     def root(self, user):
         return self.node.home(user) + "/Maildir"
