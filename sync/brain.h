@@ -47,6 +47,9 @@ struct sync_mailbox_state {
 	uint64_t acked_modseq; /* own changes up to here are durable at the peer */
 	uint64_t peer_modseq;
 	uint32_t messages;
+	/* Above common_uid: up to here both had the same messages, by what was said in a session
+	 * since that did not come to its end. 0: none. */
+	uint32_t reached_uid;
 };
 
 struct sync_state {
@@ -103,6 +106,10 @@ struct sync_host {
 	 * used again. */
 	void (*save)(void *ctx, const struct sync_peer *peer,
 		     const struct sync_mailbox_state *state);
+	/* state: as begin() gave it, with reached_uid: the peer is going to be told that. It
+	 * outlives a kill of this node's processes when this returns. May be NULL. */
+	void (*reached)(void *ctx, const struct sync_peer *peer,
+			const struct sync_mailbox_state *state);
 	/* The state of this mailbox is worth nothing: the next session compares all of it. gone:
 	 * the mailbox itself is gone on both sides. */
 	void (*forget)(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone);

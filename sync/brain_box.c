@@ -116,6 +116,21 @@ static uint32_t reported_common_uid(const struct box *box)
 	return import->plan.common_uid;
 }
 
+/* The peer may save what it is told now, and we may be killed before we do. */
+static void note_reached(struct box *box, uint32_t uid)
+{
+	struct brain *brain = box->brain;
+	struct sync_mailbox_state state = box->saved;
+
+	if (brain->host->reached == NULL || brain_mode(brain) != MERGE_DSYNCFS ||
+	    brain->way != SYNC_BOTH_WAYS || mail_filter_is_set(&brain->filter) ||
+	    brain->check_only || box->again || !box->has_saved || state.common_uid == 0 ||
+	    uid <= state.common_uid || uid <= state.reached_uid)
+		return;
+	state.reached_uid = uid;
+	brain->host->reached(brain->host->ctx, &brain->peer, &state);
+}
+
 int box_send_state(struct box *box, struct error *err)
 {
 	bool need_full = box->import.planned && box->import.plan.need_full;
@@ -135,6 +150,7 @@ int box_send_state(struct box *box, struct error *err)
 			  .fill_modseq = box->fill_modseq},
 	};
 
+	note_reached(box, item.state.last_common_uid);
 	return items_send(box->brain->items, &item, err);
 }
 

@@ -449,6 +449,8 @@ void replicator_job_message(struct task *task, struct worker_reader *reader)
 		on_begin(job, reader);
 	} else if (job->holds_slot && reader->type == WORKER_SAVE) {
 		replicator_save_state(r, job->user, r->peers[job->peer].id, reader);
+	} else if (job->holds_slot && reader->type == WORKER_REACHED) {
+		replicator_note_reached(r, task->worker, job->user, r->peers[job->peer].id, reader);
 	} else if (job->holds_slot && reader->type == WORKER_FORGET) {
 		replicator_forget_state(r, job->user, r->peers[job->peer].id, reader);
 	} else if ((job->holds_slot || (first && !job->listed)) && reader->type == WORKER_PLACED) {

@@ -392,6 +392,7 @@ static int send_state(void *ctx, const struct peer_mailbox_state *state)
 		.acked_modseq = state->acked_modseq,
 		.peer_modseq = state->peer_modseq,
 		.messages = state->messages,
+		.reached_uid = state->reached_uid,
 	};
 
 	if (out->len + STATE_ROOM > WORKER_MESSAGE_MAX) {
@@ -504,22 +505,47 @@ void replicator_send_states(struct replicator *r, struct worker *worker,
 	worker_tell(worker, &r->out, -1);
 }
 
+static struct peer_mailbox_state to_keep(const struct sync_mailbox_state *state)
+{
+	return (struct peer_mailbox_state){
+		.guid = state->guid,
+		.uid_validity = state->uid_validity,
+		.common_uid = state->common_uid,
+		.acked_modseq = state->acked_modseq,
+		.peer_modseq = state->peer_modseq,
+		.messages = state->messages,
+		.reached_uid = state->reached_uid,
+	};
+}
+
+void replicator_note_reached(struct replicator *r, struct worker *worker,
+			     const struct queue_user *user, const char *peer_id,
+			     struct worker_reader *reader)
+{
+	struct sync_mailbox_state state;
+	struct peer_mailbox_state kept;
+	struct error err = {0};
+
+	if (worker_get_state(reader, &state) < 0 || worker_get_end(reader) < 0)
+		return;
+	kept = to_keep(&state);
+	if (peer_journal_note_reached(r->journal, user->name, peer_id, &kept, &err) < 0)
+		log_error("%s", err.text);
+	worker_put_begin(&r->out, WORKER_NOTED);
+	worker_tell(worker, &r->out, -1);
+}
+
 void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			   struct worker_reader *reader)
 {
 	int peer = replicator_peer_by_id(r, peer_id);
 	struct sync_mailbox_state state;
-	struct peer_mailbox_state kept = {0};
+	struct peer_mailbox_state kept;
 	struct error err = {0};
 
 	if (worker_get_state(reader, &state) < 0 || worker_get_end(reader) < 0)
 		return;
-	kept.guid = state.guid;
-	kept.uid_validity = state.uid_validity;
-	kept.common_uid = state.common_uid;
-	kept.acked_modseq = state.acked_modseq;
-	kept.peer_modseq = state.peer_modseq;
-	kept.messages = state.messages;
+	kept = to_keep(&state);
 	if (peer_journal_put_state(r->journal, user->name, peer_id, &kept, &err) < 0)
 		log_error("%s", err.text);
 	else

@@ -261,6 +261,10 @@ void replicator_send_states(struct replicator *r, struct worker *worker,
 			    bool busy);
 void replicator_save_state(struct replicator *r, struct queue_user *user, const char *peer_id,
 			   struct worker_reader *reader);
+/* Answers REACHED. */
+void replicator_note_reached(struct replicator *r, struct worker *worker,
+			     const struct queue_user *user, const char *peer_id,
+			     struct worker_reader *reader);
 /* Answers WANT_TREE_TOLD. */
 void replicator_send_tree_told(struct replicator *r, struct worker *worker,
 			       const struct queue_user *user, struct worker_reader *reader);

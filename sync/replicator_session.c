@@ -447,6 +447,11 @@ void replicator_session_message(struct task *task, struct worker_reader *reader)
 			break;
 		replicator_save_state(r, session->user, session->peer.id, reader);
 		return;
+	case WORKER_REACHED:
+		if (!session->holds_slot)
+			break;
+		replicator_note_reached(r, task->worker, session->user, session->peer.id, reader);
+		return;
 	case WORKER_PLACED:
 		if (!session->holds_slot)
 			break;

@@ -351,6 +351,7 @@ void worker_put_state(struct buf *message, const struct sync_mailbox_state *stat
 	worker_put_u64(message, state->acked_modseq);
 	worker_put_u64(message, state->peer_modseq);
 	worker_put_u32(message, state->messages);
+	worker_put_u32(message, state->reached_uid);
 }
 
 int worker_get_state(struct worker_reader *reader, struct sync_mailbox_state *state_r)
@@ -361,6 +362,7 @@ int worker_get_state(struct worker_reader *reader, struct sync_mailbox_state *st
 	state_r->acked_modseq = worker_get_u64(reader);
 	state_r->peer_modseq = worker_get_u64(reader);
 	state_r->messages = worker_get_u32(reader);
+	state_r->reached_uid = worker_get_u32(reader);
 	return reader->failed ? -EPROTO : 0;
 }
 

@@ -40,7 +40,7 @@
 #include "store/mail_event.h"
 #include "sync/brain.h"
 
-#define WORKER_PROTOCOL_VERSION 1
+#define WORKER_PROTOCOL_VERSION 2
 #define WORKER_MESSAGE_MAX	32768
 #define WORKER_NAME_MAX		4096 /* bytes of a user, directory, file or mailbox name */
 #define WORKER_BOXES_MAX	64   /* mailboxes of a GO; more: the whole tree */
@@ -65,6 +65,7 @@ enum worker_message_type {
 	WORKER_REMOVALS,  /* u8: the events before it are all */
 	WORKER_TREE_TOLD, /* u8 */
 	WORKER_SETTLED,	  /* u8: 0: what was saved and forgotten is not durable */
+	WORKER_NOTED,	  /* of a WORKER_REACHED */
 	/* from a worker */
 	WORKER_BOX = 64,
 	WORKER_BOX_GONE,
@@ -87,6 +88,7 @@ enum worker_message_type {
 	WORKER_WANT_REMOVALS,  /* str: directory of a mailbox, its guid */
 	WORKER_WANT_TREE_TOLD, /* u8: a mailbox is to be made again */
 	WORKER_WANT_SETTLED,
+	WORKER_REACHED, /* as WORKER_SAVE, with reached_uid */
 };
 
 /* ---- fields ---- */

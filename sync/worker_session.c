@@ -96,6 +96,20 @@ static void host_save(void *ctx, const struct sync_peer *peer,
 	worker_reply(w);
 }
 
+static void host_reached(void *ctx, const struct sync_peer *peer,
+			 const struct sync_mailbox_state *state)
+{
+	struct worker_process *w = ctx;
+	struct worker_reader reader;
+
+	worker_put_begin(&w->out, WORKER_REACHED);
+	worker_put_state(&w->out, state);
+	worker_reply(w);
+	worker_expect(w, WORKER_NOTED, &reader);
+	if (worker_get_end(&reader) < 0)
+		worker_broken("a malformed message");
+}
+
 static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone)
 {
 	struct worker_process *w = ctx;
@@ -168,6 +182,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.explain_missing = worker_host_explain_missing,
 		.tree_is_told = worker_host_tree_is_told,
 		.save = host_save,
+		.reached = host_reached,
 		.forget = host_forget,
 		.settle = host_settle,
 		.expunged = worker_host_expunged,

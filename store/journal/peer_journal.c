@@ -13,10 +13,12 @@
 #include "store/base/log.h"
 #include "store/journal/journal_private.h"
 #include "store/journal/peer_store.h"
+#include "store/journal/reached_table.h"
 #include "store/journal/slot_file.h"
 
 struct peer_journal {
 	struct peer_store store;
+	struct reached_table *reached; /* NULL: no room for it */
 	int dir_fd, lock_fd, consumed_fd;
 	struct guid node_id;
 	/* The position that dsyncfs may prune to, published when it is durable here. */
@@ -86,6 +88,15 @@ static int load_node_id(struct peer_journal *journal, const char *state_dir, str
 	return rc < 0 ? error_errno(err, rc, "%s/journal/%s", state_dir, JOURNAL_NODE_ID) : 0;
 }
 
+static void open_reached(struct peer_journal *journal, const char *state_dir)
+{
+	struct error err = {0};
+
+	if (reached_table_open(journal->dir_fd, &journal->reached, &err) < 0)
+		log_warning("%s/journal/%s; mail that is removed just before a crash may come back",
+			    state_dir, err.text);
+}
+
 int peer_journal_open(const char *state_dir, struct peer_journal **journal_r, struct error *err)
 {
 	struct peer_journal *journal = calloc(1, sizeof *journal);
@@ -117,6 +128,7 @@ int peer_journal_open(const char *state_dir, struct peer_journal **journal_r, st
 		peer_journal_close(&journal);
 		return rc;
 	}
+	open_reached(journal, state_dir);
 	*journal_r = journal;
 	return 0;
 }
@@ -129,6 +141,7 @@ void peer_journal_close(struct peer_journal **journal_p)
 	if (!journal)
 		return;
 	peer_store_close(&journal->store);
+	reached_table_close(&journal->reached);
 	file_close(&journal->consumed_fd);
 	file_close(&journal->lock_fd);
 	file_close(&journal->dir_fd);
@@ -265,6 +278,40 @@ int peer_journal_put_state(struct peer_journal *journal, const char *user, const
 	return peer_store_put(&journal->store, PEER_STATES, key.bytes, key.len, &value, err);
 }
 
+int peer_journal_note_reached(struct peer_journal *journal, const char *user, const char *peer,
+			      const struct peer_mailbox_state *state, struct error *err)
+{
+	const struct reached reached = {
+		.acked_modseq = state->acked_modseq,
+		.peer_modseq = state->peer_modseq,
+		.uid_validity = state->uid_validity,
+		.common_uid = state->common_uid,
+		.uid = state->reached_uid,
+	};
+	struct peer_key key;
+	int rc = key_user_peer(&key, user, peer, true, err);
+
+	if (rc < 0)
+		return rc;
+	peer_key_add_guid(&key, &state->guid);
+	reached_table_put(journal->reached, key.bytes, key.len, &reached);
+	return 0;
+}
+
+/* What was told in a session that did not come to its end: of just this state. */
+static void add_reached(const struct peer_journal *journal, const void *key, size_t key_len,
+			struct peer_mailbox_state *state)
+{
+	struct reached reached;
+
+	reached_table_get(journal->reached, key, key_len, &reached);
+	if (reached.acked_modseq == state->acked_modseq &&
+	    reached.peer_modseq == state->peer_modseq &&
+	    reached.uid_validity == state->uid_validity &&
+	    reached.common_uid == state->common_uid && reached.uid > state->common_uid)
+		state->reached_uid = reached.uid;
+}
+
 int peer_journal_del_state(struct peer_journal *journal, const char *user, const char *peer,
 			   const struct guid *guid, struct error *err)
 {
@@ -274,6 +321,7 @@ int peer_journal_del_state(struct peer_journal *journal, const char *user, const
 	if (rc < 0)
 		return rc;
 	peer_key_add_guid(&key, guid);
+	reached_table_put(journal->reached, key.bytes, key.len, &(struct reached){0});
 	return peer_store_del(&journal->store, PEER_STATES, key.bytes, key.len, err);
 }
 
@@ -294,6 +342,8 @@ int peer_journal_get_state(struct peer_journal *journal, const char *user, const
 		memset(state_r, 0, sizeof *state_r);
 		rc = error_set(err, -ENOENT, "user %s: the state is damaged", user);
 	}
+	if (rc == 0)
+		add_reached(journal, key.bytes, key.len, state_r);
 	return rc;
 }
 
@@ -307,6 +357,7 @@ static int del_this_state(void *ctx, const uint8_t *key, size_t key_len, const u
 {
 	struct each_key *each = ctx;
 
+	reached_table_put(each->journal->reached, key, key_len, &(struct reached){0});
 	return peer_store_del(&each->journal->store, PEER_STATES, key, key_len, each->err);
 }
 
@@ -324,6 +375,7 @@ int peer_journal_del_states(struct peer_journal *journal, const char *user, cons
 }
 
 struct each_state {
+	const struct peer_journal *journal;
 	const char *user;
 	peer_journal_state_fn *each;
 	void *ctx;
@@ -340,13 +392,14 @@ static int give_state(void *ctx, const uint8_t *key, size_t key_len, const uint8
 		log_warning("journal: a mailbox state is damaged and ignored user=%s", each->user);
 		return 0;
 	}
+	add_reached(each->journal, key, key_len, &state);
 	return each->each(each->ctx, &state);
 }
 
 int peer_journal_each_state(struct peer_journal *journal, const char *user, const char *peer,
 			    peer_journal_state_fn *each_fn, void *ctx, struct error *err)
 {
-	struct each_state each = {user, each_fn, ctx};
+	struct each_state each = {journal, user, each_fn, ctx};
 	struct peer_key key;
 	int rc = key_user_peer(&key, user, peer, true, err);
 

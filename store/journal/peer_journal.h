@@ -51,10 +51,17 @@ struct peer_mailbox_state {
 	uint64_t peer_modseq;  /* the peer's HIGHESTMODSEQ when the last sync ended: theirs up to
 				  here are here */
 	uint32_t messages;     /* our count when the last sync ended */
+	/* Above common_uid: up to here we told the peer that all is equal, in a session since that
+	 * state (peer_journal_note_reached). 0: in none. Not written with the state. */
+	uint32_t reached_uid;
 	uint64_t reserved_uid_owner; /* place for a UID lease; 0 */
 };
 int peer_journal_put_state(struct peer_journal *journal, const char *user, const char *peer,
 			   const struct peer_mailbox_state *state, struct error *err);
+/* state: as it is there, with reached_uid. Outlives this process, not a reboot, and is said by the
+ * calls below until there is another state. */
+int peer_journal_note_reached(struct peer_journal *journal, const char *user, const char *peer,
+			      const struct peer_mailbox_state *state, struct error *err);
 int peer_journal_del_state(struct peer_journal *journal, const char *user, const char *peer,
 			   const struct guid *guid, struct error *err);
 /* Forgets all states of the user with the peer: the next sync compares completely. */

@@ -2,19 +2,13 @@
 #include "store/journal/removal_ring.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include "store/base/buf.h"
-#include "store/base/file.h"
+#include "store/journal/boot_file.h"
 
 #define RING_NAME  "removals"
 #define RING_MAGIC "dsyncfs removals 1\n"
-#define BOOT_ID	   "/proc/sys/kernel/random/boot_id"
 #define SLOTS	   1024
 #define TEXT_SIZE  752
 
@@ -28,8 +22,7 @@ struct slot {
 };
 
 struct ring_file {
-	char magic[32];
-	char boot_id[64];
+	struct boot_file header;
 	struct slot slots[SLOTS];
 };
 
@@ -38,65 +31,21 @@ struct removal_ring {
 	uint64_t last_seq;
 };
 
-static int read_boot_id(char boot_id[64])
-{
-	AUTO_BUF struct buf text = BUF_INIT(63);
-	int rc = file_read_at(AT_FDCWD, BOOT_ID, &text);
-
-	memset(boot_id, 0, 64);
-	if (rc < 0)
-		return rc;
-	if (text.data)
-		memcpy(boot_id, text.data, text.len);
-	return 0;
-}
-
-static bool is_of(const struct ring_file *file, const char boot_id[64])
-{
-	return memcmp(file->magic, RING_MAGIC, sizeof RING_MAGIC) == 0 &&
-	       memcmp(file->boot_id, boot_id, sizeof file->boot_id) == 0;
-}
-
-/* All of it is allocated: a page that the disk had no room for would be a bus error. */
-static int map(int dir_fd, struct ring_file **file_r)
-{
-	AUTO_CLOSE int fd =
-		openat(dir_fd, RING_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	void *address;
-	int rc;
-
-	if (fd < 0)
-		return -errno;
-	rc = posix_fallocate(fd, 0, sizeof(struct ring_file));
-	if (rc > 0)
-		return -rc;
-	address = mmap(NULL, sizeof(struct ring_file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (address == MAP_FAILED)
-		return -errno;
-	*file_r = address;
-	return 0;
-}
-
 int removal_ring_open(int dir_fd, bool clean, struct removal_ring **ring_r, struct error *err)
 {
 	struct removal_ring *ring = calloc(1, sizeof *ring);
-	char boot_id[64];
-	int rc = ring ? read_boot_id(boot_id) : -ENOMEM;
+	struct boot_file *file;
+	int rc = ring ? boot_file_map(dir_fd, RING_NAME, RING_MAGIC, sizeof *ring->file, &file)
+		      : -ENOMEM;
 
 	*ring_r = NULL;
-	if (rc == 0)
-		rc = map(dir_fd, &ring->file);
-	if (rc == 0 && !ring->file)
-		rc = -ENOMEM;
 	if (rc != 0) {
 		free(ring);
 		return error_errno(err, rc, RING_NAME);
 	}
-	if (clean || !is_of(ring->file, boot_id)) {
-		memset(ring->file, 0, sizeof *ring->file);
-		memcpy(ring->file->boot_id, boot_id, sizeof boot_id);
-		memcpy(ring->file->magic, RING_MAGIC, sizeof RING_MAGIC);
-	}
+	if (clean)
+		boot_file_clear(file, sizeof *ring->file);
+	ring->file = (struct ring_file *)file;
 	for (size_t i = 0; i < SLOTS; i++) {
 		if (ring->file->slots[i].seq > ring->last_seq)
 			ring->last_seq = ring->file->slots[i].seq;

@@ -420,6 +420,78 @@ static void test_one_state(void **state)
 	state_dir_remove(dir);
 }
 
+static uint32_t reached_of(struct peer_journal *journal, const struct guid *guid)
+{
+	struct peer_mailbox_state state;
+	struct error err = {0};
+
+	assert_int_equal(peer_journal_get_state(journal, "u", PEER, guid, &state, &err), 0);
+	return state.reached_uid;
+}
+
+/* Of the state that it was told with, in a process that is killed, until the next boot. */
+static void test_what_a_peer_was_told_outlives_a_kill(void **state)
+{
+	struct peer_mailbox_state kept = {.guid = guid_of(1),
+					  .uid_validity = 5,
+					  .common_uid = 3,
+					  .acked_modseq = 77,
+					  .peer_modseq = 70};
+	struct peer_mailbox_state told = kept;
+	static struct states states;
+	struct peer_journal *journal;
+	struct error err = {0};
+	char dir[64], path[96];
+	int status, fd;
+	pid_t pid;
+
+	state_dir_make(dir);
+	told.reached_uid = 4;
+	pid = fork();
+	if (pid == 0) {
+		journal = open_peer(dir);
+		if (peer_journal_put_state(journal, "u", PEER, &kept, &err) != 0 ||
+		    peer_journal_commit(journal, &err) != 0 ||
+		    peer_journal_note_reached(journal, "u", PEER, &told, &err) != 0)
+			_exit(1);
+		kept.common_uid = 4;
+		kept.acked_modseq = 78;
+		if (peer_journal_put_state(journal, "u", PEER, &kept, &err) != 0 ||
+		    reached_of(journal, &kept.guid) != 0)
+			_exit(1);
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	journal = open_peer(dir);
+	assert_int_equal(reached_of(journal, &kept.guid), 4);
+	peer_journal_each_state(journal, "u", PEER, take_state, &states, &err);
+	assert_int_equal(states.count, 1);
+	assert_int_equal(states.list[0].reached_uid, 4);
+	/* Of other states with the same MODSEQ, and of one that was forgotten, it says nothing. */
+	kept.common_uid = 2;
+	assert_int_equal(peer_journal_put_state(journal, "u", PEER, &kept, &err), 0);
+	assert_int_equal(reached_of(journal, &kept.guid), 0);
+	kept.common_uid = 3;
+	assert_int_equal(peer_journal_put_state(journal, "u", PEER, &kept, &err), 0);
+	assert_int_equal(reached_of(journal, &kept.guid), 4);
+	assert_int_equal(peer_journal_del_state(journal, "u", PEER, &kept.guid, &err), 0);
+	assert_int_equal(peer_journal_put_state(journal, "u", PEER, &kept, &err), 0);
+	assert_int_equal(reached_of(journal, &kept.guid), 0);
+	assert_int_equal(peer_journal_note_reached(journal, "u", PEER, &told, &err), 0);
+	assert_int_equal(peer_journal_commit(journal, &err), 0);
+	peer_journal_close(&journal);
+	snprintf(path, sizeof path, "%s/journal/reached", dir);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, "another", 7, 32), 7);
+	close(fd);
+	journal = open_peer(dir);
+	assert_int_equal(reached_of(journal, &kept.guid), 0);
+	peer_journal_close(&journal);
+	state_dir_remove(dir);
+}
+
 static void test_second_dsyncd_is_refused(void **state)
 {
 	struct peer_journal *journal, *second;
@@ -447,6 +519,7 @@ int main(void)
 		cmocka_unit_test(test_tombstones_are_pruned_up_to_a_modseq),
 		cmocka_unit_test(test_tombstone_marks),
 		cmocka_unit_test(test_one_state),
+		cmocka_unit_test(test_what_a_peer_was_told_outlives_a_kill),
 		cmocka_unit_test(test_second_dsyncd_is_refused),
 	};
 

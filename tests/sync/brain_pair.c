@@ -72,6 +72,23 @@ static void host_save(void *ctx, const struct sync_peer *peer,
 	node->saves++;
 }
 
+/* What was told outlives a kill; of a state that does not it says nothing. */
+static void host_reached(void *ctx, const struct sync_peer *peer,
+			 const struct sync_mailbox_state *state)
+{
+	struct test_node *node = ctx;
+
+	(void)peer;
+	for (size_t i = 0; i < node->settled_count; i++) {
+		struct sync_mailbox_state *settled = &node->settled[i];
+
+		if (guid_equal(&settled->guid, &state->guid) &&
+		    settled->acked_modseq == state->acked_modseq &&
+		    settled->common_uid == state->common_uid)
+			settled->reached_uid = state->reached_uid;
+	}
+}
+
 static void host_forget(void *ctx, const struct sync_peer *peer, const struct guid *guid, bool gone)
 {
 	struct test_node *node = ctx;
@@ -143,6 +160,7 @@ static void *run_side(void *ptr)
 				 .explain_missing =
 					 side->node->cannot_explain ? NULL : host_explain_missing,
 				 .save = host_save,
+				 .reached = host_reached,
 				 .forget = host_forget,
 				 .settle = host_settle,
 				 .expunged = host_expunged};

@@ -557,6 +557,28 @@ static void expunges_without_a_name_count_while_one_state_is_in_doubt(void **sta
 	}
 }
 
+/* A node is killed when its peer has saved what both agreed on, before it has: of a mail that came
+ * or went in that session, and whose GUID nobody knows any more here, the UID says which it is. */
+static void expunges_without_a_name_count_after_a_kill(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int giver = 0; giver < 2; giver++) {
+		deliver(f, giver, "INBOX");
+		sync_until_equal(f);
+		test_node_settle(&f->nodes[1]);
+		deliver(f, giver, "INBOX");
+		sync_until_equal(f);
+		test_node_killed(&f->nodes[1]);
+		remove_files(f, 1, giver ? "1795327226.M4P*" : "1795327226.M2P*");
+		expunge_without_a_name(f, 1, giver ? 4 : 2);
+		sync_until_equal(f);
+		for (int i = 0; i < 2; i++)
+			assert_int_equal(count_files(f, i), 1 + giver);
+		expect_quiet(f);
+	}
+}
+
 static void shell(const struct fixture *f, const char *commands)
 {
 	char command[1000];
@@ -752,6 +774,7 @@ int main(void)
 		TEST(files_that_went_come_back),
 		TEST(removals_are_news_while_files_are_missing),
 		TEST(expunges_without_a_name_count_while_one_state_is_in_doubt),
+		TEST(expunges_without_a_name_count_after_a_kill),
 		TEST(a_filled_up_copy_does_not_bring_its_old_state_back),
 		TEST(a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten),
 		TEST(a_file_comes_back_under_another_uid),

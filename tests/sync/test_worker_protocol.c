@@ -102,7 +102,8 @@ static void sample(unsigned i, struct buf *out)
 			       .box_count = 1,
 			       .boxes = {{.guid = {{1}}, .name = "INBOX"}}};
 	struct sync_peer peer = {.id = "x", .hostname = "h", .is_dsyncfs = true};
-	struct sync_mailbox_state state = {.guid = {{5}}, .common_uid = 6, .peer_modseq = 7};
+	struct sync_mailbox_state state = {
+		.guid = {{5}}, .common_uid = 6, .peer_modseq = 7, .reached_uid = 8};
 	struct worker_session session = {.user = "bob",
 					 .client_minor = 2,
 					 .log_passthrough = true,
