@@ -228,10 +228,24 @@ static void finish_box(struct box *box)
 		save_state(box);
 }
 
+/* Own changes since the saved state are too few for a peer that knows nothing of it: its mailbox
+ * may have gone back, and has a message again that was expunged before. */
+static void drop_changes_since(struct box *box)
+{
+	if (brain_mode(box->brain) != MERGE_DSYNCFS || box->stateful || box->since == 0 ||
+	    !box->has_changes)
+		return;
+	mailbox_changes_free(&box->changes);
+	box->has_changes = false;
+	box->since = 0;
+}
+
 static int list_and_exchange(struct box *box, struct error *err)
 {
 	struct error build_err = {0};
 	bool reaches;
+
+	drop_changes_since(box);
 	int ret = box->has_changes ? 0 : box_load_changes(box, &reaches, &build_err);
 
 	if (ret == 0)

@@ -151,8 +151,11 @@ uint32_t merge_mailbox_common_uid(const struct merge_side *own, uint32_t own_com
 
 	if (own->uid_validity != peer->uid_validity)
 		return 0;
-	/* One of the mailboxes went back behind what both agreed on. */
-	if (uid >= own->uid_next || uid >= peer->uid_next)
+	/* One of the mailboxes went back behind what both agreed on, or with its state behind what
+	 * the other knows of it: what happened since then is in neither list. */
+	if (uid >= own->uid_next || uid >= peer->uid_next || own_common_uid >= peer->uid_next ||
+	    peer_common_uid >= own->uid_next || own->peer_modseq > peer->highest_modseq ||
+	    peer->peer_modseq > own->highest_modseq)
 		return 0;
 	return uid;
 }

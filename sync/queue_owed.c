@@ -76,8 +76,10 @@ void queue_box_seen(struct queue_user *user, unsigned peer, const struct worker_
 	struct queue_box *grown;
 	char *name;
 
+	/* Lower numbers are those of a mailbox that has gone back: its state has to be forgotten
+	 * before they have grown again. */
 	if (state && state->uid_validity == box->uid_validity &&
-	    box->highest_modseq <= state->acked_modseq && box->uid_next <= state->common_uid + 1) {
+	    box->highest_modseq == state->acked_modseq && box->uid_next == state->common_uid + 1) {
 		if (owed)
 			drop_box(entry, owed);
 		return;

@@ -10,7 +10,8 @@
 #define PLACES	    4096
 #define HASH_SIZE   16
 
-/* `whole` is 0 while a place is being written: one that the end of the process cut short is none. */
+/* `whole` is 0 while a place is being written: one that the end of the process cut short is none.
+ */
 struct place {
 	uint8_t hash[HASH_SIZE];
 	struct reached reached;

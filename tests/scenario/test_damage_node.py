@@ -167,7 +167,7 @@ def must_have(node, victim, folders, numbers):
         assert not lacking, f"no folder has {sorted(lacking)}: {now}"
         return True
     try:
-        eventually("all is there", there, timeout=5, every=0.5)
+        eventually("all is there", there, timeout=60, every=0.5)  # what was said why not may be from before
         return []
     except AssertionError as error:
         return [f"{victim}: {node.host}: {error}"]

@@ -618,6 +618,30 @@ static void a_filled_up_copy_does_not_bring_its_old_state_back(void **state)
 	expect_quiet(f);
 }
 
+/* What was expunged since the copy was made stays away, also where only one node knows that the
+ * other has gone back. */
+static void an_older_copy_does_not_bring_back_what_was_expunged(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int both = 0; both < 2; both++) {
+		for (int i = 0; i < 3; i++)
+			deliver(f, 0, "INBOX");
+		sync_until_equal(f);
+		shell(f, "cp -a b/Maildir b/before");
+		if (both)
+			test_node_settle(&f->nodes[1]);
+		maildir_user_expunge(&f->users[0], "INBOX", maildir_user_uid(&f->users[0], 1));
+		sync_until_equal(f);
+		shell(f, "rm -r b/Maildir && mv b/before b/Maildir");
+		if (both)
+			test_node_killed(&f->nodes[1]);
+		sync_until_equal(f);
+		assert_int_equal(count_files(f, 1), both ? 4 : 2);
+		expect_quiet(f);
+	}
+}
+
 /* As long as that may come true again, nothing is filled up. */
 static void a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten(void **state)
 {
@@ -776,6 +800,7 @@ int main(void)
 		TEST(expunges_without_a_name_count_while_one_state_is_in_doubt),
 		TEST(expunges_without_a_name_count_after_a_kill),
 		TEST(a_filled_up_copy_does_not_bring_its_old_state_back),
+		TEST(an_older_copy_does_not_bring_back_what_was_expunged),
 		TEST(a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten),
 		TEST(a_file_comes_back_under_another_uid),
 		TEST(files_that_were_removed_stay_away),

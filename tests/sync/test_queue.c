@@ -414,6 +414,15 @@ static void test_what_is_owed(void **state)
 	b = box(1, 11, 20);
 	queue_box_seen(user, 0, &b, &has, now.now);
 	assert_int_equal(entry->box_count, 1);
+	queue_sync_done(user, 0, SYNC_BOXES, &now);
+	/* One that has gone back. */
+	b = box(1, 9, 20);
+	queue_box_seen(user, 0, &b, &has, now.now);
+	assert_int_equal(entry->box_count, 1);
+	queue_sync_done(user, 0, SYNC_BOXES, &now);
+	b = box(1, 10, 19);
+	queue_box_seen(user, 0, &b, &has, now.now);
+	assert_int_equal(entry->box_count, 1);
 	/* A mailbox that it was never told of. */
 	b = box(2, 1, 1);
 	queue_box_seen(user, 0, &b, NULL, now.now);
