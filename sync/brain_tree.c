@@ -223,6 +223,14 @@ static int node_cmp(const void *a, const void *b)
 	return ret != 0 ? ret : guid_cmp(&y->guid, &x->guid);
 }
 
+/* Those from one on; what is before it and not kept has been moved, or its name freed. */
+static void drop_nodes(struct mailbox_tree *tree, size_t kept, size_t from)
+{
+	for (size_t i = from; i < tree->node_count; i++)
+		free(tree->nodes[i].name);
+	tree->node_count = kept;
+}
+
 /* Two names of the peer may become one here: a mailbox then gets its GUID into the name, what is
  * none is dropped. */
 static int resolve_clashes(struct mailbox_tree *tree)
@@ -250,8 +258,11 @@ static int resolve_clashes(struct mailbox_tree *tree)
 			}
 			char hex[GUID_HEX_SIZE];
 			char *name = NULL;
-			if (asprintf(&name, "%s-%s", node->name, guid_to_hex(&node->guid, hex)) < 0)
+			if (asprintf(&name, "%s-%s", node->name, guid_to_hex(&node->guid, hex)) <
+			    0) {
+				drop_nodes(tree, kept, i);
 				return -ENOMEM;
+			}
 			free(node->name);
 			node->name = name;
 			tree->nodes[kept++] = *node;
