@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 #include "fs/place.h"
 
 struct open_files;
@@ -29,7 +30,9 @@ struct open_file {
 	char *name;
 	uint32_t origin;
 	pid_t creator;
-	bool told; /* the close was told already */
+	bool told;		   /* a close was told already, when the file was like this: */
+	off_t told_size;	   /* its size, */
+	struct timespec told_time; /* and when it was written to */
 
 	/* A directory's inode; of a file, the one among whose openers it is counted (0: none). */
 	uint64_t nodeid;

@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include "fs/credentials.h"
 #include "fs/lead.h"
 #include "fs/passthrough.h"
+#include "store/base/log.h"
 
 /* The flags of the backing file. Names are the kernel's business; appending too, which gives us the
  * offset; and direct I/O would need buffers aligned as the disk wants. */
@@ -73,16 +75,39 @@ static void expect_delivery(struct fs *fs, struct open_file *file, struct observ
 	fi->noflush = 0;
 }
 
-static void tell_delivery(struct fs *fs, const struct open_file *file)
+/* An older time is one that somebody has given it. */
+static bool is_written_since_told(const struct open_file *file, const struct stat *st)
+{
+	const struct timespec *now = &st->st_mtim, *told = &file->told_time;
+
+	return st->st_size != file->told_size || now->tv_sec > told->tv_sec ||
+	       (now->tv_sec == told->tv_sec && now->tv_nsec > told->tv_nsec);
+}
+
+/* last: nobody has it open any more. An empty file whose creator closes a descriptor is no mail
+ * yet: a shell that makes it its command's output closes the first one before the command writes.
+ */
+static void tell_delivery(struct fs *fs, struct open_file *file, bool last)
 {
 	struct observed op;
+	struct stat st = {0};
+	bool known = fstat(file->fd, &st) == 0;
 
+	if (file->told ? !known || !is_written_since_told(file, &st) : !last && st.st_size == 0)
+		return;
 	observe_begin(&op, &fs->observer, 0);
 	op.origin = file->origin;
 	observe_name(&op, file->place, file->name);
+	if (file->told)
+		log_warning("a mail was written to after its writer had closed it; the other node "
+			    "may have it as it was home=%s directory=%s file=%s",
+			    op.names[0].at.home, op.names[0].at.dir, file->name);
 	observe_dirty(&op);
 	observe_made(&op);
 	observe_end(&op);
+	file->told = true;
+	file->told_size = st.st_size;
+	file->told_time = st.st_mtim;
 }
 
 static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *name, mode_t mode,
@@ -266,20 +291,18 @@ void fs_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct fs *fs = fs_of(req);
 	struct open_file *file = open_file_get(fs->files, fi->fh);
 
-	if (file && file->place && !file->told && fuse_req_ctx(req)->pid == file->creator) {
-		tell_delivery(fs, file);
-		file->told = true;
-	}
+	if (file && file->place && fuse_req_ctx(req)->pid == file->creator)
+		tell_delivery(fs, file, false);
 	fuse_reply_err(req, 0);
 }
 
 void fs_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct fs *fs = fs_of(req);
-	const struct open_file *file = open_file_get(fs->files, fi->fh);
+	struct open_file *file = open_file_get(fs->files, fi->fh);
 
-	if (file && file->place && !file->told)
-		tell_delivery(fs, file);
+	if (file && file->place)
+		tell_delivery(fs, file, true);
 	if (file && passthrough_was_unseen(fs, file, fi->flags)) {
 		struct observed op;
 

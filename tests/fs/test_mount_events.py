@@ -1,6 +1,7 @@
 """Programs deliver, flag, move and remove mail on a real mount; the journal says what they did."""
 import os
 import shutil
+import subprocess
 
 from mount_fixture import Mount, as_user, deliver, make_maildir, run_tests, write_file
 
@@ -31,6 +32,43 @@ def delivery_by_rename_and_link():
         ]
         with open(f"{mount.backing}/{ALICE}/Maildir/new/1.a", "rb") as file:
             assert file.read() == b"Subject: x\n\nx\n"
+
+
+def delivery_by_a_shell():
+    """It opens the file, makes it the command's output, and closes what it opened before the command writes."""
+    with Mount() as mount:
+        box = start(mount)
+        with subprocess.Popen(["sh", "-c", f"(echo ready >&2; read word; echo \"$word\") > {box}/new/1.a"],
+                              stdin=subprocess.PIPE, stderr=subprocess.PIPE) as shell:
+            assert shell.stderr.readline() == b"ready\n"
+            assert mount.events() == []
+            shell.stdin.write(b"mail\n")
+        assert mount.take(bool) and mount.events() == []
+        with open(f"{mount.backing}/{ALICE}/Maildir/new/1.a", "rb") as file:
+            assert file.read() == b"mail\n"
+        # Nothing at all is a delivery as well.
+        subprocess.run(["sh", "-c", f": > {box}/new/2.b"], check=True)
+        events = mount.take(bool)
+        assert [event[1:] for event in events] == [("DELIVERED", 0, ALICE, "Maildir", "2.b", "")], events
+
+
+def delivery_written_to_after_a_close():
+    with Mount() as mount:
+        box = start(mount)
+        fd = os.open(f"{box}/new/1.a", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, b"half")
+        os.close(os.dup(fd))
+        told = ("DELIVERED", ALICE, "Maildir", "1.a", "")
+        assert mount.events() == [told]
+        os.utime(fd, (1000, 1000))
+        os.close(os.dup(fd))
+        assert mount.events() == []
+        os.write(fd, b"whole")
+        os.close(fd)
+        assert mount.events() == [told]
+        with open(mount.log, encoding="utf-8") as file:
+            lines = [line for line in file if "written to" in line]
+        assert len(lines) == 1 and f"home={ALICE} directory=Maildir file=1.a" in lines[0], lines
 
 
 def home_is_the_maildir():
@@ -216,6 +254,8 @@ def origin_of_a_worker():
 if __name__ == "__main__":
     run_tests([
         delivery_by_rename_and_link,
+        delivery_by_a_shell,
+        delivery_written_to_after_a_close,
         home_is_the_maildir,
         flags_seen_expunge_move,
         rename_between_links_of_one_file_is_nothing,
