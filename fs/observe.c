@@ -207,6 +207,8 @@ int observe_recover(struct observer *observer, bool clean, struct error *err)
 		log_notice("mailboxes that were being changed when the mount died are scanned "
 			   "count=%zu",
 			   recovery.count);
+	if (rc == 0)
+		journal_recovered(observer->journal);
 	return rc;
 }
 

@@ -345,8 +345,16 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 		journal_release(journal);
 		return rc;
 	}
+	journal->recovered = *clean_r;
 	*journal_r = journal;
 	return 0;
+}
+
+void journal_recovered(struct journal *journal)
+{
+	pthread_mutex_lock(&journal->mutex);
+	journal->recovered = true;
+	pthread_mutex_unlock(&journal->mutex);
 }
 
 void journal_close(struct journal **journal_p)

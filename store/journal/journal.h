@@ -47,7 +47,11 @@ int journal_open(const char *state_dir, struct journal **journal_r, bool *clean_
 /* What was observed so far does not hold for the mail that is there now: readers are told to scan
  * everything. */
 void journal_renew(struct journal *journal);
-/* Commits what is queued, marks the journal clean, closes. */
+/* All that a journal which was not clean gives of its last run (journal_each_dirty(),
+ * journal_each_removal()) was taken up and pushed. */
+void journal_recovered(struct journal *journal);
+/* Commits what is queued, marks the journal clean, closes. One that was not clean when it was
+ * opened stays so until journal_recovered(): a start that fails in between forgets nothing. */
 void journal_close(struct journal **journal);
 
 /* Takes copies of the strings; seq and time are set here. Never blocks beyond a mutex, never fails.

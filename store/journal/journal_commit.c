@@ -432,8 +432,8 @@ static void housekeeping(struct journal *journal)
 static bool run_group(struct journal *journal)
 {
 	struct journal_op *ops = journal_queue_take(&journal->queue, GROUP_MAX);
-	bool last = journal->stop && !journal->queue.head, events = has_event(ops), lost, new_id,
-	     prune;
+	bool last = journal->stop && !journal->queue.head, clean = last && journal->recovered;
+	bool events = has_event(ops), lost, new_id, prune;
 	const char *text = "";
 	int rc = 0;
 
@@ -452,7 +452,7 @@ static bool run_group(struct journal *journal)
 	}
 	prune = journal_prune_is_due(journal);
 	if (ops || new_id || prune || last || journal->broken)
-		rc = commit_group(journal, ops, last, &text);
+		rc = commit_group(journal, ops, clean, &text);
 	if (rc == 0 && (events || new_id))
 		wake_dsyncd(journal);
 

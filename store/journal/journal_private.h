@@ -44,8 +44,9 @@ struct journal {
 
 	/* Under the mutex. */
 	struct journal_queue queue;
-	bool renew;  /* a new id is due, although nothing was lost */
-	bool urgent; /* something in the queue should not wait for company */
+	bool recovered; /* of the last run nothing is left to be taken up */
+	bool renew;	/* a new id is due, although nothing was lost */
+	bool urgent;	/* something in the queue should not wait for company */
 	bool has_due;
 	struct timespec due; /* of what may wait, the first that is to be committed */
 	struct journal_dirty *dirty;

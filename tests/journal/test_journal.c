@@ -58,6 +58,7 @@ static void test_a_closed_journal_is_clean_and_keeps_its_id(void **state)
 
 	state_dir_make(dir);
 	journal = open_journal(dir, &clean);
+	journal_recovered(journal);
 	journal_close(&journal);
 	read_all(dir, 0, &before);
 	journal = open_journal(dir, &clean);
@@ -239,12 +240,66 @@ static void test_dirty_set_outlives_a_kill(void **state)
 	assert_non_null(strstr(buf_str(&names), "h/c "));
 	journal_clean(journal, "h", "b", NULL);
 	journal_clean(journal, "h", "c", NULL);
+	journal_recovered(journal);
 	journal_close(&journal);
 	buf_clear(&names);
 	journal = open_journal(dir, &clean);
 	assert_true(clean);
 	assert_int_equal(journal_each_dirty(journal, count_dirty, &names, &err), 0);
 	assert_string_equal(buf_str(&names), "");
+	journal_close(&journal);
+	state_dir_remove(dir);
+	buf_free(&names);
+}
+
+static void count_removal(void *ctx, const struct mail_event *event, uint64_t removal)
+{
+	unsigned *count = ctx;
+
+	*count += strcmp(event->name, "1.a") == 0;
+}
+
+/* A start that opened it and came no further has not seen what the crash has left. */
+static void test_a_start_that_fails_leaves_what_the_crash_left(void **state)
+{
+	const struct mail_event removal = event_of(MAIL_EVENT_REMOVED, "h", "a", "1.a");
+	struct buf names = BUF_INIT(256);
+	char dir[64];
+	struct journal *journal;
+	struct error err = {0};
+	unsigned removals = 0;
+	bool clean;
+	pid_t pid;
+
+	state_dir_make(dir);
+	journal = open_journal(dir, &clean);
+	journal_recovered(journal);
+	journal_close(&journal);
+	pid = fork();
+	if (pid == 0) {
+		journal = open_journal(dir, &clean);
+		if (!clean)
+			_exit(1);
+		journal_wait(journal, journal_dirty_begin(journal, "h", "a"));
+		journal_removal_ahead(journal, &removal);
+		kill(getpid(), SIGKILL);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	for (unsigned i = 0; i < 2; i++) {
+		journal = open_journal(dir, &clean);
+		assert_false(clean);
+		journal_close(&journal);
+	}
+	journal = open_journal(dir, &clean);
+	assert_false(clean);
+	assert_int_equal(journal_each_dirty(journal, count_dirty, &names, &err), 0);
+	assert_string_equal(buf_str(&names), "h/a ");
+	journal_each_removal(journal, count_removal, &removals);
+	assert_int_equal(removals, 1);
+	journal_recovered(journal);
+	journal_close(&journal);
+	journal = open_journal(dir, &clean);
+	assert_true(clean);
 	journal_close(&journal);
 	state_dir_remove(dir);
 	buf_free(&names);
@@ -417,6 +472,7 @@ static void test_stamps_are_of_clean_mailboxes(void **state)
 	state_dir_make(dir);
 	journal = open_journal(dir, &clean);
 	stamps_are(journal, "");
+	journal_recovered(journal);
 	stamp.bytes[JOURNAL_STAMP_SIZE - 1] = 0xab;
 	journal_wait(journal, journal_dirty_begin(journal, "h", "box"));
 	journal_clean(journal, "h", "box", &stamp);
@@ -780,6 +836,7 @@ int main(void)
 		cmocka_unit_test(test_the_writer_says_since_when_it_runs),
 		cmocka_unit_test(test_killed_writer_loses_nothing_and_reuses_no_seq),
 		cmocka_unit_test(test_dirty_set_outlives_a_kill),
+		cmocka_unit_test(test_a_start_that_fails_leaves_what_the_crash_left),
 		cmocka_unit_test(test_removals_that_were_not_told_outlive_a_kill),
 		cmocka_unit_test(test_reader_sees_every_commit_as_it_happens),
 		cmocka_unit_test(test_stamps_are_of_clean_mailboxes),
