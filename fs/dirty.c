@@ -105,21 +105,37 @@ static struct dirty_box *find_or_add(struct dirty *dirty, const struct place_pat
 	return box;
 }
 
-struct dirty_box *dirty_enter(struct dirty *dirty, const struct place_path *path, bool own_box)
+/* By the name of this moment: dirty_rename() comes after a rename, and detaches those that are
+ * attached by an old name before it. */
+static struct dirty_box *find_of_place(struct dirty *dirty, const struct place_path *path,
+				       struct place *in)
 {
-	struct place *place = own_box ? path->box : NULL;
+	struct place_path now;
+	struct dirty_box *box;
+
+	place_locate(dirty->places, in, &now);
+	if (now.role == path->role && now.box == path->box) {
+		box = find_or_add(dirty, &now);
+		if (box && !box->place) {
+			place_ref(dirty->places, now.box);
+			box->place = now.box;
+			box->place->dirty = box;
+		}
+	} else {
+		box = find_or_add(dirty, path);
+	}
+	place_release(dirty->places, &now);
+	return box;
+}
+
+struct dirty_box *dirty_enter(struct dirty *dirty, const struct place_path *path, struct place *in)
+{
 	struct dirty_box *box;
 
 	pthread_mutex_lock(&dirty->lock);
-	box = place ? place->dirty : NULL;
-	if (!box) {
-		box = find_or_add(dirty, path);
-		if (box && place && !box->place) {
-			place_ref(dirty->places, place);
-			box->place = place;
-			place->dirty = box;
-		}
-	}
+	box = in ? path->box->dirty : NULL;
+	if (!box)
+		box = in ? find_of_place(dirty, path, in) : find_or_add(dirty, path);
 	if (box) {
 		box->in_flight++;
 		box->last_ms = dirty_now_ms();

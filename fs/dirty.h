@@ -25,9 +25,10 @@ struct dirty *dirty_create(struct places *places, struct journal *journal, int r
 void dirty_free(struct dirty **dirty);
 
 /* An operation on the mailbox path->home, path->dir begins; it stays in flight until dirty_leave().
- * own_box: path->box is that mailbox's own place, which then remembers the result. NULL when out of
+ * in: the place that path is of: the mailbox's own, path->box, then remembers the result, and where
+ * that has been renamed since its new name counts; NULL: only the text does. NULL when out of
  * memory: nothing is remembered, and a next operation tries again. */
-struct dirty_box *dirty_enter(struct dirty *dirty, const struct place_path *path, bool own_box);
+struct dirty_box *dirty_enter(struct dirty *dirty, const struct place_path *path, struct place *in);
 /* Returns when the mailbox is durably dirty, or the journal has given up on it. */
 void dirty_wait(struct dirty *dirty, struct dirty_box *box);
 /* dirty_wait() would return at once. True for NULL. */

@@ -70,7 +70,7 @@ bool observe_is_mail(const struct observed *op)
 static void enter(struct observed *op, struct observed_name *n)
 {
 	if (!n->box && n->at.box)
-		n->box = dirty_enter(op->observer->dirty, &n->at, true);
+		n->box = dirty_enter(op->observer->dirty, &n->at, n->dir);
 }
 
 void observe_ahead(struct observed *op)
@@ -137,19 +137,51 @@ uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, cons
 	return push(op, 0, kind, home, dir, name, name2, 0);
 }
 
-uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			     const char *home, const char *dir, const char *name, const char *name2)
+/* A directory above may have been renamed since the operation began, and an event that comes after
+ * that rename's with the old name would be another mailbox's, or nobody's. What is no part of a
+ * mailbox any more, or of another kind of directory, is told by its old name. */
+static uint64_t push_within(const struct observed *op, unsigned i, unsigned wait_ms,
+			    enum mail_event_kind kind, const char *name, const char *name2,
+			    uint64_t removal)
 {
-	return push(op, wait_ms, kind, home, dir, name, name2, 0);
+	const struct observed_name *n = &op->names[i];
+	struct places *places = op->observer->places;
+	const struct place_path *at = &n->at;
+	struct place_path now;
+	uint64_t ticket;
+
+	places_names_lock(places);
+	place_locate(places, n->dir, &now);
+	if (now.role == n->at.role)
+		at = &now;
+	ticket = push(op, wait_ms, kind, at->home, at->dir, name, name2, removal);
+	places_names_unlock(places);
+	place_release(places, &now);
+	return ticket;
 }
 
-uint64_t observe_push_removal(struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			      const char *home, const char *dir, const char *name)
+uint64_t observe_push_within(const struct observed *op, unsigned i, unsigned wait_ms,
+			     enum mail_event_kind kind, const char *name, const char *name2)
+{
+	return push_within(op, i, wait_ms, kind, name, name2, 0);
+}
+
+static uint64_t take_removal(struct observed *op)
 {
 	uint64_t removal = op->removal;
 
 	op->removal = 0;
-	return push(op, wait_ms, kind, home, dir, name, "", removal);
+	return removal;
+}
+
+uint64_t observe_push_removed(struct observed *op, unsigned wait_ms, const char *name)
+{
+	return push_within(op, 0, wait_ms, MAIL_EVENT_REMOVED, name, "", take_removal(op));
+}
+
+uint64_t observe_push_dir_removed(struct observed *op, const char *home, const char *dir)
+{
+	return push(op, 0, MAIL_EVENT_DIR_REMOVED, home, dir, "", "", take_removal(op));
 }
 
 /* A worker need not wait: the index log and its peer know of the removal. */
@@ -184,7 +216,7 @@ static int recover_one(void *ctx, const char *home, const char *dir)
 		recovery->count++;
 	}
 	/* It leaves the set as any mailbox does, when these are durable. */
-	dirty_leave(dirty, dirty_enter(dirty, &path, false));
+	dirty_leave(dirty, dirty_enter(dirty, &path, NULL));
 	return 0;
 }
 
@@ -237,7 +269,7 @@ static int check_stamp(void *ctx, const char *home, const char *dir,
 		return 0;
 	/* In the dirty set, so that a crash now does not lose it; it leaves with a new stamp, or
 	   with none when it is not there any more. */
-	box = dirty_enter(dirty, &path, false);
+	box = dirty_enter(dirty, &path, NULL);
 	if (rc < 0 && rc != -ENOENT)
 		log_warning("cannot look whether a mailbox was changed: %s home=%s directory=%s",
 			    strerror(-rc), home, dir);

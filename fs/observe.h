@@ -102,11 +102,14 @@ void observe_uncertain(struct observed *op);
 /* A directory names[0] was made, or removed. */
 void observe_dir_made(struct observed *op);
 void observe_dir_removed(struct observed *op);
-/* The directory names[0] became names[1]. place: its own (already moved), or NULL; dir_fd: of the
- * directory names[1] is in, to look what the renamed one holds. */
-void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
-/* Directories changed places. */
-void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
+/* The directory names[0] became names[1]. place: its own, which is moved here, or NULL; dir_fd: of
+ * the directory names[1] is in, to look what the renamed one holds. -ENOMEM: the place was not
+ * moved. */
+int observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
+/* names[0] and names[1] changed places, and directories are among them. a: the place of what is
+ * names[1] now, b: of names[0]; they are moved here; NULL: no directory, or not known. -ENOMEM: not
+ * all were moved. */
+int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
 
 /* For observe_dir.c and observe_maildir.c: something was removed from the directory of names[i], or
  * a directory was renamed from or to it, with the ticket of that event. */
@@ -121,15 +124,18 @@ void observe_check_stamps(struct observer *observer, int root_fd, const bool *en
 /* At start: what was dirty when the last mount died has to be scanned. clean: it did not die. */
 int observe_recover(struct observer *observer, bool clean, struct error *err);
 
-/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h. */
+/* For the observe_*.c files: pushes one event of the operation. home and dir as in mail_event.h;
+ * where a directory above may have been renamed since they were found, under places_names_lock().
+ */
 uint64_t observe_push(const struct observed *op, enum mail_event_kind kind, const char *home,
 		      const char *dir, const char *name, const char *name2);
-/* As observe_push; the event may wait for others as long (journal_push()). */
-uint64_t observe_push_within(const struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			     const char *home, const char *dir, const char *name,
-			     const char *name2);
-/* As observe_push_within, the removal that was told ahead. */
-uint64_t observe_push_removal(struct observed *op, unsigned wait_ms, enum mail_event_kind kind,
-			      const char *home, const char *dir, const char *name);
+/* As observe_push, of the mailbox that names[i] is in, by the name that it has at this moment. The
+ * event may wait for others as long (journal_push()). */
+uint64_t observe_push_within(const struct observed *op, unsigned i, unsigned wait_ms,
+			     enum mail_event_kind kind, const char *name, const char *name2);
+/* As observe_push_within, the removal of the message names[0] that was told ahead. */
+uint64_t observe_push_removed(struct observed *op, unsigned wait_ms, const char *name);
+/* As observe_push, the removal of the directory names[0] that was told ahead. */
+uint64_t observe_push_dir_removed(struct observed *op, const char *home, const char *dir);
 
 #endif

@@ -44,10 +44,31 @@ static void push_rescan_home(struct observed *op, const char *home)
  * so that a crash does not lose the event. */
 static void dirty_text(struct observed *op, const struct place_path *path)
 {
-	struct dirty_box *box = dirty_enter(op->observer->dirty, path, false);
+	struct dirty_box *box = dirty_enter(op->observer->dirty, path, NULL);
 
 	dirty_wait(op->observer->dirty, box);
 	dirty_leave(op->observer->dirty, box);
+}
+
+/* names[0] by the name that it has at this moment, unless it is something else by now than it was
+ * at `was`. */
+static uint64_t push_dir(struct observed *op, enum mail_event_kind kind,
+			 const struct place_path *was)
+{
+	struct places *places = op->observer->places;
+	const struct place_path *at = was;
+	struct place_path now;
+	uint64_t ticket;
+
+	places_names_lock(places);
+	locate_dir(op, 0, &now);
+	if (now.role == was->role && in_home(&now) == in_home(was))
+		at = &now;
+	ticket = kind == MAIL_EVENT_DIR_REMOVED ? observe_push_dir_removed(op, at->home, at->dir)
+						: push(op, kind, at);
+	places_names_unlock(places);
+	place_release(places, &now);
+	return ticket;
 }
 
 void observe_dir_made(struct observed *op)
@@ -58,7 +79,7 @@ void observe_dir_made(struct observed *op)
 	locate_dir(op, 0, &path);
 	if (place_role_is_mailbox(path.role)) {
 		dirty_text(op, &path);
-		push(op, MAIL_EVENT_DIR_CREATED, &path);
+		push_dir(op, MAIL_EVENT_DIR_CREATED, &path);
 	}
 	place_release(op->observer->places, &path);
 }
@@ -85,9 +106,7 @@ void observe_dir_removed(struct observed *op)
 	locate_dir(op, 0, &path);
 	if (in_home(&path) || path.role == PLACE_MAILS) {
 		dirty_text(op, &path);
-		observe_removed(op, 0,
-				observe_push_removal(op, 0, MAIL_EVENT_DIR_REMOVED, path.home,
-						     path.dir, ""));
+		observe_removed(op, 0, push_dir(op, MAIL_EVENT_DIR_REMOVED, &path));
 	} else if (is_home(&path)) {
 		push_rescan_home(op, path.home);
 	}
@@ -182,8 +201,8 @@ static void side_changed(struct observed *op, const struct place_path *path, boo
 	}
 }
 
-/* An operation was under way in a mailbox while it, or a directory above it, was renamed: its event
- * may name a path that is no more. */
+/* An operation was under way in a mailbox while it, or a directory above it, was renamed: by its
+ * new name it is not dirty yet. */
 static void rescan_busy(void *ctx, struct place *place)
 {
 	struct observed *op = ctx;
@@ -195,27 +214,59 @@ static void rescan_busy(void *ctx, struct place *place)
 	place_release(op->observer->places, &path);
 }
 
-void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
+static bool within_home(const struct place_path *from, const struct place_path *to)
 {
+	return in_home(from) && in_home(to) && strcmp(from->home, to->home) == 0;
+}
+
+static int move_to(const struct observed *op, struct place *place, unsigned i)
+{
+	return place ? place_move(op->observer->places, place, op->names[i].dir, op->names[i].name)
+		     : 0;
+}
+
+/* Directories above may be renamed as well: the order in which they move is the one in which they
+ * are told. What happened to mail before is told before, by the old name, and the rest by the new.
+ */
+static int take_in_rename(struct observed *op, struct place *place, struct place_path *from_r,
+			  struct place_path *to_r, struct dirty_box **box_r, uint64_t *ticket_r)
+{
+	struct places *places = op->observer->places;
+	int rc;
+
+	places_rename_begin(places);
+	locate_dir(op, 0, from_r);
+	locate_dir(op, 1, to_r);
+	rc = move_to(op, place, 1);
+	if (within_home(from_r, to_r)) {
+		*box_r = dirty_enter(op->observer->dirty, to_r, NULL);
+		*ticket_r = observe_push(op, MAIL_EVENT_DIR_RENAMED, from_r->home, from_r->dir,
+					 to_r->dir, "");
+	}
+	places_rename_end(places);
+	return rc;
+}
+
+int observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
+{
+	struct dirty *dirty = op->observer->dirty;
+	struct dirty_box *box = NULL;
 	struct place_path from, to;
+	uint64_t ticket = 0;
+	int rc;
 
 	observe_enter(op, 0);
 	observe_enter(op, 1);
-	locate_dir(op, 0, &from);
-	locate_dir(op, 1, &to);
-	if (in_home(&from) && in_home(&to) && strcmp(from.home, to.home) == 0) {
-		uint64_t ticket;
-
-		dirty_text(op, &to);
-		ticket = observe_push(op, MAIL_EVENT_DIR_RENAMED, from.home, from.dir, to.dir, "");
+	rc = take_in_rename(op, place, &from, &to, &box, &ticket);
+	if (place)
+		dirty_rename(dirty, place, rescan_busy, op);
+	if (within_home(&from, &to)) {
+		dirty_wait(dirty, box);
+		dirty_leave(dirty, box);
 		observe_removed(op, 0, ticket);
 		observe_removed(op, 1, ticket);
-		if (place)
-			dirty_rename(op->observer->dirty, place, rescan_busy, op);
 		goto out;
 	}
-	if (place)
-		dirty_rename(op->observer->dirty, place, rescan_busy, op);
 	if (from.role == PLACE_ABOVE && to.role == PLACE_ABOVE &&
 	    levels_to_home(op, &from) == levels_to_home(op, &to)) {
 		rescan_homes_below(op, dir_fd, op->names[1].name, from.home, to.home,
@@ -231,14 +282,20 @@ void observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
 out:
 	place_release(op->observer->places, &from);
 	place_release(op->observer->places, &to);
+	return rc;
 }
 
-void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b)
+static int take_in_exchange(struct observed *op, struct place *a, struct place *b)
 {
-	if (a)
-		dirty_rename(op->observer->dirty, a, rescan_busy, op);
-	if (b)
-		dirty_rename(op->observer->dirty, b, rescan_busy, op);
+	int rc = 0, rc_b;
+
+	if (a && b) {
+		place_swap(op->observer->places, a, b);
+	} else {
+		rc = move_to(op, a, 1);
+		rc_b = move_to(op, b, 0);
+		rc = rc < 0 ? rc : rc_b;
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		struct place_path path;
 
@@ -247,4 +304,19 @@ void observe_dirs_exchanged(struct observed *op, struct place *a, struct place *
 			push_rescan_home(op, path.home);
 		place_release(op->observer->places, &path);
 	}
+	return rc;
+}
+
+int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b)
+{
+	int rc;
+
+	places_rename_begin(op->observer->places);
+	rc = take_in_exchange(op, a, b);
+	places_rename_end(op->observer->places);
+	if (a)
+		dirty_rename(op->observer->dirty, a, rescan_busy, op);
+	if (b)
+		dirty_rename(op->observer->dirty, b, rescan_busy, op);
+	return rc;
 }

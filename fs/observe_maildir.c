@@ -13,13 +13,6 @@
 /* Catch-up would wait for the uidlist's lock, so its events wait for the unlink. */
 #define LOCKED_WAIT_MS 20
 
-static uint64_t push_within(const struct observed *op, unsigned i, unsigned wait_ms,
-			    enum mail_event_kind kind, const char *name, const char *name2)
-{
-	return observe_push_within(op, wait_ms, kind, op->names[i].at.home, op->names[i].at.dir,
-				   name, name2);
-}
-
 static unsigned wait_of(const struct observed *op, unsigned i, enum mail_event_kind kind)
 {
 	return dirty_is_locked(op->names[i].box) ? LOCKED_WAIT_MS
@@ -30,7 +23,7 @@ static unsigned wait_of(const struct observed *op, unsigned i, enum mail_event_k
 static void push_here(const struct observed *op, unsigned i, enum mail_event_kind kind,
 		      const char *name, const char *name2)
 {
-	push_within(op, i, wait_of(op, i, kind), kind, name, name2);
+	observe_push_within(op, i, wait_of(op, i, kind), kind, name, name2);
 }
 
 /* Of names[0] it was told ahead. */
@@ -38,9 +31,8 @@ static uint64_t push_removed(struct observed *op, unsigned i, const char *name)
 {
 	unsigned wait_ms = wait_of(op, i, MAIL_EVENT_REMOVED);
 	uint64_t ticket =
-		i == 0 ? observe_push_removal(op, wait_ms, MAIL_EVENT_REMOVED, op->names[i].at.home,
-					      op->names[i].at.dir, name)
-		       : push_within(op, i, wait_ms, MAIL_EVENT_REMOVED, name, "");
+		i == 0 ? observe_push_removed(op, wait_ms, name)
+		       : observe_push_within(op, i, wait_ms, MAIL_EVENT_REMOVED, name, "");
 
 	observe_removed(op, i, ticket);
 	return ticket;
@@ -49,7 +41,8 @@ static uint64_t push_removed(struct observed *op, unsigned i, const char *name)
 static void unlocked(const struct observed *op, unsigned i)
 {
 	dirty_set_locked(op->names[i].box, false);
-	push_within(op, i, 0, MAIL_EVENT_TOUCHED, "", ""); /* whoever waits for it may go on */
+	observe_push_within(op, i, 0, MAIL_EVENT_TOUCHED, "",
+			    ""); /* whoever waits for it may go on */
 }
 
 static bool is_message(const struct observed *op, unsigned i)

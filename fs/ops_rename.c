@@ -77,16 +77,6 @@ static uint64_t find_node(const struct rename_op *r, const struct dir_hold *dir,
 	return nodeid;
 }
 
-static void move_place(const struct rename_op *r, uint64_t nodeid, const struct dir_hold *to,
-		       const char *name)
-{
-	struct place *place = nodeid ? inode_place(r->fs->inodes, nodeid) : NULL;
-
-	/* Out of memory leaves the old place: events name the old path, which a scan finds gone. */
-	if (place && place_move(r->fs->places, place, to->place, name) < 0)
-		fs_note_trouble("rename", -ENOMEM);
-}
-
 static void renamed(struct rename_op *r, bool replaced)
 {
 	enum place_file from = r->op.names[0].kind, to = r->op.names[1].kind;
@@ -99,9 +89,12 @@ static void renamed(struct rename_op *r, bool replaced)
 	}
 	nodeid = find_node(r, &r->to, r->new_name, &is_dir);
 	if (is_dir) {
-		move_place(r, nodeid, &r->to, r->new_name);
-		observe_dir_renamed(&r->op, nodeid ? inode_place(r->fs->inodes, nodeid) : NULL,
-				    r->to.fd);
+		int rc = observe_dir_renamed(
+			&r->op, nodeid ? inode_place(r->fs->inodes, nodeid) : NULL, r->to.fd);
+
+		/* The old place is left: events name the old path, which a scan finds gone. */
+		if (rc < 0)
+			fs_note_trouble("rename", rc);
 		return;
 	}
 	if (nodeid && (is_remembered(from) || is_remembered(to)))
@@ -117,22 +110,14 @@ static void exchanged(struct rename_op *r)
 	struct place *a_place = a && a_dir ? inode_place(r->fs->inodes, a) : NULL;
 	struct place *b_place = b && b_dir ? inode_place(r->fs->inodes, b) : NULL;
 
-	if (a_place && b_place) {
-		place_swap(r->fs->places, a_place, b_place);
-	} else {
-		if (a_place)
-			move_place(r, a, &r->to, r->new_name);
-		if (b_place)
-			move_place(r, b, &r->from, r->name);
-	}
 	if (a && !a_dir)
 		fs_rename_place(r->fs, &r->to, r->new_name, a);
 	if (b && !b_dir)
 		fs_rename_place(r->fs, &r->from, r->name, b);
-	if (a_dir || b_dir)
-		observe_dirs_exchanged(&r->op, a_place, b_place);
-	else
+	if (!a_dir && !b_dir)
 		observe_exchanged(&r->op);
+	else if (observe_dirs_exchanged(&r->op, a_place, b_place) < 0)
+		fs_note_trouble("rename", -ENOMEM);
 }
 
 static int do_rename(struct rename_op *r, unsigned flags)

@@ -10,7 +10,8 @@
 #define PLACE_DEPTH_MAX 256
 
 struct places {
-	pthread_mutex_t lock; /* parents, names and reference counts of all places */
+	pthread_rwlock_t names; /* taken before `lock`: see places_names_lock() */
+	pthread_mutex_t lock;	/* parents, names and reference counts of all places */
 	struct place root;
 	unsigned home_depth;
 };
@@ -26,6 +27,7 @@ struct places *places_create(unsigned home_depth)
 		free(places);
 		return NULL;
 	}
+	pthread_rwlock_init(&places->names, NULL);
 	pthread_mutex_init(&places->lock, NULL);
 	places->root.refs = 1;
 	places->home_depth = home_depth;
@@ -36,6 +38,7 @@ void places_free(struct places **places)
 {
 	if (!*places)
 		return;
+	pthread_rwlock_destroy(&(*places)->names);
 	pthread_mutex_destroy(&(*places)->lock);
 	free((*places)->root.name);
 	free(*places);
@@ -98,6 +101,26 @@ void place_unref(struct places *places, struct place *place)
 	pthread_mutex_lock(&places->lock);
 	unref_locked(places, place);
 	pthread_mutex_unlock(&places->lock);
+}
+
+void places_names_lock(struct places *places)
+{
+	pthread_rwlock_rdlock(&places->names);
+}
+
+void places_names_unlock(struct places *places)
+{
+	pthread_rwlock_unlock(&places->names);
+}
+
+void places_rename_begin(struct places *places)
+{
+	pthread_rwlock_wrlock(&places->names);
+}
+
+void places_rename_end(struct places *places)
+{
+	pthread_rwlock_unlock(&places->names);
 }
 
 int place_move(struct places *places, struct place *place, struct place *new_parent,

@@ -83,6 +83,15 @@ void place_ref(struct places *places, struct place *place);
 /* NULL is accepted. The last reference frees, and lets go of the parent. */
 void place_unref(struct places *places, struct place *place);
 
+/* Until places_names_unlock() no directory is renamed: where something is it stays. For the time of
+ * a push, so that an event names what its mailbox is called at that position of the journal. */
+void places_names_lock(struct places *places);
+void places_names_unlock(struct places *places);
+/* A directory's rename is taken in, and told, by one thread at a time and while nobody has locked
+ * the names: not to be called by one who has. Nothing is to be waited for in between. */
+void places_rename_begin(struct places *places);
+void places_rename_end(struct places *places);
+
 /* The directory was renamed. -ENOMEM leaves it as it was. */
 int place_move(struct places *places, struct place *place, struct place *new_parent,
 	       const char *new_name);

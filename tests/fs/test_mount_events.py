@@ -2,6 +2,7 @@
 import os
 import shutil
 import subprocess
+import threading
 
 from mount_fixture import Mount, as_user, deliver, make_maildir, run_tests, write_file
 
@@ -219,6 +220,44 @@ def folders_removed_and_homes_renamed():
         assert mount.events()[-1] == ("RESCAN_HOME", "example.net/alicia", "", "", "")
 
 
+def removals_while_their_folder_is_renamed():
+    """Each event names what the folder is called at that position of the journal."""
+    with Mount() as mount:
+        box = start(mount)
+        make_maildir(f"{box}/.Work")
+        names = [f"{number}.x" for number in range(500)]
+        for name in names:
+            write_file(f"{box}/.Work/cur/{name}")
+        cur = os.open(f"{box}/.Work/cur", os.O_RDONLY)
+        mount.events()
+        done = threading.Event()
+
+        def rename():
+            at, to = ".Work", ".Play"
+            while not done.is_set():
+                os.rename(f"{box}/{at}", f"{box}/{to}")
+                at, to = to, at
+
+        renamer = threading.Thread(target=rename)
+        renamer.start()
+        try:
+            for name in names:
+                os.unlink(name, dir_fd=cur)
+        finally:
+            done.set()
+            renamer.join()
+            os.close(cur)
+        at, removed = "Maildir/.Work", []
+        for kind, home, directory, name, _ in mount.events():
+            if kind == "DIR_RENAMED":
+                assert directory == at, (directory, at)
+                at = name
+            elif kind == "REMOVED":
+                assert directory == at, (name, directory, at)
+                removed.append(name)
+        assert removed == names
+
+
 def origin_of_a_worker():
     with Mount() as mount:
         box = start(mount, uid=5000)
@@ -264,5 +303,6 @@ if __name__ == "__main__":
         log_of_a_renamed_folder,
         rename_of_a_parent_moves_all_below,
         folders_removed_and_homes_renamed,
+        removals_while_their_folder_is_renamed,
         origin_of_a_worker,
     ])

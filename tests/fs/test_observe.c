@@ -520,21 +520,93 @@ static void renamed_mailbox_is_dirty_by_its_new_name(void **state)
 	journal_double_take();
 	begin1(f, &op, f->maildir, ".Work");
 	observe_name(&op, f->maildir, ".Play");
-	assert_int_equal(place_move(f->observer.places, f->work, f->maildir, ".Play"), 0);
 	observe_dir_renamed(&op, f->work, -1);
 	observe_end(&op);
 	/* So is the mailbox beside it, whose stamp counts the directories in it. */
 	assert_string_equal(journal_double_take(),
 			    "dirty " HOME "|Maildir\n"
 			    "dirty " HOME "|Maildir/.Play\n"
-			    "wait " HOME "|Maildir/.Play\n"
 			    "DIR_RENAMED " HOME "|Maildir/.Work|Maildir/.Play|\n"
-			    "RESCAN " HOME "|Maildir/.Play||\n");
+			    "RESCAN " HOME "|Maildir/.Play||\n"
+			    "wait " HOME "|Maildir/.Play\n");
 	observe_end(&inner);
 	assert_string_equal(unlinked(f, f->work_cur, "3.c"),
 			    "REMOVED " HOME "|Maildir/.Play|3.c|\n");
 	/* Both names leave the set. */
 	assert_int_equal(dirty_sweep(f->observer.dirty, dirty_now_ms() + 60000), 0);
+}
+
+static void rename_work(struct fixture *f, const char *from, const char *to)
+{
+	struct observed op;
+
+	begin1(f, &op, f->maildir, from);
+	observe_name(&op, f->maildir, to);
+	assert_int_equal(observe_dir_renamed(&op, f->work, -1), 0);
+	observe_end(&op);
+}
+
+/* An event that follows the rename in the journal names what is there then. */
+static void an_event_names_what_its_mailbox_is_called_by_then(void **state)
+{
+	struct fixture *f = *state;
+	struct observed message, directory;
+
+	begin1(f, &message, f->work_cur, "2.b");
+	observe_dirty(&message);
+	observe_removal_ahead(&message);
+	begin1(f, &directory, f->work, "Sub");
+	observe_dir_removal_ahead(&directory);
+	rename_work(f, ".Work", ".Play");
+	journal_double_take();
+	observe_unlinked(&message);
+	observe_end(&message);
+	observe_dir_removed(&directory);
+	observe_end(&directory);
+	assert_string_equal(journal_double_take_events(),
+			    "REMOVED " HOME "|Maildir/.Play|2.b|\n"
+			    "DIR_REMOVED " HOME "|Maildir/.Play/Sub||\n");
+}
+
+/* What is entered after a rename, by an operation that began before it, is so by the new name. */
+static void a_mailbox_becomes_dirty_by_the_name_it_has_by_then(void **state)
+{
+	struct fixture *f = *state;
+	struct place *sub = child(f, f->work, "Sub"), *sub_cur = child(f, sub, "cur");
+	struct observed op;
+
+	begin1(f, &op, sub_cur, "2.b");
+	rename_work(f, ".Work", ".Play");
+	journal_double_take();
+	observe_dirty(&op);
+	assert_string_equal(journal_double_take(), "dirty " HOME "|Maildir/.Play/Sub\n"
+						   "wait " HOME "|Maildir/.Play/Sub\n");
+	observe_end(&op);
+	begin1(f, &op, sub_cur, "3.c");
+	observe_dirty(&op);
+	assert_string_equal(journal_double_take(), "");
+	observe_end(&op);
+	place_unref(f->observer.places, sub_cur);
+	place_unref(f->observer.places, sub);
+}
+
+/* Of dbox; by itself the place of this directory looks like a part of another mailbox. */
+static void a_mailbox_called_cur_is_dirty_by_its_own_name(void **state)
+{
+	struct fixture *f = *state;
+	struct place *box = child(f, f->maildir, "cur"), *mails = child(f, box, "dbox-Mails");
+	struct observed op;
+
+	for (unsigned i = 0; i < 2; i++) {
+		begin1(f, &op, mails, "dovecot.index.log");
+		observe_dirty(&op);
+		assert_string_equal(journal_double_take(), i ? ""
+							     : "dirty " HOME "|Maildir/cur\n"
+							       "wait " HOME "|Maildir/cur\n");
+		observe_end(&op);
+	}
+	place_unref(f->observer.places, mails);
+	place_unref(f->observer.places, box);
 }
 
 static void origin_is_the_announcing_process(void **state)
@@ -611,6 +683,9 @@ int main(void)
 		TEST(dirt_comes_first_and_once),
 		TEST(quiet_mailboxes_leave_the_set),
 		TEST(renamed_mailbox_is_dirty_by_its_new_name),
+		TEST(an_event_names_what_its_mailbox_is_called_by_then),
+		TEST(a_mailbox_becomes_dirty_by_the_name_it_has_by_then),
+		TEST(a_mailbox_called_cur_is_dirty_by_its_own_name),
 		TEST(origin_is_the_announcing_process),
 		TEST(origin_ends_with_its_process),
 		TEST(dirty_mailboxes_of_a_crash_are_scanned),
