@@ -408,11 +408,9 @@ uint64_t journal_push_removal(struct journal *journal, const struct mail_event *
 	uint64_t ticket;
 
 	pthread_mutex_lock(&journal->mutex);
-	ticket = journal->next_ticket + 1;
-	if (journal_queue_event(&journal->queue, event, ticket, removal))
+	ticket = journal_queue_event(&journal->queue, event, journal->next_ticket + 1, removal);
+	if (ticket > journal->next_ticket)
 		journal->next_ticket = ticket;
-	else
-		ticket = 0;
 	if (wait_ms > 0 && !journal->queue.lost_all) {
 		set_due(journal, wait_ms);
 	} else if (!journal->urgent) {

@@ -119,8 +119,8 @@ static bool reduce(const struct journal_queue *queue, const struct mail_event *e
 	return true;
 }
 
-bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
-			 uint64_t ticket, uint64_t removal)
+uint64_t journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
+			     uint64_t ticket, uint64_t removal)
 {
 	struct mail_event kept;
 	struct journal_op *op, *before = NULL;
@@ -139,7 +139,7 @@ bool journal_queue_event(struct journal_queue *queue, const struct mail_event *e
 		HASH_FIND(hh, queue->merge, op->data, op->key_len, before);
 		if (before && before->event.origin == kept.origin) {
 			free(op);
-			return false;
+			return before->ticket;
 		}
 		if (!before)
 			HASH_ADD_KEYPTR(hh, queue->merge, op->data, op->key_len, op);
@@ -148,10 +148,10 @@ bool journal_queue_event(struct journal_queue *queue, const struct mail_event *e
 	/* A scan in its place does not tell of it. */
 	op->removal = kept.kind == event->kind ? removal : 0;
 	append(queue, op);
-	return true;
+	return ticket;
 lost:
 	queue->lost_all = true;
-	return false;
+	return 0;
 }
 
 static int queue_box(struct journal_queue *queue, enum journal_op_kind kind, const char *home,

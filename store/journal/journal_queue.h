@@ -44,10 +44,11 @@ void journal_queue_init(struct journal_queue *queue, size_t count_max, size_t by
 void journal_queue_free(struct journal_queue *queue);
 
 /* The event's time is set here. removal: it was told ahead (0: it was not). An equal one that waits
- * already may stand for it, and where there is no room a scan does: then it has no operation of its
- * own, and the return is false. */
-bool journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
-			 uint64_t ticket, uint64_t removal);
+ * already may stand for it, and where there is no room a scan of everything does (lost_all).
+ * Returns the ticket of what stands for it: the given one, or that of the equal one; 0: nothing
+ * does. */
+uint64_t journal_queue_event(struct journal_queue *queue, const struct mail_event *event,
+			     uint64_t ticket, uint64_t removal);
 /* The mailbox joins the dirty set, or leaves it with a stamp (NULL: none). -ENOMEM. */
 int journal_queue_dirty(struct journal_queue *queue, const char *home, const char *dir,
 			uint64_t ticket);
