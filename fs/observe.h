@@ -107,9 +107,10 @@ void observe_dir_removed(struct observed *op);
  * moved. */
 int observe_dir_renamed(struct observed *op, struct place *place, int dir_fd);
 /* names[0] and names[1] changed places, and directories are among them. a: the place of what is
- * names[1] now, b: of names[0]; they are moved here; NULL: no directory, or not known. -ENOMEM: not
- * all were moved. */
-int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b);
+ * names[1] now, b: of names[0]; they are moved here; NULL: no directory, or not known. dir_fds: of
+ * the directories that the names are in. -ENOMEM: not all were moved. */
+int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b,
+			   const int dir_fds[2]);
 
 /* For observe_dir.c and observe_maildir.c: something was removed from the directory of names[i], or
  * a directory was renamed from or to it, with the ticket of that event. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "fs/lead.h"
 #include "store/base/file.h"
 #include "store/base/log.h"
 #include "store/journal/journal.h"
@@ -35,9 +36,15 @@ static uint64_t push(struct observed *op, enum mail_event_kind kind, const struc
 	return observe_push(op, kind, path->home, path->dir, "", "");
 }
 
-static void push_rescan_home(struct observed *op, const char *home)
+static uint64_t push_rescan_home(struct observed *op, const char *home)
 {
-	observe_push(op, MAIL_EVENT_RESCAN_HOME, home, "", "", "");
+	return observe_push(op, MAIL_EVENT_RESCAN_HOME, home, "", "", "");
+}
+
+/* What is waited for of two events; an equal one that is queued already may have come earlier. */
+static uint64_t later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
 }
 
 /* path: of the mailbox directory, or of a directory in one. Its new name is dirty in its own right,
@@ -128,29 +135,46 @@ static bool holds_mailbox(int dir_fd, const char *name)
 	return holds(dir_fd, name, "cur") || holds(dir_fd, name, "dbox-Mails");
 }
 
+static uint64_t push_rescan_both(struct observed *op, const char *old_home, const char *new_home)
+{
+	uint64_t ticket = push_rescan_home(op, old_home);
+
+	return later(ticket, push_rescan_home(op, new_home));
+}
+
+/* Which homes are below it is not known, so all are looked at. */
+static uint64_t rescan_everything(struct observed *op, const char *old_path, const char *new_path,
+				  int code)
+{
+	log_error("a renamed directory cannot be read: %s; everything is scanned old=%s new=%s",
+		  strerror(code), old_path, new_path);
+	journal_renew(op->observer->journal);
+	/* The new id is durable with what is queued now. */
+	return push_rescan_both(op, old_path, new_path);
+}
+
 /* A directory above the homes was renamed: every home below it has another name now. levels: how
- * far below it homes are. */
-static void rescan_homes_below(struct observed *op, int dir_fd, const char *name,
-			       const char *old_path, const char *new_path, unsigned levels)
+ * far below it homes are. Returns the ticket of the last event. */
+static uint64_t rescan_homes_below(struct observed *op, int dir_fd, const char *name,
+				   const char *old_path, const char *new_path, unsigned levels)
 {
 	AUTO_DIR DIR *dir = NULL;
 	const struct dirent *entry;
+	uint64_t ticket = 0;
 	int fd;
 
-	if (levels == 0) {
-		push_rescan_home(op, old_path);
-		push_rescan_home(op, new_path);
-		return;
-	}
+	if (levels == 0)
+		return push_rescan_both(op, old_path, new_path);
 	fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return; /* no directory, so nobody's home */
-	dir = fdopendir(fd);
+	if (fd < 0 && (errno == ENOTDIR || errno == ENOENT))
+		return 0; /* no directory, so nobody's home */
+	dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir) {
-		close(fd);
-		return;
+		ticket = rescan_everything(op, old_path, new_path, errno);
+		file_close(&fd);
+		return ticket;
 	}
-	while ((entry = readdir(dir)) != NULL) {
+	for (errno = 0; (entry = readdir(dir)) != NULL; errno = 0) {
 		char old_child[PLACE_PATH_MAX], new_child[PLACE_PATH_MAX];
 
 		if (!file_name_is_safe(entry->d_name))
@@ -162,8 +186,10 @@ static void rescan_homes_below(struct observed *op, int dir_fd, const char *name
 		    snprintf(new_child, sizeof new_child, "%s/%s", new_path, entry->d_name) >=
 			    (int)sizeof new_child)
 			continue;
-		rescan_homes_below(op, fd, entry->d_name, old_child, new_child, levels - 1);
+		ticket = later(ticket, rescan_homes_below(op, fd, entry->d_name, old_child,
+							  new_child, levels - 1));
 	}
+	return errno ? later(ticket, rescan_everything(op, old_path, new_path, errno)) : ticket;
 }
 
 /* How far below the directory its homes are; 0 at and below a home. */
@@ -178,27 +204,51 @@ static unsigned levels_to_home(const struct observed *op, const struct place_pat
 	return levels;
 }
 
-/* One side of a rename that is no plain rename within a home. */
-static void side_changed(struct observed *op, const struct place_path *path, bool appeared,
-			 bool has_mailbox)
+/* The directory `name` was old_path and is new_path; one of these is above the homes. */
+static uint64_t homes_moved(struct observed *op, int dir_fd, const char *name,
+			    const struct place_path *old_path, const struct place_path *new_path)
 {
+	unsigned levels = levels_to_home(op, new_path);
+
+	if (old_path->role == PLACE_ABOVE && new_path->role == PLACE_ABOVE &&
+	    levels == levels_to_home(op, old_path))
+		return rescan_homes_below(op, dir_fd, name, old_path->home, new_path->home, levels);
+	log_warning("a directory was moved to another level of the tree; homes in it are found by "
+		    "the next full scan name=%s",
+		    name);
+	return 0;
+}
+
+/* One side of a rename that is no plain rename within a home. Returns the ticket of what was told
+ * of it last. */
+static uint64_t side_changed(struct observed *op, const struct place_path *path, bool appeared,
+			     bool has_mailbox)
+{
+	uint64_t ticket = 0;
+
 	if (place_role_is_part(path->role)) {
 		dirty_text(op, path);
-		push(op, MAIL_EVENT_RESCAN, path);
+		ticket = push(op, MAIL_EVENT_RESCAN, path);
 		if (appeared && place_role_is_mailbox(path->role))
-			push(op, MAIL_EVENT_DIR_CREATED, path);
+			ticket = push(op, MAIL_EVENT_DIR_CREATED, path);
 		else if (!appeared && path->role == PLACE_MAILS)
-			push(op, MAIL_EVENT_DIR_REMOVED, path);
-	} else if (is_home(path)) {
-		push_rescan_home(op, path->home);
-	} else if (in_home(path)) {
+			ticket = push(op, MAIL_EVENT_DIR_REMOVED, path);
+	} else if (path->role == PLACE_DIR) {
 		dirty_text(op, path);
-		if (appeared && has_mailbox)
-			push(op, MAIL_EVENT_DIR_CREATED, path);
-		else if (!appeared)
-			push(op, MAIL_EVENT_DIR_REMOVED, path);
-		push_rescan_home(op, path->home);
+		if (in_home(path) && appeared && has_mailbox)
+			ticket = push(op, MAIL_EVENT_DIR_CREATED, path);
+		else if (in_home(path) && !appeared)
+			ticket = push(op, MAIL_EVENT_DIR_REMOVED, path);
+		ticket = later(ticket, push_rescan_home(op, path->home));
 	}
+	return ticket;
+}
+
+/* Nothing but these events says what a rename has moved out of a home, or into one. */
+static void wait_for(const struct observed *op, uint64_t ticket)
+{
+	lead_yield();
+	journal_wait(op->observer->journal, ticket);
 }
 
 /* An operation was under way in a mailbox while it, or a directory above it, was renamed: by its
@@ -267,28 +317,25 @@ int observe_dir_renamed(struct observed *op, struct place *place, int dir_fd)
 		observe_removed(op, 1, ticket);
 		goto out;
 	}
-	if (from.role == PLACE_ABOVE && to.role == PLACE_ABOVE &&
-	    levels_to_home(op, &from) == levels_to_home(op, &to)) {
-		rescan_homes_below(op, dir_fd, op->names[1].name, from.home, to.home,
-				   levels_to_home(op, &to));
-	} else {
-		if (from.role == PLACE_ABOVE || to.role == PLACE_ABOVE)
-			log_warning("a directory was moved to another level of the tree; homes in "
-				    "it are found by the next full scan name=%s",
-				    op->names[1].name);
-		side_changed(op, &from, false, false);
-		side_changed(op, &to, true, holds_mailbox(dir_fd, op->names[1].name));
-	}
+	if (from.role == PLACE_ABOVE || to.role == PLACE_ABOVE)
+		ticket = homes_moved(op, dir_fd, op->names[1].name, &from, &to);
+	ticket = later(ticket, side_changed(op, &from, false, false));
+	ticket = later(ticket,
+		       side_changed(op, &to, true, holds_mailbox(dir_fd, op->names[1].name)));
+	wait_for(op, ticket);
 out:
 	place_release(op->observer->places, &from);
 	place_release(op->observer->places, &to);
 	return rc;
 }
 
-static int take_in_exchange(struct observed *op, struct place *a, struct place *b)
+/* paths_r: what names[0] and names[1] are. */
+static int take_in_exchange(struct observed *op, struct place *a, struct place *b,
+			    struct place_path paths_r[2], uint64_t *ticket_r)
 {
 	int rc = 0, rc_b;
 
+	places_rename_begin(op->observer->places);
 	if (a && b) {
 		place_swap(op->observer->places, a, b);
 	} else {
@@ -297,26 +344,34 @@ static int take_in_exchange(struct observed *op, struct place *a, struct place *
 		rc = rc < 0 ? rc : rc_b;
 	}
 	for (unsigned i = 0; i < 2; i++) {
-		struct place_path path;
-
-		locate_dir(op, i, &path);
-		if (path.role != PLACE_ABOVE && path.role != PLACE_INSIDE)
-			push_rescan_home(op, path.home);
-		place_release(op->observer->places, &path);
+		locate_dir(op, i, &paths_r[i]);
+		if (paths_r[i].role != PLACE_ABOVE && paths_r[i].role != PLACE_INSIDE)
+			*ticket_r = later(*ticket_r, push_rescan_home(op, paths_r[i].home));
 	}
+	places_rename_end(op->observer->places);
 	return rc;
 }
 
-int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b)
+int observe_dirs_exchanged(struct observed *op, struct place *a, struct place *b,
+			   const int dir_fds[2])
 {
-	int rc;
+	struct place_path paths[2];
+	uint64_t ticket = 0;
+	int rc = take_in_exchange(op, a, b, paths, &ticket);
 
-	places_rename_begin(op->observer->places);
-	rc = take_in_exchange(op, a, b);
-	places_rename_end(op->observer->places);
 	if (a)
 		dirty_rename(op->observer->dirty, a, rescan_busy, op);
 	if (b)
 		dirty_rename(op->observer->dirty, b, rescan_busy, op);
+	for (unsigned i = 0; i < 2; i++) {
+		if (place_role_is_part(paths[i].role) || paths[i].role == PLACE_DIR)
+			dirty_text(op, &paths[i]);
+		if (paths[0].role == PLACE_ABOVE || paths[1].role == PLACE_ABOVE)
+			ticket = later(ticket, homes_moved(op, dir_fds[i], op->names[i].name,
+							   &paths[!i], &paths[i]));
+	}
+	wait_for(op, ticket);
+	place_release(op->observer->places, &paths[0]);
+	place_release(op->observer->places, &paths[1]);
 	return rc;
 }

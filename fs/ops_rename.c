@@ -116,7 +116,8 @@ static void exchanged(struct rename_op *r)
 		fs_rename_place(r->fs, &r->from, r->name, b);
 	if (!a_dir && !b_dir)
 		observe_exchanged(&r->op);
-	else if (observe_dirs_exchanged(&r->op, a_place, b_place) < 0)
+	else if (observe_dirs_exchanged(&r->op, a_place, b_place,
+					(const int[]){r->from.fd, r->to.fd}) < 0)
 		fs_note_trouble("rename", -ENOMEM);
 }
 

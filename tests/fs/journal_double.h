@@ -11,6 +11,7 @@
 /* Everything that was called, one line a call, since the last time:
  *   "DELIVERED home|dir|name|name2"  (and " origin=N" where there is one)
  *   "dirty home|dir", "wait home|dir", "clean home|dir"
+ *   "renew"
  *   "ahead N home|dir|name" (a removal), "told N" (before its event), "failed N"
  * The text is valid until the next call. */
 const char *journal_double_take(void);

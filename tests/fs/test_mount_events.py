@@ -220,6 +220,17 @@ def folders_removed_and_homes_renamed():
         assert mount.events()[-1] == ("RESCAN_HOME", "example.net/alicia", "", "", "")
 
 
+def moves_of_homes_outlive_a_crash():
+    """They are in the journal when they are answered: no mailbox is dirty that would say so at the next start."""
+    for old, new in ((ALICE, "example.org/alicia"), ("example.org", "example.net")):
+        with Mount() as mount:
+            start(mount)
+            os.rename(f"{mount.mount}/{old}", f"{mount.mount}/{new}")
+            mount.kill()
+            homes = [event[3] for event in mount.read_events() if event[1] == "RESCAN_HOME"]
+            assert homes == [ALICE, ALICE.replace(old, new)], homes
+
+
 def removals_while_their_folder_is_renamed():
     """Each event names what the folder is called at that position of the journal."""
     with Mount() as mount:
@@ -303,6 +314,7 @@ if __name__ == "__main__":
         log_of_a_renamed_folder,
         rename_of_a_parent_moves_all_below,
         folders_removed_and_homes_renamed,
+        moves_of_homes_outlive_a_crash,
         removals_while_their_folder_is_renamed,
         origin_of_a_worker,
     ])

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -448,6 +449,128 @@ static void mailboxes_renamed(void **state)
 	close(fd);
 }
 
+static int make_domains(char *dir)
+{
+	static const char *const names[] = {"example.net", "example.net/carol", "example.edu",
+					    "example.edu/dave"};
+	int fd;
+
+	assert_non_null(mkdtemp(dir));
+	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		assert_int_equal(mkdirat(fd, names[i], 0700), 0);
+	return fd;
+}
+
+static void remove_domains(int fd, const char *dir)
+{
+	close(fd);
+	fd = open("/tmp", O_RDONLY | O_DIRECTORY);
+	assert_int_equal(file_remove_tree(fd, dir + strlen("/tmp/")), 0);
+	close(fd);
+}
+
+/* Nothing that a start after a crash looks at would say that homes have other names. */
+static void renames_of_homes_are_durable_when_answered(void **state)
+{
+	struct fixture *f = *state;
+	struct place *root = place_root(f->observer.places);
+	char dir[] = "/tmp/test_observe.XXXXXX";
+	int fd = make_domains(dir);
+	struct observed op;
+
+	begin1(f, &op, f->domain, "alice");
+	observe_name(&op, f->domain, "alicia");
+	observe_dir_renamed(&op, NULL, fd);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "dirty " HOME "|\n"
+						   "wait " HOME "|\n"
+						   "RESCAN_HOME " HOME "|||\n"
+						   "dirty example.org/alicia|\n"
+						   "wait example.org/alicia|\n"
+						   "RESCAN_HOME example.org/alicia|||\n"
+						   "wait example.org/alicia|\n");
+	begin1(f, &op, root, "example.com");
+	observe_name(&op, root, "example.net");
+	observe_dir_renamed(&op, NULL, fd);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "RESCAN_HOME example.com/carol|||\n"
+						   "RESCAN_HOME example.net/carol|||\n"
+						   "wait example.net/carol|\n");
+	remove_domains(fd, dir);
+}
+
+static const char *exchanged(struct fixture *f, struct place *dir, const char *a, const char *b,
+			     int dir_fd)
+{
+	struct observed op;
+
+	journal_double_take();
+	begin1(f, &op, dir, a);
+	observe_name(&op, dir, b);
+	observe_dirs_exchanged(&op, NULL, NULL, (const int[]){dir_fd, dir_fd});
+	observe_end(&op);
+	return journal_double_take();
+}
+
+static void directories_exchanged(void **state)
+{
+	struct fixture *f = *state;
+	struct place *root = place_root(f->observer.places);
+	char dir[] = "/tmp/test_observe.XXXXXX";
+	int fd = make_domains(dir);
+
+	assert_string_equal(exchanged(f, f->domain, "alice", "bob", fd),
+			    "RESCAN_HOME " HOME "|||\n"
+			    "RESCAN_HOME example.org/bob|||\n"
+			    "dirty " HOME "|\n"
+			    "wait " HOME "|\n"
+			    "dirty example.org/bob|\n"
+			    "wait example.org/bob|\n"
+			    "wait example.org/bob|\n");
+	assert_string_equal(exchanged(f, f->maildir, ".Work", ".Play", fd),
+			    "RESCAN_HOME " HOME "|||\n"
+			    "RESCAN_HOME " HOME "|||\n"
+			    "dirty " HOME "|Maildir/.Work\n"
+			    "wait " HOME "|Maildir/.Work\n"
+			    "dirty " HOME "|Maildir/.Play\n"
+			    "wait " HOME "|Maildir/.Play\n"
+			    "wait " HOME "|\n");
+	/* What each holds now was the other's. */
+	assert_string_equal(exchanged(f, root, "example.net", "example.edu", fd),
+			    "RESCAN_HOME example.edu/carol|||\n"
+			    "RESCAN_HOME example.net/carol|||\n"
+			    "RESCAN_HOME example.net/dave|||\n"
+			    "RESCAN_HOME example.edu/dave|||\n"
+			    "wait example.edu/dave|\n");
+	remove_domains(fd, dir);
+}
+
+static void homes_that_cannot_be_listed_are_found_by_a_scan_of_everything(void **state)
+{
+	struct fixture *f = *state;
+	struct place *root = place_root(f->observer.places);
+	char dir[] = "/tmp/test_observe.XXXXXX";
+	int fd = make_domains(dir);
+	struct rlimit before, none;
+	struct observed op;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = before;
+	none.rlim_cur = (rlim_t)fd;
+	begin1(f, &op, root, "example.com");
+	observe_name(&op, root, "example.net");
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	observe_dir_renamed(&op, NULL, fd);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	observe_end(&op);
+	assert_string_equal(journal_double_take(), "renew\n"
+						   "RESCAN_HOME example.com|||\n"
+						   "RESCAN_HOME example.net|||\n"
+						   "wait example.net|\n");
+	remove_domains(fd, dir);
+}
+
 static void dirt_comes_first_and_once(void **state)
 {
 	struct fixture *f = *state;
@@ -680,6 +803,9 @@ int main(void)
 		TEST(logs_written),
 		TEST(mailboxes_made_and_removed),
 		TEST(mailboxes_renamed),
+		TEST(renames_of_homes_are_durable_when_answered),
+		TEST(directories_exchanged),
+		TEST(homes_that_cannot_be_listed_are_found_by_a_scan_of_everything),
 		TEST(dirt_comes_first_and_once),
 		TEST(quiet_mailboxes_leave_the_set),
 		TEST(renamed_mailbox_is_dirty_by_its_new_name),
