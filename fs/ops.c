@@ -126,8 +126,8 @@ struct fuse_entry_param fs_entry(const struct inode_entry *entry)
 	};
 }
 
-static int finish_enter(struct fs *fs, const struct dir_hold *dir, const char *name,
-			const struct inode_entry *entry, struct fuse_entry_param *entry_r)
+int fs_enter_entry(struct fs *fs, const struct dir_hold *dir, const char *name,
+		   const struct inode_entry *entry, struct fuse_entry_param *entry_r)
 {
 	int rc = give_place(fs, dir, name, entry);
 
@@ -145,7 +145,7 @@ int fs_enter_child(struct fs *fs, const struct dir_hold *dir, const char *name,
 	struct inode_entry entry;
 	int rc = inode_lookup(fs->inodes, dir->fd, name, &entry);
 
-	return rc < 0 ? rc : finish_enter(fs, dir, name, &entry, entry_r);
+	return rc < 0 ? rc : fs_enter_entry(fs, dir, name, &entry, entry_r);
 }
 
 int fs_enter_fd(struct fs *fs, const struct dir_hold *dir, const char *name, int fd,
@@ -154,7 +154,7 @@ int fs_enter_fd(struct fs *fs, const struct dir_hold *dir, const char *name, int
 	struct inode_entry entry;
 	int rc = inode_lookup_fd(fs->inodes, fd, &entry);
 
-	return rc < 0 ? rc : finish_enter(fs, dir, name, &entry, entry_r);
+	return rc < 0 ? rc : fs_enter_entry(fs, dir, name, &entry, entry_r);
 }
 
 void fs_forget_one(struct fs *fs, fuse_ino_t ino)

@@ -82,6 +82,10 @@ int fs_enter_child(struct fs *fs, const struct dir_hold *dir, const char *name,
 /* As fs_enter_child for a file that was just created as name and is open. */
 int fs_enter_fd(struct fs *fs, const struct dir_hold *dir, const char *name, int fd,
 		struct fuse_entry_param *entry_r);
+/* As fs_enter_child for what was looked up already; where it fails the lookup is taken back. Of a
+ * file it does not fail. */
+int fs_enter_entry(struct fs *fs, const struct dir_hold *dir, const char *name,
+		   const struct inode_entry *entry, struct fuse_entry_param *entry_r);
 /* What the kernel is told of it. */
 struct fuse_entry_param fs_entry(const struct inode_entry *entry);
 /* The reply did not reach the kernel: takes the lookup back. */

@@ -110,6 +110,19 @@ static void tell_delivery(struct fs *fs, struct open_file *file, bool last)
 	file->told_time = st.st_mtim;
 }
 
+/* made_r: there was no such file. */
+static int open_created(const struct dir_hold *dir, const char *name, int flags, mode_t mode,
+			bool *made_r)
+{
+	int backing = backing_flags(flags) | O_CREAT | O_NOFOLLOW;
+	int fd = openat(dir->fd, name, backing | O_EXCL, mode);
+
+	*made_r = fd >= 0;
+	if (fd < 0 && errno == EEXIST && !(flags & O_EXCL))
+		fd = openat(dir->fd, name, backing, mode);
+	return fd < 0 ? -errno : fd;
+}
+
 static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *name, mode_t mode,
 		     struct fuse_file_info *fi)
 {
@@ -117,6 +130,7 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 	struct fuse_entry_param entry = {0};
 	struct open_file *file;
 	struct observed op;
+	bool made;
 	int fd, rc;
 
 	observe_begin(&op, &fs->observer, fuse_req_ctx(req)->pid);
@@ -125,26 +139,24 @@ static int do_create(fuse_req_t req, const struct dir_hold *dir, const char *nam
 	if (op.names[0].kind == PLACE_FILE_MESSAGE)
 		observe_dirty(&op);
 	fs_credentials_take(req);
-	fd = openat(dir->fd, name,
-		    backing_flags(fi->flags) | O_CREAT | O_NOFOLLOW | (fi->flags & O_EXCL), mode);
-	rc = fd < 0 ? -errno : 0;
+	fd = open_created(dir, name, fi->flags, mode, &made);
 	credentials_drop();
-	if (rc == 0) {
-		fs_dir_changed(dir);
-		rc = fs_enter_fd(fs, dir, name, fd, &entry);
-	}
-	if (rc < 0) {
-		if (fd >= 0)
-			close(fd);
+	if (fd < 0) {
 		observe_end(&op);
-		return rc;
+		return fd;
 	}
-	file = finish_open(req, entry.ino, fd, fi);
+	fs_dir_changed(dir);
+	rc = fs_enter_fd(fs, dir, name, fd, &entry);
+	file = rc < 0 ? NULL : finish_open(req, entry.ino, fd, fi);
 	if (!file) {
+		if (rc == 0)
+			fs_forget_one(fs, entry.ino);
+		/* Who is told that it failed leaves no empty mail. */
+		if (made)
+			unlinkat(dir->fd, name, 0);
 		close(fd);
-		fs_forget_one(fs, entry.ino);
 		observe_end(&op);
-		return -ENOMEM;
+		return rc < 0 ? rc : -ENOMEM;
 	}
 	observe_created(&op);
 	expect_delivery(fs, file, &op, fuse_req_ctx(req)->pid, fi);

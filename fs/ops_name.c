@@ -44,6 +44,16 @@ static bool name_op_dirty(struct name_op *n, fs_again_fn *run, const struct fs_a
 	return false;
 }
 
+static void reply_entry(fuse_req_t req, const char *what, struct name_op *n,
+			const struct fuse_entry_param *entry, int rc)
+{
+	name_op_end(n);
+	if (rc < 0)
+		fs_reply_err(req, what, rc);
+	else
+		fs_reply_entry(req, entry);
+}
+
 /* Answers a request that made name, or failed with rc. */
 static void reply_made(fuse_req_t req, const char *what, struct name_op *n, const char *name,
 		       int rc)
@@ -54,11 +64,7 @@ static void reply_made(fuse_req_t req, const char *what, struct name_op *n, cons
 		fs_dir_changed(&n->dir);
 		rc = fs_enter_child(fs_of(req), &n->dir, name, &entry);
 	}
-	name_op_end(n);
-	if (rc < 0)
-		fs_reply_err(req, what, rc);
-	else
-		fs_reply_entry(req, &entry);
+	reply_entry(req, what, n, &entry, rc);
 }
 
 static void do_mknod(const struct fs_again *args)
@@ -117,27 +123,43 @@ void fs_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const cha
 	reply_made(req, "symlink", &n, name, rc);
 }
 
+/* The inode is entered first, which may fail: who is told that a link failed delivers again. */
+static int make_link(struct fs *fs, const struct name_op *n, fuse_ino_t ino, const char *name,
+		     struct fuse_entry_param *entry_r)
+{
+	AUTO_CLOSE int fd = inode_open(fs->inodes, ino, O_PATH);
+	struct inode_entry entry;
+	int rc = fd < 0 ? fd : inode_lookup_fd(fs->inodes, fd, &entry);
+
+	if (rc < 0)
+		return rc;
+	if (linkat(fd, "", n->dir.fd, name, AT_EMPTY_PATH) < 0) {
+		rc = -errno;
+		fs_forget_one(fs, entry.nodeid);
+		return rc;
+	}
+	fs_dir_changed(&n->dir);
+	/* It has a link more. */
+	fstat(fd, &entry.stat);
+	return fs_enter_entry(fs, &n->dir, name, &entry, entry_r);
+}
+
 static void do_link(const struct fs_again *args)
 {
-	struct fs *fs = fs_of(args->req);
+	struct fuse_entry_param entry;
 	struct name_op n;
 	int rc = name_op_begin(args->req, args->parent, args->name, &n);
 
 	if (rc == 0) {
-		AUTO_CLOSE int fd = inode_open(fs->inodes, args->other, O_PATH);
-
 		observe_ahead(&n.op);
 		if (!name_op_dirty(&n, do_link, args))
 			return;
-		if (fd < 0)
-			rc = fd;
-		else
-			rc = linkat(fd, "", n.dir.fd, args->name, AT_EMPTY_PATH) < 0 ? -errno : 0;
+		rc = make_link(fs_of(args->req), &n, args->other, args->name, &entry);
 		crash_point("link: done, not observed");
 	}
 	if (rc == 0)
 		observe_made(&n.op);
-	reply_made(args->req, "link", &n, args->name, rc);
+	reply_entry(args->req, "link", &n, &entry, rc);
 }
 
 void fs_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)

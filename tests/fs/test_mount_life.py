@@ -320,6 +320,47 @@ def many_files_and_few_descriptors():
         assert os.listdir(f"{mount.mount}/{ALICE}/Maildir/.f499") != []
 
 
+def a_name_is_made_and_said_to_be_or_neither():
+    """Without file handles a known file costs a descriptor, which there may be none of when its name has been made."""
+    with Mount(start=False, files=256) as mount:
+        subprocess.run(["mount", "-t", "ramfs", "none", mount.backing], check=True)
+        try:
+            mount.start()
+            box = f"{mount.mount}/{ALICE}/Maildir"
+            make_maildir(box)
+            write_file(f"{box}/tmp/1.a")
+            made = set()
+
+            def make(name, call):
+                try:
+                    call(f"{box}/new/{name}")
+                except OSError as error:
+                    assert error.errno == errno.EMFILE, error
+                    return False
+                made.add(name)
+                return True
+
+            count = 0
+            while make(f"{count}.x", write_file):
+                count += 1
+            for n in range(4):
+                make(f"{n}.link", lambda path: os.link(f"{box}/tmp/1.a", path))
+                make(f"{n}.y", write_file)
+            assert set(os.listdir(f"{mount.backing}/{ALICE}/Maildir/new")) == made
+            assert count > 100
+            for n in range(20):
+                os.unlink(f"{box}/new/{n}.x")
+            eventually("there are descriptors again", lambda: make("last.link",
+                       lambda path: os.link(f"{box}/tmp/1.a", path)))
+            assert os.stat(f"{box}/new/last.link").st_nlink == os.stat(f"{box}/tmp/1.a").st_nlink
+            assert os.stat(f"{box}/new/last.link").st_nlink == 1 + sum(name.endswith(".link") for name in made)
+            eventually("all that was made is told, and no more", lambda: made == {
+                event[5] for event in mount.read_events() if event[1] == "DELIVERED"})
+            assert mount.kill(signal.SIGTERM) == 0
+        finally:
+            subprocess.run(["umount", "-l", mount.backing], check=True)
+
+
 def read_only_backing_is_said():
     with Mount() as mount:
         mount.kill(signal.SIGTERM)
@@ -390,6 +431,7 @@ if __name__ == "__main__":
         background_start_returns_when_mounted,
         bad_arguments,
         many_files_and_few_descriptors,
+        a_name_is_made_and_said_to_be_or_neither,
         read_only_backing_is_said,
         full_disk_is_said_and_passes,
     ])
