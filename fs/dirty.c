@@ -15,6 +15,8 @@
 
 /* More operations than there are threads cannot be in flight. */
 #define RENAME_BUSY_MAX 64
+/* home NUL dir NUL; each of a journal's may be PLACE_PATH_MAX long */
+#define KEY_MAX (2 * (PLACE_PATH_MAX + 1))
 
 struct dirty_box {
 	UT_hash_handle hh;
@@ -36,6 +38,7 @@ struct dirty {
 	struct places *places;
 	struct journal *journal;
 	int root_fd;
+	bool keep_all;
 };
 
 int64_t dirty_now_ms(void)
@@ -53,6 +56,7 @@ struct dirty *dirty_create(struct places *places, struct journal *journal, int r
 	dirty->places = places;
 	dirty->journal = journal;
 	dirty->root_fd = root_fd;
+	dirty->keep_all = true;
 	return dirty;
 }
 
@@ -81,24 +85,43 @@ void dirty_free(struct dirty **dirty)
 	*dirty = NULL;
 }
 
+static size_t make_key(const char *home, const char *dir, char key_r[KEY_MAX])
+{
+	size_t home_len = strlen(home) + 1, dir_len = strlen(dir) + 1;
+
+	memcpy(key_r, home, home_len);
+	memcpy(key_r + home_len, dir, dir_len);
+	return home_len + dir_len;
+}
+
+bool dirty_has(struct dirty *dirty, const char *home, const char *dir)
+{
+	char key[KEY_MAX];
+	size_t len = make_key(home, dir, key);
+	const struct dirty_box *box;
+
+	pthread_mutex_lock(&dirty->lock);
+	HASH_FIND(hh, dirty->boxes, key, len, box);
+	pthread_mutex_unlock(&dirty->lock);
+	return box != NULL;
+}
+
 static struct dirty_box *find_or_add(struct dirty *dirty, const struct place_path *path)
 {
-	size_t home_len = strlen(path->home) + 1, dir_len = strlen(path->dir) + 1;
-	char key[2 * PLACE_PATH_MAX];
+	char key[KEY_MAX];
+	size_t len = make_key(path->home, path->dir, key);
 	struct dirty_box *box;
 
-	memcpy(key, path->home, home_len);
-	memcpy(key + home_len, path->dir, dir_len);
-	HASH_FIND(hh, dirty->boxes, key, home_len + dir_len, box);
+	HASH_FIND(hh, dirty->boxes, key, len, box);
 	if (box)
 		return box;
-	box = calloc(1, sizeof *box + home_len + dir_len);
+	box = calloc(1, sizeof *box + len);
 	if (!box)
 		return NULL;
-	memcpy(box->key, key, home_len + dir_len);
-	box->key_len = home_len + dir_len;
+	memcpy(box->key, key, len);
+	box->key_len = len;
 	box->home = box->key;
-	box->dir = box->key + home_len;
+	box->dir = box->key + strlen(path->home) + 1;
 	HASH_ADD_KEYPTR(hh, dirty->boxes, box->key, box->key_len, box);
 	box->ticket = journal_dirty_begin(dirty->journal, box->home, box->dir);
 	box->durable = box->ticket == 0;
@@ -202,6 +225,13 @@ void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *
 	}
 }
 
+void dirty_keep_all(struct dirty *dirty, bool keep)
+{
+	pthread_mutex_lock(&dirty->lock);
+	dirty->keep_all = keep;
+	pthread_mutex_unlock(&dirty->lock);
+}
+
 /* A copy of the keys of quiet mailboxes, each with its time before it. Returns how many boxes are
  * not quiet. */
 static size_t find_quiet(struct dirty *dirty, int64_t now_ms, struct buf *quiet)
@@ -211,7 +241,7 @@ static size_t find_quiet(struct dirty *dirty, int64_t now_ms, struct buf *quiet)
 
 	pthread_mutex_lock(&dirty->lock);
 	HASH_ITER (hh, dirty->boxes, box, next) {
-		if (box->in_flight || now_ms - box->last_ms < DIRTY_QUIET_MS) {
+		if (dirty->keep_all || box->in_flight || now_ms - box->last_ms < DIRTY_QUIET_MS) {
 			left++;
 			continue;
 		}

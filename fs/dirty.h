@@ -47,6 +47,13 @@ bool dirty_is_locked(const struct dirty_box *box);
 typedef void dirty_place_fn(void *ctx, struct place *place);
 void dirty_rename(struct dirty *dirty, const struct place *top, dirty_place_fn *each, void *ctx);
 
+/* While they are kept no mailbox leaves the set. So it is at first: its new stamp would say that
+ * all of it was seen, and what was written while nothing was mounted may not have been found yet.
+ */
+void dirty_keep_all(struct dirty *dirty, bool keep);
+/* Something has happened to the mailbox since it was clean. */
+bool dirty_has(struct dirty *dirty, const char *home, const char *dir);
+
 /* Takes the mailboxes out of the set that have been quiet since now_ms - DIRTY_QUIET_MS, with a
  * stamp of what they look like. Returns how many are left. For one thread at a time. */
 size_t dirty_sweep(struct dirty *dirty, int64_t now_ms);

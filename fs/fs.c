@@ -218,19 +218,20 @@ static void detach(const struct fs_options *options)
 		log_error("%s", err.text);
 }
 
-/* The order matters: no new calls, then those that have begun, then the journal. */
+/* The order matters: no new calls, then those that have begun, then what is known of the mailboxes,
+ * then the journal. */
 static void take_down(const struct fs_options *options, struct mount_state *m)
 {
 	if (m->mounted)
 		detach(options);
-	__atomic_store_n(&m->ending, true, __ATOMIC_RELEASE);
-	if (m->stamps_started)
-		pthread_join(m->stamps, NULL);
 	if (m->session)
 		session_stop(m->session);
 	io_pool_free(&m->fs.pool);
 	if (m->fs.files && m->fs.observer.dirty)
 		fs_close_deliveries(&m->fs);
+	__atomic_store_n(&m->ending, true, __ATOMIC_RELEASE);
+	if (m->stamps_started)
+		pthread_join(m->stamps, NULL);
 	if (m->mounted)
 		dirty_sweep(m->fs.observer.dirty, dirty_now_ms() + 2 * DIRTY_QUIET_MS);
 	open_files_free(&m->fs.files);

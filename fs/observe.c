@@ -262,8 +262,8 @@ static int check_stamp(void *ctx, const char *home, const char *dir,
 	struct dirty_box *box;
 	int rc;
 
-	if (__atomic_load_n(check->ending, __ATOMIC_ACQUIRE))
-		return -EINTR;
+	if (__atomic_load_n(check->ending, __ATOMIC_ACQUIRE) && !dirty_has(dirty, home, dir))
+		return 0;
 	rc = stamp_take(check->root_fd, home, dir, &now);
 	if (rc == 0 && stamp_compare(&now, stamp) == STAMP_SAME)
 		return 0;
@@ -287,6 +287,7 @@ void observe_check_stamps(struct observer *observer, int root_fd, const bool *en
 	struct stamp_check check = {.observer = observer, .root_fd = root_fd, .ending = ending};
 
 	journal_each_stamp(observer->journal, check_stamp, &check);
+	dirty_keep_all(observer->dirty, false);
 	if (check.count)
 		log_notice("mailboxes that changed while nothing was mounted are scanned count=%zu",
 			   check.count);

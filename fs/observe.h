@@ -120,7 +120,9 @@ void observe_removed(const struct observed *op, unsigned i, uint64_t ticket);
 void observe_enter(struct observed *op, unsigned i);
 
 /* After the start: mailboxes that do not look as their stamps say, since somebody wrote behind the
- * mount, are scanned. Until *ending. */
+ * mount, are scanned. Once *ending, when nothing is served any more, only those are looked at that
+ * were changed since: the others keep their stamps for the next start. Mailboxes leave the dirty
+ * set from the return on. */
 void observe_check_stamps(struct observer *observer, int root_fd, const bool *ending);
 /* At start: what was dirty when the last mount died has to be scanned. clean: it did not die. */
 int observe_recover(struct observer *observer, bool clean, struct error *err);

@@ -12,6 +12,8 @@ static unsigned ticket_count, removal_count, last_wait_ms;
 
 const char *journal_double_dirty_home;
 const char *journal_double_dirty_dir;
+const char *journal_double_stamp_home;
+const char *journal_double_stamp_dir;
 
 static const char *const kind_names[] = {
 	[MAIL_EVENT_DELIVERED] = "DELIVERED",
@@ -181,5 +183,9 @@ void journal_close(struct journal **journal)
 
 int journal_each_stamp(struct journal *journal, journal_stamp_fn *each, void *ctx)
 {
-	return 0;
+	static const struct journal_stamp stamp;
+
+	if (!journal_double_stamp_home)
+		return 0;
+	return each(ctx, journal_double_stamp_home, journal_double_stamp_dir, &stamp);
 }

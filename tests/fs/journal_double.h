@@ -24,5 +24,8 @@ unsigned journal_double_last_wait(void);
 /* What journal_each_dirty() gives; NULL: nothing. */
 extern const char *journal_double_dirty_home;
 extern const char *journal_double_dirty_dir;
+/* Whose stamp journal_each_stamp() gives; NULL: none. */
+extern const char *journal_double_stamp_home;
+extern const char *journal_double_stamp_dir;
 
 #endif

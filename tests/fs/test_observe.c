@@ -44,6 +44,7 @@ static int setup(void **state)
 	f->observer.places = places_create(2);
 	f->observer.origins = origins_create();
 	f->observer.dirty = dirty_create(f->observer.places, NULL, -1);
+	dirty_keep_all(f->observer.dirty, false);
 	f->domain = child(f, place_root(f->observer.places), "example.org");
 	f->alice = child(f, f->domain, "alice");
 	f->bob = child(f, f->domain, "bob");
@@ -783,6 +784,37 @@ static void dirty_mailboxes_of_a_crash_are_scanned(void **state)
 	assert_int_equal(dirty_sweep(f->observer.dirty, dirty_now_ms() + 60000), 0);
 }
 
+static const char *stamps_checked(struct fixture *f, int root_fd, const char *dir)
+{
+	const bool ending = true;
+
+	journal_double_stamp_home = HOME;
+	journal_double_stamp_dir = dir;
+	observe_check_stamps(&f->observer, root_fd, &ending);
+	journal_double_stamp_home = NULL;
+	return journal_double_take();
+}
+
+/* The end came before the look at what was written while nothing was mounted. */
+static void what_was_not_looked_at_is_not_taken_for_seen(void **state)
+{
+	struct fixture *f = *state;
+	char dir[] = "/tmp/test_observe.XXXXXX";
+	int fd = make_domains(dir);
+
+	assert_int_equal(file_mkdirs_beneath(fd, HOME "/Maildir/.Work", 0700), 0);
+	dirty_keep_all(f->observer.dirty, true);
+	unlinked(f, f->cur, "1.a");
+	/* Its stamp would say that all of it was seen. */
+	assert_int_equal(dirty_sweep(f->observer.dirty, dirty_now_ms() + 60000), 1);
+	assert_string_equal(journal_double_take(), "");
+	assert_string_equal(stamps_checked(f, fd, "Maildir/.Work"), "");
+	assert_string_equal(stamps_checked(f, fd, "Maildir"), "RESCAN_HOME " HOME "|||\n");
+	assert_int_equal(dirty_sweep(f->observer.dirty, dirty_now_ms() + 60000), 0);
+	assert_string_equal(journal_double_take(), "clean " HOME "|Maildir\n");
+	remove_domains(fd, dir);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -815,6 +847,7 @@ int main(void)
 		TEST(origin_is_the_announcing_process),
 		TEST(origin_ends_with_its_process),
 		TEST(dirty_mailboxes_of_a_crash_are_scanned),
+		TEST(what_was_not_looked_at_is_not_taken_for_seen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
