@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include "store/base/crash_point.h"
 
 void file_close(int *fd)
 {
@@ -280,6 +282,19 @@ int file_remove_tree(int dirfd, const char *name)
 	if (unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
 		return -errno;
 	return 0;
+}
+
+int file_rename_new(int dirfd, const char *from, const char *to)
+{
+	if (renameat2(dirfd, from, dirfd, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -errno;
+	/* A file system that does not know the flag. */
+	if (linkat(dirfd, from, dirfd, to, 0) < 0)
+		return -errno;
+	crash_point("file: has two names");
+	return unlinkat(dirfd, from, 0) < 0 ? -errno : 0;
 }
 
 int file_sync_dir(int dirfd, const char *path)

@@ -77,6 +77,10 @@ int file_remove_tree(int dirfd, const char *name);
  * on. */
 int file_is_served(int fd);
 
+/* Renames a file below dirfd without replacing anything: -EEXIST. On a filesystem that cannot do it
+ * at once it has both names for a moment, and keeps them where it is cut there. */
+int file_rename_new(int dirfd, const char *from, const char *to);
+
 /* fsync of a directory given by descriptor or path below dirfd ("." for itself). */
 int file_sync_dir(int dirfd, const char *path);
 

@@ -29,18 +29,6 @@
 
 /* ---- small file operations ---- */
 
-static int rename_new(int dirfd, const char *from, const char *to)
-{
-	if (renameat2(dirfd, from, dirfd, to, RENAME_NOREPLACE) == 0)
-		return 0;
-	if (errno != EINVAL && errno != ENOSYS)
-		return -errno;
-	/* A file system that does not know the flag. */
-	if (linkat(dirfd, from, dirfd, to, 0) < 0 || unlinkat(dirfd, from, 0) < 0)
-		return -errno;
-	return 0;
-}
-
 /* 1: the same bytes, 0: not. */
 static int same_content(int dirfd, const char *a, const char *b)
 {
@@ -210,11 +198,11 @@ static int place_append(struct maildir_txn *txn, struct maildir_op *op, struct e
 		rc = build_path(md, op, op->base, path, err);
 	if (rc < 0)
 		return rc;
-	rc = rename_new(md->dirfd, op->spool->tmp_path, path);
+	rc = file_rename_new(md->dirfd, op->spool->tmp_path, path);
 	if (rc == -ENOENT) {
 		rc = maildir_make_subdirs(md, err);
 		if (rc == 0)
-			rc = rename_new(md->dirfd, op->spool->tmp_path, path);
+			rc = file_rename_new(md->dirfd, op->spool->tmp_path, path);
 	}
 	if (rc == -EEXIST) {
 		/* Left by a commit that was cut, or another link to the same mail. */
@@ -227,7 +215,7 @@ static int place_append(struct maildir_txn *txn, struct maildir_op *op, struct e
 		if (rc == 0 && !reused) {
 			rc = build_path(md, op, op->base, path, err);
 			if (rc == 0)
-				rc = rename_new(md->dirfd, op->spool->tmp_path, path);
+				rc = file_rename_new(md->dirfd, op->spool->tmp_path, path);
 		}
 	}
 	if (rc < 0)
@@ -293,7 +281,7 @@ static int place_restore(struct maildir_txn *txn, struct maildir_op *op, struct 
 	if (rc < 0)
 		return error_errno(err, rc, "%s: UID %u", md->path, op->uid);
 	snprintf(path, sizeof path, "cur/%s", name);
-	rc = rename_new(md->dirfd, op->spool->tmp_path, path);
+	rc = file_rename_new(md->dirfd, op->spool->tmp_path, path);
 	if (rc == -EEXIST)
 		return 0;
 	if (rc < 0)
@@ -508,7 +496,7 @@ static int rename_flags(struct maildir *md, const struct maildir_op *op)
 	snprintf(path, sizeof path, "cur/%s", name);
 	if (strcmp(path, op->wanted.path) == 0)
 		return 0;
-	return rename_new(md->dirfd, op->wanted.path, path);
+	return file_rename_new(md->dirfd, op->wanted.path, path);
 }
 
 static int change_file(struct maildir_txn *txn, struct maildir_op *op, struct error *err)

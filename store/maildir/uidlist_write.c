@@ -94,7 +94,10 @@ static int new_list_begin(struct new_list *out, const struct uidlist_header *hea
 {
 	char hex[GUID_HEX_SIZE];
 
-	out->fd = owned_file_create(out->dirfd, UIDLIST_TMP_NAME, O_WRONLY | O_TRUNC);
+	/* Left by one that died: we hold the lock. It may be the list itself under a second name
+	 * (file_rename_new()), so it is not written to. */
+	unlinkat(out->dirfd, UIDLIST_TMP_NAME, 0);
+	out->fd = owned_file_create(out->dirfd, UIDLIST_TMP_NAME, O_WRONLY | O_EXCL);
 	if (out->fd < 0)
 		return error_errno(out->err, out->fd, "%s/" UIDLIST_TMP_NAME, out->what);
 	buf_printf(&out->pending, "3 V%u N%u G%s%s\n", header->uid_validity, header->next_uid,
@@ -111,14 +114,12 @@ static int new_list_finish(struct new_list *out, bool replace)
 	crash_point("uidlist: written anew, not synced");
 	if (fdatasync(out->fd) < 0)
 		return error_errno(out->err, -errno, "%s/" UIDLIST_TMP_NAME ": sync", out->what);
-	if (replace)
-		rc = renameat(out->dirfd, UIDLIST_TMP_NAME, out->dirfd, UIDLIST_NAME);
-	else
-		rc = linkat(out->dirfd, UIDLIST_TMP_NAME, out->dirfd, UIDLIST_NAME, 0);
+	if (!replace)
+		rc = file_rename_new(out->dirfd, UIDLIST_TMP_NAME, UIDLIST_NAME);
+	else if (renameat(out->dirfd, UIDLIST_TMP_NAME, out->dirfd, UIDLIST_NAME) < 0)
+		rc = -errno;
 	if (rc < 0)
-		return error_errno(out->err, -errno, "%s/" UIDLIST_NAME, out->what);
-	if (!replace && unlinkat(out->dirfd, UIDLIST_TMP_NAME, 0) < 0)
-		return error_errno(out->err, -errno, "%s/" UIDLIST_TMP_NAME, out->what);
+		return error_errno(out->err, rc, "%s/" UIDLIST_NAME, out->what);
 	rc = file_sync_dir(out->dirfd, ".");
 	if (rc < 0)
 		return error_errno(out->err, rc, "%s: sync", out->what);

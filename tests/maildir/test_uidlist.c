@@ -421,6 +421,28 @@ static void test_create_refuses_an_existing_list(void **state)
 	close(dir.fd);
 }
 
+/* As a rename leaves it that was cut between link and unlink. */
+static void test_rewrite_spares_a_list_whose_other_name_is_the_temporary_one(void **state)
+{
+	struct list_dir dir = make_list(state, "3 V5 N4 G" GUID_HEX "\n1 :a\n2 :b\n3 :c\n");
+	struct uidlist *list = open_list(&dir), *reader = open_list(&dir);
+	struct uidlist_record record;
+	struct error err = {0};
+	char *text;
+
+	assert_int_equal(linkat(dir.fd, UIDLIST_NAME, dir.fd, UIDLIST_TMP_NAME, 0), 0);
+	must(uidlist_rewrite(list, uidlist_header(list), keep_odd, NULL, NULL, &err), &err);
+	must(uidlist_find(reader, 2, &record, &err), &err);
+	assert_base(&record, "b");
+	text = read_file(dir.path);
+	assert_string_equal(text, "3 V5 N4 G" GUID_HEX "\n1 :a\n3 :c\n");
+	assert_false(path_exists("%s/" UIDLIST_TMP_NAME, dir.fx->maildir));
+	free(text);
+	uidlist_close(&list);
+	uidlist_close(&reader);
+	close(dir.fd);
+}
+
 #define UNIT(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -439,6 +461,7 @@ int main(void)
 		UNIT(test_lines_that_would_damage_the_list_are_refused),
 		UNIT(test_salvage_keeps_what_can_be_read),
 		UNIT(test_create_refuses_an_existing_list),
+		UNIT(test_rewrite_spares_a_list_whose_other_name_is_the_temporary_one),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
