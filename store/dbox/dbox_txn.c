@@ -162,7 +162,8 @@ int dbox_begin(struct mailbox *box, struct mailbox_txn **txn_r, struct error *er
 	return 0;
 }
 
-/* A snapshot or rotation that fails costs later readers some time, nothing else. */
+/* What fails is tried again after the next change. Until then the log stays and grows, which costs
+ * readers some time. */
 static void housekeep(struct index *index)
 {
 	struct error err;

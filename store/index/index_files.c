@@ -410,6 +410,21 @@ static int rotate_locked(struct index *index, struct index_log *next_r, struct e
 	return ret;
 }
 
+/* Whether the view can be had without .log.2, which a rotation removes. The snapshot after the last
+ * rotation may have failed. */
+static bool older_log_is_spare(const struct index *index)
+{
+	struct index_snapshot snapshot;
+	bool spare;
+	int ret = index_snapshot_open(index->dirfd, index->label, index->name, &snapshot, NULL);
+
+	if (ret < 0) /* the first log begins with nothing */
+		return ret == -ENOENT && index->log.prev_file_seq == 0;
+	spare = index_get32(snapshot.data + HDR_LOG_SEQ) == index->log.file_seq;
+	index_snapshot_close(&snapshot);
+	return spare;
+}
+
 int index_rotate(struct index *index, int timeout_ms, struct error *err)
 {
 	struct index_log next = INDEX_LOG_INIT;
@@ -419,7 +434,9 @@ int index_rotate(struct index *index, int timeout_ms, struct error *err)
 		return ret;
 	if (index->log.file_seq == UINT32_MAX)
 		ret = error_set(err, -EOVERFLOW, "%s: no file sequence is left", index_text(index));
-	else
+	else if (!older_log_is_spare(index))
+		ret = index_snapshot_write(index, err);
+	if (ret == 0)
 		ret = rotate_locked(index, &next, err);
 	if (ret < 0) {
 		index_unlock(index);

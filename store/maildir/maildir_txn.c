@@ -244,7 +244,8 @@ void maildir_housekeep(struct maildir *md)
 {
 	struct error err;
 
-	/* A snapshot or rotation that fails costs later readers some time, nothing else. */
+	/* What fails is tried again after the next change. Until then the log stays and grows,
+	 * which costs readers some time. */
 	if (index_housekeep(md->index, 0, &err) < 0)
 		log_warning("%s", err.text);
 }

@@ -38,6 +38,47 @@ static void a_rotation_goes_on_where_one_was_killed(void **state)
 	index_close(&index);
 }
 
+/* Until there is one, no log goes that it would have to be made from. */
+static void no_log_goes_that_no_snapshot_has(struct fixture *fx, bool old_snapshot)
+{
+	struct error err = {0};
+	struct index *index, *fresh;
+
+	make_index(fx, 1, 1);
+	index = open_index(fx);
+	append_uid(index, 1, 0);
+	if (old_snapshot)
+		must(index_write_snapshot(index, 1000, &err), &err);
+	append_uid(index, 2, 0);
+	shell("mkdir '%s/dovecot.index.tmp'", fx->dir);
+	assert_int_equal(index_rotate(index, 1000, &err), -EEXIST); /* without its snapshot */
+	assert_int_equal(index->log.file_seq, 3);
+	append_uid(index, 3, 0);
+	assert_int_equal(index_rotate(index, 1000, &err), -EEXIST); /* not at all */
+	assert_int_equal(index->log.file_seq, 3);
+	fresh = open_index(fx);
+	assert_described(fresh, false, "1 00\n2 00\n3 00\n");
+	index_close(&fresh);
+
+	shell("rmdir '%s/dovecot.index.tmp'", fx->dir);
+	must(index_rotate(index, 1000, &err), &err);
+	assert_int_equal(index->log.file_seq, 4);
+	fresh = open_index(fx);
+	assert_described(fresh, false, "1 00\n2 00\n3 00\n");
+	index_close(&fresh);
+	index_close(&index);
+}
+
+static void rotations_without_a_first_snapshot(void **state)
+{
+	no_log_goes_that_no_snapshot_has(*state, false);
+}
+
+static void rotations_with_an_old_snapshot(void **state)
+{
+	no_log_goes_that_no_snapshot_has(*state, true);
+}
+
 static void a_replaced_index_is_begun_afresh(void **state)
 {
 	struct fixture *fx = *state;
@@ -358,6 +399,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_rotation_goes_on_where_one_was_killed),
+		TEST(rotations_without_a_first_snapshot),
+		TEST(rotations_with_an_old_snapshot),
 		TEST(a_replaced_index_is_begun_afresh),
 		TEST(only_one_can_write),
 		TEST(flock_is_a_lock_of_its_own),
