@@ -254,7 +254,8 @@ int maildir_commit_files(struct maildir_txn *txn, struct buf *lines, struct erro
 void maildir_undo_files(struct maildir_txn *txn);
 /* Flag renames and unlinks, which follow the uidlist. */
 int maildir_commit_changes(struct maildir_txn *txn, struct error *err);
-/* Appends what maildir_index_is_behind() says, in index transactions of its own. */
+/* Appends what maildir_index_is_behind() says, in index transactions of its own. Whoever writes a
+ * line holds the locks until the index has it: it is behind only after a change that was cut. */
 int maildir_txn_complete_all(struct maildir_txn *txn, struct error *err);
 
 /* For catch-up and scan, about files that are there already: */
@@ -273,6 +274,8 @@ int maildir_name_differs(struct maildir *md, const struct index_record *record,
 			 const struct maildir_name *name, bool *differs_r, struct error *err);
 /* The file is gone, and that was seen. */
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err);
+/* Records without a line go. Reads the whole list. */
+int maildir_txn_see_lines_lost(struct maildir_txn *txn, struct error *err);
 /* Records that a message was removed of which there is neither line nor record: its GUID (which is
  * its base name), under a UID that no message has. */
 int maildir_txn_record_removal(struct maildir_txn *txn, const char *base, size_t base_len,

@@ -88,48 +88,13 @@ static int rebuild_locked(struct maildir *md, const struct mailbox_place *place,
 	return rc < 0 ? rc : rebuild_index(md, err);
 }
 
-/* Records whose line was lost: nothing says which file they were, and their files have been adopted
- * under new UIDs. Only the UID is gone, no message: the log names a GUID that none has, for without
- * one a replica would take the UID's word for it and remove what it has under that. */
-static int expunge_without_line(struct maildir *md, struct dotlock *lock, struct error *err)
-{
-	struct maildir_txn *txn;
-	struct index_iter iter;
-	struct index_record record;
-	struct uidlist_record line;
-	size_t count = 0;
-	int rc = maildir_txn_begin(md, lock, &txn, err);
-
-	if (rc < 0)
-		return rc;
-	index_iter_init(md->index, 1, &iter);
-	while (rc == 0 && index_iter_next(&iter, &record)) {
-		rc = uidlist_find(md->uidlist, record.uid, &line, err);
-		if (rc == -ENOENT) {
-			struct guid nobodys;
-
-			guid_generate(&nobodys);
-			rc = index_expunge(txn->index_txn, record.uid, &nobodys, err);
-			count++;
-		}
-	}
-	if (rc == 0)
-		rc = maildir_txn_commit(txn, err);
-	maildir_txn_free(txn);
-	if (rc == 0 && count)
-		log_warning("%s: %zu messages lost their UID", md->path, count);
-	return rc;
-}
-
 static int settle(struct maildir *md, const struct mailbox_place *place, struct dotlock *lock,
 		  struct error *err)
 {
 	bool changed;
 	int rc = maildir_setup_locked(md, place, lock, err);
 
-	if (rc == 0)
-		rc = maildir_scan_locked(md, lock, &changed, err);
-	return rc < 0 ? rc : expunge_without_line(md, lock, err);
+	return rc < 0 ? rc : maildir_scan_locked(md, lock, &changed, err);
 }
 
 int maildir_rebuild(const struct mailbox_place *place, struct error *err)

@@ -48,7 +48,8 @@ struct scan {
 	bool again;	   /* not the first pass */
 	bool need;	   /* something has to be written */
 	bool changed;
-	size_t live; /* lines whose message is in the index */
+	size_t messages; /* in the index */
+	size_t live;	 /* lines of those */
 	struct error *err;
 };
 
@@ -383,6 +384,11 @@ int maildir_explain_missing(struct mailbox *box, const struct mail_event *events
 
 /* ---- the whole ---- */
 
+static bool lacks_lines(const struct scan *scan)
+{
+	return scan->live < scan->messages;
+}
+
 /* A quarter of the lines are of expunged messages: as Dovecot does, they go. */
 static bool wants_compaction(const struct scan *scan)
 {
@@ -396,6 +402,7 @@ static int run(struct scan *scan)
 
 	index_status(scan->md->index, &status);
 	scan->next_uid = status.next_uid;
+	scan->messages = status.messages;
 	if (rc == 0)
 		rc = maildir_each_file(scan->md, scan_file, scan, scan->err);
 	if (rc == 0 && scan->txn)
@@ -403,6 +410,8 @@ static int run(struct scan *scan)
 	/* If it will be done again under the locks, the rest is left to that. */
 	if (rc == 0 && (scan->txn || !scan->need))
 		rc = find_missing(scan);
+	if (rc == 0 && !scan->need)
+		scan->need = lacks_lines(scan);
 	return rc;
 }
 
@@ -427,6 +436,10 @@ static int scan_and_write(struct scan *scan)
 	}
 	if (rc == 0)
 		rc = run(scan);
+	if (rc == 0 && lacks_lines(scan)) {
+		rc = maildir_txn_see_lines_lost(scan->txn, scan->err);
+		scan->changed = true;
+	}
 	if (rc == 0 && wants_compaction(scan))
 		scan->txn->rewrite = true;
 	scan->changed |= maildir_lacks_modseqs(md);

@@ -155,6 +155,50 @@ int maildir_txn_see_name(struct maildir_txn *txn, const struct index_record *rec
 	return rc;
 }
 
+/*
+ * Nothing says which messages they were. Either they got other UIDs, and that was cut between
+ * uidlist and index; or their lines were lost, and the files are adopted under new UIDs. Only the
+ * UIDs are gone, no message: the log names GUIDs that none has, for without one a replica would
+ * take the UID's word for it and remove what it has under that.
+ */
+static int expunge_nobody(struct maildir_txn *txn, uint32_t uid, struct error *err)
+{
+	struct guid nobodys;
+
+	guid_generate(&nobodys);
+	txn->sync = true;
+	return index_expunge(txn->index_txn, uid, &nobodys, err);
+}
+
+int maildir_txn_see_lines_lost(struct maildir_txn *txn, struct error *err)
+{
+	struct maildir *md = txn->md;
+	struct uidlist_record line = {0};
+	struct index_record record;
+	struct uidlist_iter lines;
+	struct index_iter records;
+	size_t count = 0;
+	bool end = false;
+	int rc = uidlist_seek(md->uidlist, 0, &lines, err);
+
+	index_iter_init(md->index, 1, &records);
+	while (rc == 0 && index_iter_next(&records, &record)) {
+		while (rc == 0 && !end && line.uid < record.uid) {
+			rc = uidlist_next(&lines, &line, err);
+			end = rc == 0;
+			rc = rc > 0 ? 0 : rc;
+		}
+		if (rc == 0 && (end || line.uid != record.uid)) {
+			rc = expunge_nobody(txn, record.uid, err);
+			count++;
+		}
+	}
+	if (rc == 0 && count)
+		log_warning("%s: removed %zu index records that had no line in the uidlist",
+			    md->path, count);
+	return rc;
+}
+
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err)
 {
 	log_debug("%s: UID %u was removed", txn->md->path, uid);

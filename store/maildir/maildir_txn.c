@@ -310,8 +310,11 @@ int maildir_txn_complete_all(struct maildir_txn *txn, struct error *err)
 	bool end = false;
 	int rc;
 
+	/* A change of UIDs that was cut here left the old ones, too. */
+	rc = maildir_txn_see_lines_lost(txn, err);
 	index_status(md->index, &status);
-	rc = uidlist_seek(md->uidlist, status.next_uid, &iter, err);
+	if (rc == 0)
+		rc = uidlist_seek(md->uidlist, status.next_uid, &iter, err);
 	while (rc == 0 && !end) {
 		rc = complete_batch(txn, &iter, &end, err);
 		if (rc == 0)

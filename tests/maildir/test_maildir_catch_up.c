@@ -518,6 +518,135 @@ static void test_cut_after_the_index(void **state)
 	crash_at(state, "index", false);
 }
 
+/* The log tells that the UID is gone, and of no message. */
+static void check_uid_is_gone(struct mailbox *box, uint64_t before, uint32_t uid, const char *guid)
+{
+	struct mailbox_changes changes;
+	struct error err = {0};
+	struct guid named;
+	size_t i = 0;
+
+	guid_from_message_guid(guid, &named);
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	while (i < changes.count && changes.change[i].uid != uid)
+		i++;
+	assert_true(i < changes.count);
+	assert_true(changes.change[i].expunged);
+	assert_true(changes.change[i].has_guid);
+	assert_false(guid_equal(&changes.change[i].guid, &named));
+	mailbox_changes_free(&changes);
+}
+
+/* The line has the new UID, the index still the old one. */
+static void change_uid_and_die(struct fixture *fx)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		struct mailbox *box = must_open(fx, "INBOX");
+		struct mailbox_txn *txn;
+		struct error err;
+
+		die_at = "uidlist";
+		maildir_test_step = die;
+		if (mailbox_begin(box, &txn, &err) < 0)
+			_exit(1);
+		mailbox_change_uid(txn, 1, 5, 0, &err);
+		mailbox_commit(&txn, NULL, &err);
+		_exit(2);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(WEXITSTATUS(status), 42);
+	must_shell("rm '%s/dovecot-uidlist.lock'", fx->maildir);
+}
+
+enum heals { HEALS_BY_SCAN, HEALS_BY_CATCH_UP, HEALS_BY_CHANGE };
+
+static void cut_change_of_a_uid(void **state, enum heals heals)
+{
+	struct fixture *fx = *state;
+	const struct mail_event event = event_touched();
+	struct mailbox_txn *txn;
+	struct mailbox *box;
+	struct error err = {0};
+	uint64_t before;
+	size_t missing;
+	bool changed;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "cur", "2.b:2,S", BODY);
+	box = must_open(fx, "INBOX");
+	before = mailbox_status(box)->highest_modseq;
+	mailbox_close(&box);
+	change_uid_and_die(fx);
+	box = must_open(fx, "INBOX");
+	if (heals == HEALS_BY_SCAN) {
+		must(mailbox_scan(box, &changed, &missing, &err), &err);
+		assert_true(changed);
+		assert_int_equal(missing, 0);
+	} else if (heals == HEALS_BY_CATCH_UP) {
+		assert_true(catch_up(box, &event, 1));
+	} else {
+		must(mailbox_begin(box, &txn, &err), &err);
+		mailbox_abort(&txn);
+	}
+	assert_described(box, "2 2.b S\n5 1.a \n");
+	assert_int_equal(mailbox_status(box)->messages, 2);
+	check_uid_is_gone(box, before, 1, "1.a");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(changed);
+	mailbox_close(&box);
+}
+
+static void test_cut_change_of_a_uid_then_scan(void **state)
+{
+	cut_change_of_a_uid(state, HEALS_BY_SCAN);
+}
+
+static void test_cut_change_of_a_uid_then_catch_up(void **state)
+{
+	cut_change_of_a_uid(state, HEALS_BY_CATCH_UP);
+}
+
+static void test_cut_change_of_a_uid_then_another_change(void **state)
+{
+	cut_change_of_a_uid(state, HEALS_BY_CHANGE);
+}
+
+/* As it is where the line's new UID was completed and the old one was left. */
+static void test_a_record_without_a_line_goes_by_a_scan(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box;
+	struct error err = {0};
+	uint64_t before;
+	size_t missing;
+	bool changed;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "cur", "2.b:2,S", BODY);
+	deliver(fx, "cur", "3.c:2,", BODY);
+	box = must_open(fx, "INBOX");
+	before = mailbox_status(box)->highest_modseq;
+	must_shell("cd '%s' && rm new/1.a cur/3.c:2, && sed -i -e '/^[13] :/d' dovecot-uidlist",
+		   fx->maildir);
+	must(mailbox_refresh(box, &err), &err);
+	assert_int_equal(mailbox_status(box)->messages, 3);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_true(changed);
+	assert_int_equal(missing, 0);
+	assert_described(box, "2 2.b S\n");
+	assert_int_equal(mailbox_status(box)->messages, 1);
+	check_uid_is_gone(box, before, 1, "1.a");
+	check_uid_is_gone(box, before, 3, "3.c");
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(changed);
+	mailbox_close(&box);
+}
+
 /* The peer may say that it expunged a message of which its last session with us, whose process
  * died, left only the file. So it has to be known before the mailbox is told to the peer: when it
  * is opened, or else before the first change, which then does not fit any more. */
@@ -594,6 +723,10 @@ int main(void)
 		UNIT(test_cut_after_renames_and_unlinks),
 		UNIT(test_cut_after_renames_and_unlinks_then_scan),
 		UNIT(test_cut_after_the_index),
+		UNIT(test_cut_change_of_a_uid_then_scan),
+		UNIT(test_cut_change_of_a_uid_then_catch_up),
+		UNIT(test_cut_change_of_a_uid_then_another_change),
+		UNIT(test_a_record_without_a_line_goes_by_a_scan),
 		UNIT(test_what_a_dead_holder_left_is_taken_in_first),
 		UNIT(test_a_log_that_a_dead_holder_was_making_is_made),
 	};
