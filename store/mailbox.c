@@ -99,12 +99,34 @@ static bool is_marked_deleted(struct mailbox *box)
 	return status.deleted;
 }
 
+/* Another try will do as well: what was not written now costs nobody the mailbox. */
+static bool may_wait(int rc)
+{
+	return rc == -EAGAIN || rc == -EROFS || rc == -EACCES || rc == -EPERM || rc == -ENOSPC ||
+	       rc == -EDQUOT;
+}
+
+static int take_back_locked(struct mailbox *box, struct error *err)
+{
+	int rc = box->format->refresh(box, err);
+
+	/* Another may have been as fast. */
+	if (rc < 0 || !is_marked_deleted(box))
+		return rc;
+	rc = index_undelete(box->format->index(box), BROKEN_DELETION_LOCK_MS, err);
+	if (rc == 0)
+		log_notice("a deletion that was broken off is taken back user=%s mailbox=%s",
+			   box->user->name, box->name);
+	return rc;
+}
+
 /* A deletion that was marked in the log and not carried out: who was at it is dead, for he would
  * hold mailboxes.lock (the file alone says nothing: he has left it), which he may not have yet a
  * moment after the mark; or his mount died, and he has given up. Nothing was removed, and as long
  * as the mark is there nobody can write. Where we cannot either, it stays. */
 static int take_back_deletion(struct mailbox *box, struct error *err)
 {
+	struct error own = {0};
 	int64_t written;
 	int lock = -1, rc;
 
@@ -115,21 +137,18 @@ static int take_back_deletion(struct mailbox *box, struct error *err)
 		return error_errno(err, (int)written, "index log");
 	if (written >= mounted_at() && written + BROKEN_DELETION_MS > clock_ms(CLOCK_REALTIME))
 		return 0;
-	rc = list_lock_try(box->user, &lock, err);
-	if (rc == -EAGAIN || rc == -EROFS || rc == -EACCES || rc == -EPERM)
-		return 0;
-	if (rc < 0)
-		return rc;
-	rc = box->format->refresh(box, err);
-	/* Another may have been as fast. */
-	if (rc == 0 && is_marked_deleted(box)) {
-		rc = index_undelete(box->format->index(box), BROKEN_DELETION_LOCK_MS, err);
-		if (rc == 0)
-			log_notice("a deletion that was broken off is taken back user=%s "
-				   "mailbox=%s",
-				   box->user->name, box->name);
-	}
+	rc = list_lock_try(box->user, &lock, &own);
+	if (rc == 0)
+		rc = take_back_locked(box, &own);
 	list_unlock(box->user, &lock);
+	if (may_wait(rc)) {
+		log_debug("a deletion that was broken off cannot be taken back yet user=%s "
+			  "mailbox=%s: %s",
+			  box->user->name, box->name, own.text);
+		return 0;
+	}
+	if (rc < 0 && err)
+		*err = own;
 	return rc;
 }
 

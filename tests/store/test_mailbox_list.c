@@ -12,9 +12,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -868,6 +870,64 @@ static void a_deletion_that_was_broken_off(void **state)
 	free(doveadm(fx, "-f tab mailbox status messages Work"));
 }
 
+static void expect_readable_and_no_more(struct fixture *fx)
+{
+	struct mailbox_txn *change;
+	struct mailbox *box;
+	struct error err = {0};
+
+	as_mail_user();
+	must(mailbox_open(&fx->user, "Work", &box, &err), &err);
+	must(mailbox_refresh(box, &err), &err);
+	assert_true(mailbox_begin(box, &change, &err) < 0);
+	mailbox_close(&box);
+	as_root(0);
+}
+
+static void expect_writable(struct fixture *fx)
+{
+	struct mailbox_txn *change;
+	struct mailbox *box;
+	struct error err = {0};
+
+	as_mail_user();
+	must(mailbox_open(&fx->user, "Work", &box, &err), &err);
+	must(mailbox_begin(box, &change, &err), &err);
+	mailbox_abort(&change);
+	mailbox_close(&box);
+	as_root(0);
+}
+
+/* The lock of the list cannot be made, or the log not be written: the mailbox can be read. */
+static void a_deletion_that_cannot_be_taken_back_yet(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox_paths paths;
+
+	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("dsyncfs-test", fx->home, "tmpfs", MS_NOSUID | MS_NODEV,
+		  "size=4m,nr_inodes=500") < 0)
+		skip();
+	must_shell("mkdir '%s' && chown -R %d:%d '%s'", fx->maildir, MAIL_UID, MAIL_UID, fx->home);
+	create(fx, "Work");
+	expect_writable(fx);
+	assert_int_equal(mailbox_paths_get(&fx->user.location, "Work", &paths), 0);
+	mark_deleted(paths.index);
+	must_shell("touch -d '1 minute ago' '%s/dovecot.index.log'", paths.index);
+	must_shell("cd '%s' && mkdir fill && i=0 && while true >fill/$((i += 1)); do :; done "
+		   "2>/dev/null; rm -f '%s'/mailboxes.lock*",
+		   fx->home,
+		   fx->user.location.volatile_dir ? fx->user.location.volatile_dir
+						  : fx->user.location.index);
+	expect_readable_and_no_more(fx);
+	must_shell("rm -r '%s/fill' && chmod 0400 '%s/dovecot.index.log'", fx->home, paths.index);
+	expect_readable_and_no_more(fx);
+	must_shell("chmod 0600 '%s/dovecot.index.log'", paths.index);
+	expect_writable(fx);
+	mailbox_paths_free(&paths);
+	assert_int_equal(umount(fx->home), 0);
+}
+
 /* INBOX is what its first user makes it, also while we are about to. */
 static void an_inbox_that_is_being_made(void **state)
 {
@@ -983,6 +1043,7 @@ int main(int argc, char **argv)
 		CASE(an_inbox_that_is_being_made),
 		CASE(an_inbox_whose_maker_died),
 		CASE(a_deletion_that_was_broken_off),
+		CASE(a_deletion_that_cannot_be_taken_back_yet),
 		CASE(the_lock_excludes_dovecot),
 	};
 	int failures = 0;
