@@ -98,17 +98,20 @@ static int state_of_record(struct maildir_txn *txn, const struct index_record *r
 }
 
 /* What the message is at this point of the transaction, as a copy. op_r: the operation that said
- * so, NULL: the index does. record_r is only set when the message is in the index. */
+ * so, NULL: the index does. record_r is only set when the message is in the index, under this UID
+ * or the one that it had before. */
 static int current_state(struct maildir_txn *txn, uint32_t uid, struct maildir_op **op_r,
 			 struct index_record *record_r, struct maildir_state *state_r,
 			 struct error *err)
 {
 	struct maildir_op *op = maildir_txn_find_op(txn, uid);
+	bool moved = op && op->kind == MAILDIR_OP_MOVE_UID;
 
 	*op_r = op;
 	if (op && op->kind == MAILDIR_OP_UNLINK)
 		return error_set(err, -ENOENT, "%s: UID %u was just expunged", txn->md->path, uid);
-	if ((!op || op->kind == MAILDIR_OP_RENAME) && index_find(txn->md->index, uid, record_r) < 0)
+	if ((!op || op->kind == MAILDIR_OP_RENAME || moved) &&
+	    index_find(txn->md->index, moved ? op->source_uid : uid, record_r) < 0)
 		return error_set(err, -ENOENT, "%s: no message with UID %u", txn->md->path, uid);
 	if (!op)
 		return state_of_record(txn, record_r, state_r, err);
@@ -280,6 +283,7 @@ static int note_state(struct maildir_txn *txn, uint32_t uid, struct maildir_op *
 		if (!op)
 			return -ENOMEM;
 		op->state = name;
+		op->moved_uid = uid;
 		return 0;
 	}
 	if (!op && !name_changes)
@@ -362,6 +366,10 @@ int maildir_change_uid(struct mailbox_txn *base, uint32_t uid, uint32_t new_uid,
 		rc = maildir_txn_take_uid(txn, new_uid, err);
 	if (rc == 0)
 		rc = index_new_message(txn, new_uid, &state, recent, modseq, err);
+	if (rc == 0 && last)
+		last->moved_uid = new_uid;
+	else if (rc == 0 && (record.flags & INDEX_FLAG_DIRTY))
+		rc = index_update_flags(txn->index_txn, new_uid, INDEX_FLAG_DIRTY, 0, err);
 	if (rc == 0)
 		rc = maildir_txn_expunge_record(txn, uid, err);
 	if (rc == 0)

@@ -265,6 +265,19 @@ static int find_message(struct maildir *md, uint32_t uid, struct maildir_op *op,
 	return 0;
 }
 
+/* One name that cannot be is no reason to carry nothing out, with each try: the index alone knows
+ * the flags, and says that it does. */
+static int keep_flags_in_index(struct maildir_txn *txn, const struct maildir_op *op,
+			       struct error *err)
+{
+	uint32_t uid = op->moved_uid ? op->moved_uid : op->uid;
+
+	log_warning("%s: the file name of UID %u is too long for its flags, which the index alone "
+		    "knows now: %s",
+		    txn->md->path, uid, op->base);
+	return index_update_flags(txn->index_txn, uid, INDEX_FLAG_DIRTY, 0, err);
+}
+
 static int place_restore(struct maildir_txn *txn, struct maildir_op *op, struct error *err)
 {
 	struct maildir *md = txn->md;
@@ -278,6 +291,10 @@ static int place_restore(struct maildir_txn *txn, struct maildir_op *op, struct 
 		return rc;
 	rc = maildir_name_build(op->wanted.base, op->wanted.base_len, op->wanted.flags,
 				op->wanted.letters, NULL, name);
+	if (rc == -ENAMETOOLONG) {
+		snprintf(name, sizeof name, "%s", op->wanted.base);
+		rc = keep_flags_in_index(txn, op, err);
+	}
 	if (rc < 0)
 		return error_errno(err, rc, "%s: UID %u", md->path, op->uid);
 	snprintf(path, sizeof path, "cur/%s", name);
@@ -522,6 +539,8 @@ static int change_file(struct maildir_txn *txn, struct maildir_op *op, struct er
 				    md->path, op->wanted.path);
 			return 0;
 		}
+		if (rc == -ENAMETOOLONG)
+			return keep_flags_in_index(txn, op, err);
 		if (rc != -ENOENT)
 			return file_error(md, rc, op->wanted.path,
 					  op->kind == MAILDIR_OP_RENAME ? "rename" : "unlink", err);

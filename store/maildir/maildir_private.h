@@ -188,6 +188,7 @@ struct maildir_state {
 struct maildir_op {
 	enum maildir_op_kind kind;
 	uint32_t uid, source_uid;
+	uint32_t moved_uid;	    /* RENAME: the message's UID after MOVE_UID; 0: uid */
 	struct maildir_state state; /* all but ADOPT, UNLINK, RESTORE */
 	bool recent;
 	struct maildir_spool *spool;  /* APPEND, RESTORE */

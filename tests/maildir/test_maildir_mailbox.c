@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,6 +242,106 @@ static void test_flags_and_keywords_are_set_and_renamed(void **state)
 	must(mailbox_commit(&txn, NULL, &err), &err);
 	assert_described(box, "1 a F NonJunk\n2 b D\n");
 	assert_true(path_exists("%s/cur/a:2,Fb", fx->maildir));
+	mailbox_close(&box);
+}
+
+/* A base name of the length that leaves no room for a flag. */
+#define LONG_BASE_LEN (NAME_MAX - 3)
+
+static void set_one(struct mailbox *box, uint32_t uid, uint8_t flags)
+{
+	struct mailbox_txn *txn;
+	struct error err = {0};
+
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, uid, flags, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+}
+
+/* The mailbox has these messages, and the file of the long name is called so; and no scan finds
+ * anything to be recorded. */
+static void check_long(struct fixture *fx, struct mailbox *box, const char *expected,
+		       const char *file)
+{
+	struct error err = {0};
+	size_t missing;
+	bool changed;
+	char *text;
+
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_false(changed);
+	assert_int_equal(missing, 0);
+	text = describe(box, false);
+	assert_string_equal(text, expected);
+	free(text);
+	assert_true(path_exists("%s/%s", fx->maildir, file));
+}
+
+/* Others' flags are set all the same, and the message's as far as the index. */
+static void test_a_name_that_is_too_long_for_flags(void **state)
+{
+	struct fixture *fx = *state;
+	char base[LONG_BASE_LEN + 1], in_new[300], in_cur[300], expected[400];
+	struct mailbox_txn *txn;
+	struct mailbox *box;
+	struct error err = {0};
+
+	memset(base, 'x', LONG_BASE_LEN);
+	memcpy(base, "1.", 2);
+	base[LONG_BASE_LEN] = '\0';
+	snprintf(in_new, sizeof in_new, "new/%s", base);
+	snprintf(in_cur, sizeof in_cur, "cur/%s:2,", base);
+	fixture_make_maildir(fx);
+	deliver(fx, "new", base, BODY);
+	deliver(fx, "new", "2.b", BODY);
+	box = must_open(fx, "INBOX");
+	must(mailbox_begin(box, &txn, &err), &err);
+	for (uint32_t uid = 1; uid <= 2; uid++)
+		must(mailbox_set_flags(txn, uid, MAIL_SEEN, (struct keyword_set){0}, 0, &err),
+		     &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	assert_true(path_exists("%s/cur/2.b:2,S", fx->maildir));
+	snprintf(expected, sizeof expected, "1 %s S\n2 2.b S\n", base);
+	check_long(fx, box, expected, in_new);
+
+	/* So it stays under another UID, and with other flags. */
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 1, 5, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	snprintf(expected, sizeof expected, "2 2.b S\n5 %s S\n", base);
+	check_long(fx, box, expected, in_new);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_set_flags(txn, 5, MAIL_FLAGGED, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_change_uid(txn, 5, 6, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	snprintf(expected, sizeof expected, "2 2.b S\n6 %s F\n", base);
+	check_long(fx, box, expected, in_new);
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 6, 7, 0, &err), &err);
+	must(mailbox_set_flags(txn, 7, MAIL_DRAFT, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	snprintf(expected, sizeof expected, "2 2.b S\n7 %s D\n", base);
+	check_long(fx, box, expected, in_new);
+
+	/* Its file is lost. */
+	must_shell("rm '%s/%s'", fx->maildir, in_new);
+	append_mail(box, &(struct new_mail){.uid = 7, .guid = base, .body = BODY});
+	snprintf(in_new, sizeof in_new, "cur/%s", base);
+	check_long(fx, box, expected, in_new);
+
+	/* The name says it again as soon as it can. */
+	must(mailbox_begin(box, &txn, &err), &err);
+	must(mailbox_change_uid(txn, 7, 8, 0, &err), &err);
+	must(mailbox_set_flags(txn, 8, 0, (struct keyword_set){0}, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	snprintf(expected, sizeof expected, "2 2.b S\n8 %s \n", base);
+	check_long(fx, box, expected, in_cur);
+	must_shell("mv '%s/%s' '%s/cur/8.short:2,F'", fx->maildir, in_cur, fx->maildir);
+	must_shell("sed -i 's/%s/8.short/' '%s/dovecot-uidlist'", base, fx->maildir);
+	must(mailbox_scan(box, &(bool){false}, &(size_t){0}, &err), &err);
+	check_long(fx, box, "2 2.b S\n8 8.short F\n", "cur/8.short:2,F");
+	set_one(box, 8, MAIL_SEEN);
+	check_long(fx, box, "2 2.b S\n8 8.short S\n", "cur/8.short:2,S");
 	mailbox_close(&box);
 }
 
@@ -734,6 +835,7 @@ int main(void)
 		UNIT(test_a_message_that_comes_back_after_an_expunge),
 		UNIT(test_a_file_left_by_a_crash_is_reused),
 		UNIT(test_flags_and_keywords_are_set_and_renamed),
+		UNIT(test_a_name_that_is_too_long_for_flags),
 		UNIT(test_change_uid_keeps_the_file),
 		UNIT(test_copy_is_a_second_instance),
 		UNIT(test_header_values_are_set_and_raised),
