@@ -196,6 +196,13 @@ static bool lock_is_stale(int dirfd, const char *name, const char *file, struct 
 	return now - changed > DOTLOCK_STALE_S * 1000;
 }
 
+/* The inode may have become that of another lock, with a holder's text of the same length. */
+static bool is_same_lock(const struct stat *a, const struct stat *b)
+{
+	return a->st_ino == b->st_ino && a->st_dev == b->st_dev && a->st_size == b->st_size &&
+	       a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
 /* Moves a stale lock away. Two who judge at once must not remove the lock that the faster one has
  * made meanwhile: so it is renamed first, looked at, and put back if it is another. */
 static void remove_stale(int dirfd, const char *what, const char *name, const struct stat *judged)
@@ -207,9 +214,7 @@ static void remove_stale(int dirfd, const char *what, const char *name, const st
 		 (unsigned long long)clock_ms(CLOCK_MONOTONIC));
 	if (renameat(dirfd, name, dirfd, aside) < 0)
 		return;
-	if (fstatat(dirfd, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    (st.st_ino != judged->st_ino || st.st_dev != judged->st_dev ||
-	     st.st_size != judged->st_size)) {
+	if (fstatat(dirfd, aside, &st, AT_SYMLINK_NOFOLLOW) == 0 && !is_same_lock(&st, judged)) {
 		if (linkat(dirfd, aside, dirfd, name, 0) < 0)
 			log_warning("%s/%s: the lock could not be put back: %s", what, name,
 				    strerror(errno));

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -317,6 +318,61 @@ static void put_lock(struct fixture *fx, long pid, const char *host, int age_s)
 	assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
 }
 
+/* In the place of the C library's: done just before. */
+static void (*before_rename)(const char *from);
+
+int renameat(int from_dir, const char *from, int to_dir, const char *to)
+{
+	if (before_rename)
+		before_rename(from);
+	return (int)syscall(SYS_renameat2, from_dir, from, to_dir, to, 0);
+}
+
+/* A text of the same length for every process. */
+static void write_lock(const char *path, pid_t pid)
+{
+	char text[300], host[200];
+
+	gethostname(host, sizeof host);
+	snprintf(text, sizeof text, "%010d:%s", (int)pid, host);
+	write_file(path, text, strlen(text));
+}
+
+static char lock_path[400];
+
+static void lock_by_another(const char *from)
+{
+	before_rename = NULL;
+	assert_string_equal(from, "dovecot-uidlist.lock");
+	write_lock(lock_path, getppid());
+}
+
+/* Another process was as fast, and the filesystem gave its lock the inode of the stale one. */
+static void test_the_lock_of_who_was_faster_is_put_back(void **state)
+{
+	struct fixture *fx = *state;
+	struct dotlock *lock;
+	struct error err = {0};
+	int fd = open_dir(fx);
+	pid_t dead = fork();
+	char *text;
+
+	if (dead == 0)
+		_exit(0);
+	assert_int_equal(waitpid(dead, NULL, 0), dead);
+	snprintf(lock_path, sizeof lock_path, "%s/dovecot-uidlist.lock", fx->maildir);
+	write_lock(lock_path, dead);
+	must_shell("touch -d '10 seconds ago' '%s'", lock_path);
+	usleep(2100000); /* its status has changed now, too */
+	before_rename = lock_by_another;
+	assert_int_equal(dotlock_acquire(fd, "box", "dovecot-uidlist", 0, &lock, &err), -EAGAIN);
+	assert_null(before_rename);
+	text = read_file(lock_path);
+	assert_int_equal(strtol(text, NULL, 10), getppid());
+	free(text);
+	close(fd);
+}
+
 static void test_lock_of_a_dead_process_is_overridden(void **state)
 {
 	struct fixture *fx = *state;
@@ -409,6 +465,7 @@ int main(void)
 		UNIT(test_keywords_mtime_grows_in_whole_seconds),
 		UNIT(test_only_26_keywords_get_letters),
 		UNIT(test_lock_excludes_and_is_released),
+		UNIT(test_the_lock_of_who_was_faster_is_put_back),
 		UNIT(test_lock_of_a_dead_process_is_overridden),
 		UNIT(test_lock_of_a_living_process_is_never_overridden),
 		UNIT(test_lock_from_before_the_mount_is_overridden),
