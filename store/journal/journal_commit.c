@@ -243,8 +243,9 @@ static int put_all_dirty(struct journal *journal)
 	return mdb_txn_commit(txn);
 }
 
-/* Opens again, which looks for damage, moves a damaged environment aside and makes a new one. */
-static int reopen(struct journal *journal)
+/* Opens again, which looks for damage, moves a damaged environment aside and makes a new one.
+ * damaged: LMDB has found some. */
+static int reopen(struct journal *journal, bool damaged)
 {
 	char dir[PATH_MAX];
 	struct error err = {0};
@@ -252,7 +253,7 @@ static int reopen(struct journal *journal)
 	int rc;
 
 	snprintf(dir, sizeof dir, "%s", journal->env.dir);
-	if (++journal->damages >= DAMAGES_BEFORE_NEW && journal->env.env) {
+	if (damaged && ++journal->damages >= DAMAGES_BEFORE_NEW) {
 		/* It looks sound, but does not work. */
 		rc = lmdb_env_discard(&journal->env, &err);
 		if (rc < 0)
@@ -282,7 +283,7 @@ static int commit_group(struct journal *journal, struct journal_op *ops, bool cl
 
 	*text_r = "";
 	for (int attempt = 0; attempt < 3; attempt++) {
-		if (!journal->env.env && reopen(journal) < 0) {
+		if (!journal->env.env && reopen(journal, false) < 0) {
 			*text_r = "cannot be opened";
 			return -EIO;
 		}
@@ -296,8 +297,13 @@ static int commit_group(struct journal *journal, struct journal_op *ops, bool cl
 			if (lmdb_env_grow(&journal->env) < 0)
 				break;
 		} else if (lmdb_is_damage(rc)) {
-			log_error("%s: %s", journal->env.dir, mdb_strerror(rc));
-			rc = reopen(journal);
+			/* A panic is what LMDB makes of a disk that failed it, which was told: it
+			 * writes no more until it is opened again. */
+			bool damaged = rc != MDB_PANIC;
+
+			if (damaged)
+				log_error("%s: %s", journal->env.dir, mdb_strerror(rc));
+			rc = reopen(journal, damaged);
 			if (rc < 0) {
 				*text_r = strerror(-rc);
 				return rc;
