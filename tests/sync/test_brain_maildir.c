@@ -685,6 +685,28 @@ static void a_file_comes_back_under_another_uid(void **state)
 	expect_quiet(f);
 }
 
+/* The uidlist has a message's new UID, and the index was not told: the old UID is no message. */
+static void a_change_of_a_uid_that_was_cut_costs_no_message(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int with_state = 1; with_state >= 0; with_state--) {
+		for (int i = 0; i < 3; i++)
+			deliver(f, 0, "INBOX");
+		sync_until_equal(f);
+		shell(f, with_state ? "sed -i -E '$s/^[0-9]+ /20 /' b/Maildir/dovecot-uidlist"
+				    : "sed -i -E '$s/^[0-9]+ /40 /' b/Maildir/dovecot-uidlist");
+		for (int i = 0; !with_state && i < 2; i++)
+			f->nodes[i].state_count = 0;
+		run_session(&f->nodes[1], &f->nodes[0], SYNC_FULL, &f->results);
+		sync_until_equal(f);
+		assert_int_equal(count_files(f, 0), with_state ? 3 : 6);
+		assert_int_equal(count_files(f, 1), with_state ? 3 : 6);
+		expect_what_was_delivered(f);
+		expect_quiet(f);
+	}
+}
+
 /* Somebody may have just removed them: what the host knows to be removed stays away, and while it
  * does not know, all of it, and the mailbox is looked at again. */
 static void files_that_were_removed_stay_away(void **state)
@@ -803,6 +825,7 @@ int main(void)
 		TEST(an_older_copy_does_not_bring_back_what_was_expunged),
 		TEST(a_copy_is_not_filled_up_while_its_old_state_cannot_be_forgotten),
 		TEST(a_file_comes_back_under_another_uid),
+		TEST(a_change_of_a_uid_that_was_cut_costs_no_message),
 		TEST(files_that_were_removed_stay_away),
 		TEST(a_file_that_neither_has_ends),
 		TEST(deletions_that_dovecot_forgot),
