@@ -79,13 +79,15 @@ class Client:
     def __init__(self, says):
         self.name = self.says = says
         self.mails, self.uid_validity, self.uid_next, self.modseq = {}, 0, 1, 0
+        self.modseqs = {}
         self.history = []
 
     def resync(self, node):
         """What the server has at this moment, which is what the client should know afterwards."""
         session = Session(node)
         session.command("ENABLE QRESYNC")
-        known = {"each": compact(self.mails), "range": f"1:{self.uid_next - 1}" if self.uid_next > 1 else "", "none": ""}[self.says]
+        last = max([self.uid_next - 1, *self.mails])  # the other node's UIDNEXT may have been higher
+        known = {"each": compact(self.mails), "range": f"1:{last}" if last else "", "none": ""}[self.says]
         what = f"({self.uid_validity} {self.modseq}{' ' + known if known else ''})"
         lines = session.command(f"SELECT INBOX (QRESYNC {what})" if self.modseq else "SELECT INBOX")
         text = "\n".join(lines)
@@ -111,6 +113,7 @@ class Client:
         self.mails.update(news)
         self.modseq, self.uid_next = highest, uid_next
         there, modseqs = fetched(session.command("UID FETCH 1:* (UID FLAGS MODSEQ)"))
+        self.modseqs = modseqs
         self.history.append(f"on {node.host}: since {before}, now {highest}, UIDNEXT {uid_next}, known {known}, vanished "
                             f"{compact(vanished)}, news {compact(news)}, there {compact(modseqs)}")
         session.close()
@@ -118,7 +121,7 @@ class Client:
 
     def differences(self, there):
         return [f"{self.name}: uid {uid}: has {sorted(self.mails[uid]) if uid in self.mails else None}, server "
-                f"{sorted(there[uid]) if uid in there else None}"
+                f"{sorted(there[uid]) if uid in there else None} of modseq {self.modseqs.get(uid)}"
                 for uid in sorted(set(there) | set(self.mails)) if there.get(uid) != self.mails.get(uid)]
 
 
