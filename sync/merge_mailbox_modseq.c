@@ -193,6 +193,15 @@ static uint64_t known_modseq(const struct merged *m)
 	return modseq;
 }
 
+/* The other side has it at a higher MODSEQ that this side's clients may have passed already: so it
+ * is after a session in which only one side could carry the plan out. A client that went from one
+ * to the other in between would never be told. */
+static bool side_is_behind(const struct merged *m, int side, const uint64_t highest[2])
+{
+	return !m->gone && m->item[0] != NULL && m->item[1] != NULL &&
+	       m->item[side]->flags.modseq < known_modseq(m) && known_modseq(m) <= highest[side];
+}
+
 static bool can_be_copied(const struct merge_work *work, const uint64_t highest[2],
 			  const struct records records[2], const bool acts[2])
 {
@@ -202,7 +211,8 @@ static bool can_be_copied(const struct merge_work *work, const uint64_t highest[
 		const struct merged *m = &work->merged[i];
 
 		for (int side = 0; side < 2; side++) {
-			if (!m->gone && side_acts(m, side) && known_modseq(m) <= highest[side])
+			if (side_is_behind(m, side, highest) ||
+			    (!m->gone && side_acts(m, side) && known_modseq(m) <= highest[side]))
 				return false;
 		}
 	}
@@ -261,7 +271,8 @@ static void set_modseqs(struct merge_work *work, const uint64_t highest[2],
 		if (m->gone)
 			continue;
 		m->modseq = known_modseq(m);
-		if (side_acts(m, 0) || side_acts(m, 1))
+		if (side_acts(m, 0) || side_acts(m, 1) || side_is_behind(m, 0, highest) ||
+		    side_is_behind(m, 1, highest))
 			m->modseq = max64(m->modseq, floor);
 		last = max64(last, m->modseq);
 	}

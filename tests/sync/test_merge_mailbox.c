@@ -335,6 +335,32 @@ static void a_broken_session_is_finished_by_the_next(void **state)
 	}
 }
 
+/* Both sides changed something, and only one could carry the plan out. A client that knows the
+ * other one as it is now has not heard of what is the same on both: the message has to come after
+ * all that both have told. */
+static void what_one_side_alone_carried_out_is_told_anew(void **state)
+{
+	for (int side = 0; side < 2; side++) {
+		uint64_t told = 0;
+
+		tear_down(state);
+		set_up(state);
+		model_deliver(&model.box[0], 0, 3);
+		sync_and_compare();
+		model_set_flags(&model.box[1 - side], 0, MAIL_SEEN);
+		model_set_flags(&model.box[side], 1, MAIL_FLAGGED);
+		sync_one_side_only(side);
+		for (int i = 0; i < 8; i++)
+			model_set_flags(&model.box[1 - side], 2, i % 2 ? 0 : MAIL_ANSWERED);
+		for (int i = 0; i < 2; i++) {
+			if (model.box[i].highest_modseq > told)
+				told = model.box[i].highest_modseq;
+		}
+		sync_and_compare();
+		assert_true(model.box[0].mails[0].modseq > told);
+	}
+}
+
 static void expunge_of_a_half_renumbered_message_counts(void **state)
 {
 	model_deliver(&model.box[0], 0, 3);
@@ -612,6 +638,7 @@ int main(void)
 		CASE(an_empty_side_empties_nobody),
 		CASE(an_older_copy_of_a_mailbox_is_filled_up_again),
 		CASE(modseqs_settle_in_one_session),
+		CASE(what_one_side_alone_carried_out_is_told_anew),
 		CASE(a_broken_session_is_finished_by_the_next),
 		CASE(expunge_of_a_half_renumbered_message_counts),
 		CASE(expunge_of_a_renumbered_and_flagged_message_counts),
