@@ -131,7 +131,9 @@ def restart(pair):
 
 # What its log has of our part, and of its own ways.
 EXPECTED = ("EOF", "Connection refused", "Killed with signal", "Disconnected", "desync", "Broken pipe", "Connection reset",
-            "Expunged message reappeared", "Duplicate file entry", "iterate users", "User listing", "listing users")
+            "Expunged message reappeared", "Duplicate file entry", "iterate users", "User listing", "listing users",
+            # A client renames and deletes a mailbox that a session, ours or its replicator's own, is opening.
+            "Mailbox doesn't exist", "Mailbox was deleted under us", "was deleted (locked 0 secs ago")
 
 
 def scenario(name, settings="", command=None, **options):
