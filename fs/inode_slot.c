@@ -3,7 +3,7 @@
 #include "fs/inode_private.h"
 
 #include <sys/stat.h>
-#include <time.h>
+#include "store/base/clock.h"
 
 struct place *inode_place(struct inode_table *table, uint64_t nodeid)
 {
@@ -119,10 +119,7 @@ void inode_note_mode(struct inode_table *table, uint64_t nodeid, mode_t mode)
 /* Goes round in 49 days; then one listing is not kept. */
 static uint32_t now_ms(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint32_t)now.tv_sec * 1000 + (uint32_t)(now.tv_nsec / 1000000);
+	return (uint32_t)clock_ms(CLOCK_MONOTONIC_COARSE);
 }
 
 bool inode_listing_open(struct inode_table *table, uint64_t nodeid)

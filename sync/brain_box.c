@@ -228,8 +228,8 @@ static void finish_box(struct box *box)
 		save_state(box);
 }
 
-/* Own changes since the saved state are too few for a peer that knows nothing of it: its mailbox
- * may have gone back, and has a message again that was expunged before. */
+/* Own changes since the saved state are too few where both have not agreed on it: one of the
+ * mailboxes may have gone back, and has a message again that was expunged before. */
 static void drop_changes_since(struct box *box)
 {
 	if (brain_mode(box->brain) != MERGE_DSYNCFS || box->stateful || box->since == 0 ||

@@ -6,7 +6,8 @@
  *
  * Only one side changed (and no UID did), all of it above the other's HIGHESTMODSEQ: its MODSEQs
  * are copied. Else every changed message, the local ones too, gets one MODSEQ above both
- * HIGHESTMODSEQs and all records of both sides.
+ * HIGHESTMODSEQs and all records of both sides. So does one that is the same on both but for a
+ * MODSEQ which a client of one side may have passed.
  *
  * Why no client misses anything: a side that takes a change gives it a MODSEQ above its own
  * HIGHESTMODSEQ (its own clients) and not below the one it has at the other side (clients coming

@@ -153,7 +153,7 @@ uint64_t queue_consumed(const struct queue *queue, uint64_t read_seq);
 /* ---- what is owed ---- */
 
 /* A worker has seen the mailbox like this; state is what the peer has of it, NULL when not known.
- * Adds it to what is owed where it has more. */
+ * Adds it to what is owed where it is not just that: it has more, or has gone back. */
 void queue_box_seen(struct queue_user *user, unsigned peer, const struct worker_box *box,
 		    const struct peer_mailbox_state *state, int64_t now);
 /* The peer has this much now: no longer owed, if that is all. */
