@@ -93,6 +93,16 @@ def difference(one, other, modseqs=True, highest=True):
     return lines
 
 
+def eventually_without(pair, user, folder):
+    """Waits until neither node lists the folder. A session that reads a dbox folder which is renamed meanwhile says in
+    Dovecot's log that it has lost its mails: so they are looked at only then."""
+    from node import eventually  # pylint: disable=import-outside-toplevel,cyclic-import
+    clients = [node.imap(user, select=False) for node in pair.nodes]
+    for client in clients:
+        eventually(f"{folder} of {user} is gone", lambda client=client: folder not in folders(client))
+        client.logout()
+
+
 def eventually_same(pair, user, timeout=20.0, modseqs=True, highest=True):
     """Waits until both nodes show the same account; returns it. A Dovecot's MODSEQs take some syncs more."""
     from node import eventually  # pylint: disable=import-outside-toplevel,cyclic-import
