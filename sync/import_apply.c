@@ -165,7 +165,7 @@ static int copy_mail(struct box *box, struct mailbox_txn *txn, const struct merg
 }
 
 /* The message may have been changed here since the plan was made: then only what the plan changes
- * of it is set. */
+ * of it is set, and its MODSEQ, which clients may know, does not go back: the next run has it. */
 static int set_flags(struct box *box, struct mailbox_txn *txn, const struct merge_action *action,
 		     uint64_t modseq, struct error *err)
 {
@@ -180,6 +180,8 @@ static int set_flags(struct box *box, struct mailbox_txn *txn, const struct merg
 
 		if (ret < 0)
 			return ret;
+		if (now.modseq != before->modseq && now.modseq > modseq)
+			modseq = 0;
 		flags = (uint8_t)((now.flags & ~differ) | (action->flags & differ)) &
 			MAIL_FLAGS_MASK;
 		ret = item_list_apply_keywords(&box->import.found, now.keywords,
@@ -275,7 +277,8 @@ static int settle_modseq(struct box *box, struct mailbox_txn *txn, uint32_t uid,
 		       : mailbox_set_flags(txn, uid, flags, keywords, modseq, err);
 }
 
-/* What was appended in batches gets its MODSEQ. */
+/* What was appended in batches gets its MODSEQ; where somebody else wrote in between, what is
+ * higher may be theirs. */
 static int settle_modseqs(struct box *box, struct mailbox_txn *txn, size_t end)
 {
 	struct error err = {0};
@@ -285,7 +288,8 @@ static int settle_modseqs(struct box *box, struct mailbox_txn *txn, size_t end)
 		const struct merge_action *action = &box->import.plan.actions[i];
 
 		if (action->modseq != 0)
-			ret = settle_modseq(box, txn, action->uid, action->modseq, false, &err);
+			ret = settle_modseq(box, txn, action->uid, action->modseq,
+					    box->import.foreign, &err);
 	}
 	if (ret < 0)
 		box_fail(box, ret, &err);

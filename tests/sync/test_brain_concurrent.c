@@ -97,6 +97,36 @@ static void flag_in_between(void **state)
 	expect_quiet(f);
 }
 
+static uint64_t seen_modseq;
+
+static void see_at_begin(struct fake_account *account, const char *mailbox)
+{
+	struct fake_box *box = fake_find_box(account, mailbox);
+
+	account->on_begin = NULL;
+	for (int i = 0; i < 20; i++)
+		fake_flags(box, 1, i % 2 ? 0 : MAIL_FLAGGED, i % 2 ? MAIL_FLAGGED : 0);
+	fake_flags(box, 1, MAIL_SEEN, 0);
+	seen_modseq = box->mails[0].modseq;
+}
+
+/* A client sets here, meanwhile, just what the peer's client has set: who knows the MODSEQ before
+ * that has to be told of it, by a MODSEQ that does not go back. */
+static void the_same_flag_in_between(void **state)
+{
+	struct fake_pair *f = *state;
+
+	fake_deliver(f->a, box_of(f->a, "INBOX"), NULL, "new\n");
+	sync_until_equal(f, SYNC_CHANGED);
+	fake_flags(box_of(f->a, "INBOX"), 1, MAIL_SEEN, 0);
+	f->b->on_begin = see_at_begin;
+	run_session(&f->node_a, &f->node_b, SYNC_CHANGED, &f->results);
+	assert_true(box_of(f->b, "INBOX")->mails[0].modseq >= seen_modseq);
+	sync_until_equal(f, SYNC_CHANGED);
+	assert_int_equal(box_of(f->a, "INBOX")->mails[0].flags, MAIL_SEEN);
+	expect_quiet(f);
+}
+
 static void answer_second_at_begin(struct fake_account *account, const char *mailbox)
 {
 	account->on_begin = NULL;
@@ -179,10 +209,15 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fake_pair_setup, fake_pair_teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(busy_ends_in_agreement),	    TEST(a_mail_that_is_renamed_all_the_time_waits),
-		TEST(delivery_in_between),	    TEST(flag_in_between),
-		TEST(flag_on_a_message_that_moves), TEST(expunge_of_a_message_that_moves),
-		TEST(flag_while_a_message_comes),   TEST(what_was_seen_is_not_recent_again),
+		TEST(busy_ends_in_agreement),
+		TEST(a_mail_that_is_renamed_all_the_time_waits),
+		TEST(delivery_in_between),
+		TEST(flag_in_between),
+		TEST(the_same_flag_in_between),
+		TEST(flag_on_a_message_that_moves),
+		TEST(expunge_of_a_message_that_moves),
+		TEST(flag_while_a_message_comes),
+		TEST(what_was_seen_is_not_recent_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
