@@ -460,17 +460,26 @@ void mailbox_abort(struct mailbox_txn **txn)
 int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err)
 {
+	int rc;
+
 	*changed_r = false;
-	return told(box, box->format->catch_up(box, events, count, changed_r, err), err);
+	rc = box->format->catch_up(box, events, count, changed_r, err);
+	if (rc == 0)
+		rc = mailbox_carry_out_late(box, changed_r, err);
+	return told(box, rc, err);
 }
 
 int mailbox_scan(struct mailbox *box, bool *changed_r, size_t *missing_r, struct error *err)
 {
 	*changed_r = false;
+	int rc;
+
 	box->missing_count = 0;
-	int rc = told(box, box->format->scan(box, changed_r, err), err);
+	rc = box->format->scan(box, changed_r, err);
+	if (rc == 0)
+		rc = mailbox_carry_out_late(box, changed_r, err);
 	*missing_r = rc == 0 ? box->missing_count : 0;
-	return rc;
+	return told(box, rc, err);
 }
 
 const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)

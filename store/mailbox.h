@@ -144,7 +144,9 @@ void mailbox_abort(struct mailbox_txn **txn);
 
 /* Turns a mailbox's events into uidlist and index records, under the locks where anything has to be
  * written, without them where Dovecot recorded everything already. Costs O(events). While somebody
- * holds the uidlist lock it waits for its release. changed_r: something was written. */
+ * holds the uidlist lock it waits for its release. An expunge that a program asked for by the UID
+ * that a message had before mailbox_change_uid() is carried out. changed_r: something was written.
+ */
 int mailbox_catch_up(struct mailbox *box, const struct mail_event *events, size_t count,
 		     bool *changed_r, struct error *err);
 /* Compares files, uidlist and index completely. New files get UIDs and changed names are recorded;

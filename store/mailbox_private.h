@@ -135,6 +135,9 @@ extern const struct mailbox_format mailbox_format_maildir;
 extern const struct mailbox_format mailbox_format_mdbox;
 extern const struct mailbox_format mailbox_format_sdbox;
 
+/* What is asked for in vain since a UID was changed (mailbox_late.c). */
+int mailbox_carry_out_late(struct mailbox *box, bool *changed_r, struct error *err);
+
 /* ---- store/mailbox.c, for the mailbox list ---- */
 
 const struct mailbox_format *mailbox_format_of(const struct mail_user *user);

@@ -64,6 +64,7 @@ static void state_enter_log(struct index *index)
 	state->offset = index->log.hdr_size;
 	state->tail = index->log.hdr_size;
 	state->pending_offset = 0;
+	index_late_enter_log(&state->late);
 	index_log_counter_init(&index->log, &state->counter);
 }
 
@@ -268,6 +269,8 @@ void index_enter_snapshot(struct index *index)
 	state->counter = before.counter;
 	state->tail = before.tail;
 	state->marks = before.marks;
+	state->late = before.late;
+	before.late = (struct index_late){0};
 	state->deleted = before.deleted;
 	index_state_free(&before);
 }

@@ -57,6 +57,7 @@ static int apply_append(struct index *index, const struct index_log_record *reco
 			return apply_failed(index, record, -ENOMEM, err);
 		message[OVERLAY_FLAGS] = record->data[pos + 4];
 		raise_modseq(state, message, record->modseq);
+		index_late_see_append(&state->late, record, uid);
 		index_put32(state->hdr + HDR_NEXT_UID, uid + 1);
 		state->messages++;
 	}
@@ -70,6 +71,18 @@ static void expunge_message(struct index_state *state, uint8_t *message, const v
 	state->messages--;
 }
 
+static int see_requests(struct index_state *state, const struct index_log_record *record)
+{
+	uint32_t pos = 0, uid;
+	struct guid guid;
+	int ret = 0;
+
+	while (record->kind == LOG_EXPUNGE_GUID && ret == 0 &&
+	       index_log_next_expunge_guid(record, &pos, &uid, &guid))
+		ret = index_late_see_request(&state->late, uid, &guid);
+	return ret;
+}
+
 static int apply_expunge(struct index *index, const struct index_log_record *record)
 {
 	struct index_state *state = &index->state;
@@ -78,8 +91,8 @@ static int apply_expunge(struct index *index, const struct index_log_record *rec
 	struct guid guid;
 	int ret = 0;
 
-	if (!record->external)
-		return 0; /* a request: whoever carries it out writes the external one */
+	if (!record->external) /* a request: whoever carries it out writes the external one */
+		return see_requests(state, record);
 	if (record->kind == LOG_EXPUNGE) {
 		while (ret == 0 && index_log_next_range(record, &pos, &range))
 			ret = index_state_touch_range(state, range.first, range.last,
@@ -92,6 +105,8 @@ static int apply_expunge(struct index *index, const struct index_log_record *rec
 		ret = index_state_touch(state, uid, &message);
 		if (message != NULL)
 			expunge_message(state, message, NULL);
+		if (message != NULL && ret == 0)
+			ret = index_late_see_expunge(&state->late, record, uid, &guid);
 	}
 	return ret;
 }

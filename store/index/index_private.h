@@ -7,6 +7,7 @@
 #include <limits.h>
 #include "store/index/index.h"
 #include "store/index/index_format.h"
+#include "store/index/index_late.h"
 #include "store/index/index_log.h"
 #include "store/index/index_overlay.h"
 #include "store/index/index_snapshot.h"
@@ -36,6 +37,24 @@ struct index_marks {
 	} mark[INDEX_MARKS_MAX];
 };
 
+/* index_late.c */
+struct index_late {
+	struct index_moved {
+		uint32_t uid; /* that it had */
+		struct index_late_expunge to;
+	} * moved; /* a ring, as the next one is */
+	struct index_request {
+		uint32_t uid;
+		struct guid guid;
+	} * requests;
+	size_t moved_next, request_next;
+	struct index_late_expunge *found;
+	size_t found_count;
+	/* What the transaction appended; first_uid 0: nothing yet. */
+	uint64_t transaction;
+	uint32_t first_uid, last_uid;
+};
+
 /* What the log position means; lost and built anew when the files were replaced. */
 struct index_state {
 	struct index_snapshot snapshot;
@@ -61,6 +80,7 @@ struct index_state {
 	uint64_t pending_offset; /* last internal request in this log; 0: none */
 	uint64_t replayed;	 /* bytes of log since the snapshot */
 	struct index_marks marks;
+	struct index_late late;
 	bool deleted;
 };
 
@@ -117,6 +137,15 @@ bool index_state_mark(const struct index_state *state, uint32_t file_seq, uint64
 		      uint64_t *offset_r, uint64_t *modseq_r);
 /* Before the first record of a transaction is applied. */
 void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t offset);
+
+/* index_late.c: a record is applied. A request and an expunge say the message's GUID. -ENOMEM. */
+void index_late_see_append(struct index_late *late, const struct index_log_record *record,
+			   uint32_t uid);
+int index_late_see_expunge(struct index_late *late, const struct index_log_record *record,
+			   uint32_t uid, const struct guid *guid);
+int index_late_see_request(struct index_late *late, uint32_t uid, const struct guid *guid);
+void index_late_enter_log(struct index_late *late);
+void index_late_free(struct index_late *late);
 
 /* index_apply.c: what one log record does to the state. An index_log_fn with a struct index. */
 int index_apply_record(void *ctx, const struct index_log_record *record, struct error *err);

@@ -32,6 +32,7 @@ void index_state_free(struct index_state *state)
 	for (unsigned i = 0; i < state->keyword_count; i++)
 		free(state->keywords[i]);
 	free(state->keywords);
+	index_late_free(&state->late);
 	index_state_init(state);
 }
 
