@@ -15,7 +15,8 @@ struct build {
 	struct buf *buf;
 	size_t record; /* where the open record begins */
 	unsigned records;
-	uint64_t modseq; /* the counter after what is built so far */
+	uint64_t modseq;    /* the counter after what is built so far */
+	size_t modseqs_end; /* of MODSEQ_UPDATE; 0: there is none */
 };
 
 static void put_bytes(struct build *build, const void *data, size_t len)
@@ -443,8 +444,10 @@ static void build_modseqs(struct build *build)
 		if (modseq > build->modseq)
 			build->modseq = modseq;
 	}
-	if (open)
+	if (open) {
 		record_end(build);
+		build->modseqs_end = build->buf->len;
+	}
 	build_lowered_modseqs(build, modseqs, count, lowest);
 }
 
@@ -515,6 +518,11 @@ static void build_headers(struct build *build)
 	}
 	if (first_recent > index_get32(hdr + HDR_FIRST_RECENT_UID))
 		put_header32(build, HDR_FIRST_RECENT_UID, first_recent);
+	/* Where the log ends with a record that leaves out modseqs, and a client's is one of these
+	 * (the other node's, not merged yet), Dovecot calls the log corrupted. So something comes
+	 * after it; a next_uid that is not higher says nothing. */
+	if (build->buf->len == build->modseqs_end)
+		put_header32(build, HDR_NEXT_UID, next_uid);
 }
 
 static void put_empty_record(struct build *build, uint32_t kind)

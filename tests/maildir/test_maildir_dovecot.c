@@ -6,6 +6,7 @@
  */
 #include "tests/maildir/dovecot_view.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,6 +302,37 @@ static void test_separate_index_and_control_directories(void **state)
 	mailbox_close(&box);
 }
 
+/* A client that was on the other node knows a MODSEQ that this one's log leaves out, by the last
+ * change that is in it. */
+static void test_a_client_knows_a_modseq_that_is_left_out(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = must_open(fx, "INBOX");
+	struct mailbox_txn *txn;
+	struct error err = {0};
+	char commands[200], *text;
+	uint64_t known;
+
+	append_mail(box, &(struct new_mail){.guid = "a", .body = BODY});
+	text = imap(fx, "a ENABLE QRESYNC\r\nb SELECT INBOX\r\n"
+			"c UID STORE 1 +FLAGS (\\Flagged)\r\nd LOGOUT\r\n");
+	free(text);
+	must(mailbox_refresh(box, &err), &err);
+	must(mailbox_begin(box, &txn, &err), &err);
+	known = mailbox_status(box)->highest_modseq + 2;
+	must(mailbox_raise(txn, 0, known + 2, 0, &err), &err);
+	must(mailbox_commit(&txn, NULL, &err), &err);
+	snprintf(commands, sizeof commands,
+		 "a ENABLE QRESYNC\r\nb SELECT INBOX (QRESYNC (%u %" PRIu64 "))\r\nc LOGOUT\r\n",
+		 mailbox_status(box)->uid_validity, known);
+	text = imap(fx, commands);
+	assert_non_null(strstr(text, "b OK"));
+	free(text);
+	assert_no_complaints(fx);
+	assert_agrees(fx, box);
+	mailbox_close(&box);
+}
+
 static void test_ownership_follows_the_directory(void **state)
 {
 	struct fixture *fx = *state;
@@ -331,6 +363,7 @@ int main(void)
 		UNIT(test_crashed_index_is_rebuilt_and_taken),
 		UNIT(test_damage_before_the_snapshot),
 		UNIT(test_separate_index_and_control_directories),
+		UNIT(test_a_client_knows_a_modseq_that_is_left_out),
 		UNIT(test_ownership_follows_the_directory),
 	};
 

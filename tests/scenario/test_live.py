@@ -12,12 +12,9 @@ import time
 
 import view
 from dovecot24 import Node24
-from node import Node, Pair, need
+from node import TAKEN, Node, Pair, need
 
 USER = "busy@example.org"
-# A Dovecot that adopts a file takes the next UID of its uidlist, and sees only then that the index's is higher: a message
-# that only the peer ever had was expunged there. Nobody has seen that UID.
-TAKEN = "Expunged message reappeared, giving a new UID"
 
 
 class Part(threading.Thread):
