@@ -45,6 +45,13 @@ void index_late_see_append(struct index_late *late, const struct index_log_recor
 	late->last_uid = uid;
 }
 
+/* A UID is one message's for ever; for dbox Dovecot names no GUID. */
+static bool is_of(const struct index_request *request, const struct index_moved *moved)
+{
+	return request->uid == moved->uid &&
+	       (guid_is_empty(&request->guid) || guid_equal(&request->guid, &moved->to.guid));
+}
+
 static void follow(struct index_late_expunge *earlier, uint32_t uid,
 		   const struct index_late_expunge *to)
 {
@@ -75,7 +82,7 @@ int index_late_see_expunge(struct index_late *late, const struct index_log_recor
 	moved->to = to;
 	/* Who asked for it before has not done it yet, and does not find it now. */
 	for (size_t i = 0; ret == 0 && i < late->request_next && i < REQUEST_MAX; i++) {
-		if (late->requests[i].uid == uid && guid_equal(&late->requests[i].guid, guid))
+		if (is_of(&late->requests[i], moved))
 			ret = find(late, &to);
 	}
 	return ret;
@@ -86,8 +93,6 @@ int index_late_see_request(struct index_late *late, uint32_t uid, const struct g
 	struct index_request *request;
 	int ret = 0;
 
-	if (guid_is_empty(guid))
-		return 0;
 	if (late->requests == NULL)
 		late->requests = calloc(REQUEST_MAX, sizeof(*late->requests));
 	if (late->requests == NULL)
@@ -96,7 +101,7 @@ int index_late_see_request(struct index_late *late, uint32_t uid, const struct g
 	request->uid = uid;
 	request->guid = *guid;
 	for (size_t i = 0; ret == 0 && i < late->moved_next && i < MOVED_MAX; i++) {
-		if (late->moved[i].uid == uid && guid_equal(&late->moved[i].to.guid, guid))
+		if (is_of(request, &late->moved[i]))
 			ret = find(late, &late->moved[i].to);
 	}
 	return ret;

@@ -38,15 +38,17 @@ struct index_marks {
 };
 
 /* index_late.c */
+struct index_moved {
+	uint32_t uid; /* that it had */
+	struct index_late_expunge to;
+};
+struct index_request {
+	uint32_t uid;
+	struct guid guid; /* empty: not said */
+};
 struct index_late {
-	struct index_moved {
-		uint32_t uid; /* that it had */
-		struct index_late_expunge to;
-	} * moved; /* a ring, as the next one is */
-	struct index_request {
-		uint32_t uid;
-		struct guid guid;
-	} * requests;
+	struct index_moved *moved;	/* a ring: the last ones */
+	struct index_request *requests; /* as well */
 	size_t moved_next, request_next;
 	struct index_late_expunge *found;
 	size_t found_count;
@@ -138,7 +140,7 @@ bool index_state_mark(const struct index_state *state, uint32_t file_seq, uint64
 /* Before the first record of a transaction is applied. */
 void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t offset);
 
-/* index_late.c: a record is applied. A request and an expunge say the message's GUID. -ENOMEM. */
+/* index_late.c: a record is applied. -ENOMEM. */
 void index_late_see_append(struct index_late *late, const struct index_log_record *record,
 			   uint32_t uid);
 int index_late_see_expunge(struct index_late *late, const struct index_log_record *record,

@@ -39,7 +39,8 @@ static void change_uid(struct mailbox *box, uint32_t uid, uint32_t new_uid)
 	must(mailbox_commit(&txn, NULL, &err), &err);
 }
 
-/* The record that Dovecot writes (reference 3.2), of a UID that it knows from before. */
+/* The record that Dovecot writes (reference 3.2), of a UID that it knows from before. NULL: it
+ * knows no GUID. */
 static void ask_for_expunge(struct fixture *fx, uint32_t uid, const char *message_guid)
 {
 	uint8_t record[LOG_RECORD_HDR + 20] = {0x80, 0x80, 0x80, 0x80 | sizeof(record) / 4};
@@ -47,9 +48,10 @@ static void ask_for_expunge(struct fixture *fx, uint32_t uid, const char *messag
 		"find '%s' -name dovecot.index.log -path '*%s*' | tr -d '\\n'", fx->home,
 		fx->user.location.driver == MAIL_DRIVER_MAILDIR ? "Maildir" : "INBOX");
 	FILE *file = fopen(path, "a");
-	struct guid guid;
+	struct guid guid = {0};
 
-	guid_from_message_guid(message_guid, &guid);
+	if (message_guid)
+		guid_from_message_guid(message_guid, &guid);
 	index_put32(record + 4, LOG_EXPUNGE_GUID | LOG_PROTECTION);
 	index_put32(record + LOG_RECORD_HDR, uid);
 	memcpy(record + LOG_RECORD_HDR + 4, guid.bytes, sizeof(guid.bytes));
@@ -146,7 +148,7 @@ static void the_uid_was_changed_twice(void **state)
 	look(box);
 	change_uid(box, 2, 7);
 	change_uid(box, 7, 9);
-	ask_for_expunge(fx, 2, "two");
+	ask_for_expunge(fx, 2, NULL);
 	assert_true(look(box));
 	assert_uids(box, "1 ");
 	mailbox_close(&box);

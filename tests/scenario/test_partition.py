@@ -21,6 +21,23 @@ def subjects(account, folder):
     return sorted(found)
 
 
+def expunge_by_the_old_uid(pair):
+    """A client has not heard yet that the merge gave its mail another UID, and expunges it by the one that it knows."""
+    both = view.eventually_same(pair, USER)
+    uid = str(both[0]["INBOX"][0][1])
+    pair.cut()
+    pair.a.deliver(USER, "gone")
+    pair.b.deliver(USER, "stays")
+    client = pair.a.imap(USER)
+    client.uid("STORE", uid, "+FLAGS", r"(\Deleted)")
+    pair.heal()
+    eventually("the UID was changed", lambda: uid.encode() not in pair.a.imap(USER).uid("SEARCH", "ALL")[1][0].split())
+    client.uid("EXPUNGE", uid)
+    eventually("it is gone", lambda: "gone" not in dict(subjects(view.account(pair.a, USER), "INBOX")))
+    after = dict(subjects(view.eventually_same(pair, USER), "INBOX"))
+    assert "stays" in after and "gone" not in after, after
+
+
 def main(location="maildir:~/Maildir", other=None):
     need("dovecot")
     with Pair(location=(location, other or location)) as pair:
@@ -66,6 +83,7 @@ def main(location="maildir:~/Maildir", other=None):
         assert [s for s, _ in subjects(merged, "Kept")] == ["mail 3", "mail 4"], subjects(merged, "Kept")
         assert [s for s, _ in subjects(merged, "Made on both")] == ["both a", "both b"]
         assert {"Made on a", "Made on b"} <= set(merged[0])
+        expunge_by_the_old_uid(pair)
         for node in pair.nodes:
             assert not node.dovecot_log_problems(), node.dovecot_log_problems()
     print("ok")
