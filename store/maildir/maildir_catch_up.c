@@ -5,7 +5,8 @@
  * is true now, with one exception: that a file was seen to be removed is what makes its absence an
  * expunge. Dovecot, which finds a file missing, records that without saying which message it was;
  * then a peer that has the message under a UID that both have not agreed on yet could not tell.
- * Such a removal is recorded once more, with the GUID, under a UID of its own.
+ * Such a removal is recorded once more, with the GUID; where nothing tells any more which UID it
+ * had, under one of its own.
  *
  * Mostly Dovecot has recorded everything, or is about to: it holds dovecot-uidlist.lock from before
  * a file appears until the index knows it. So a look is taken without any lock; if something seems
@@ -42,6 +43,8 @@ struct item {
 	bool came_here;	     /* by a program on this node, since the last catch-up */
 	bool left_here;	     /* removed by one */
 	bool unrecorded;     /* nothing tells of its removal */
+	uint32_t gone_uid;   /* that it had, as far as is known; 0 */
+	struct guid guid;    /* empty: not looked for yet */
 };
 
 struct catch_up {
@@ -195,6 +198,56 @@ static bool may_be_unrecorded(const struct maildir *md, const struct item *item)
 	       (!item->uid || index_find(md->index, item->uid, &record) < 0);
 }
 
+static void identify(struct maildir *md, const struct uidlist *list, uint32_t uid,
+		     struct item *item)
+{
+	struct uidlist_record line;
+
+	if (uid == 0 || uidlist_find(list, uid, &line, NULL) < 0)
+		return;
+	item->gone_uid = uid;
+	guid_from_message_guid(maildir_line_guid(md, &line), &item->guid);
+}
+
+/* Which messages they were. A copy that Dovecot made has another's GUID, which only its line tells:
+ * where that is gone, the list that was there before. Else a message has the name that its first
+ * file had. */
+static int identify_gone(struct catch_up *up, struct error *err)
+{
+	struct maildir *md = up->md;
+	struct uidlist *before = uidlist_before(md->uidlist);
+	AUTO_FREE struct uidlist_query *queries = calloc(up->count + 1, sizeof *queries);
+	AUTO_FREE struct item **asked = calloc(up->count + 1, sizeof(struct item *));
+	size_t count = 0;
+
+	if (!queries || !asked)
+		return error_errno(err, -ENOMEM, "%s", md->path);
+	for (size_t i = 0; i < up->count; i++) {
+		struct item *item = &up->items[i];
+
+		if (!may_be_unrecorded(md, item) || !guid_is_empty(&item->guid))
+			continue;
+		identify(md, md->uidlist, item->uid, item);
+		asked[count] = item;
+		if (guid_is_empty(&item->guid))
+			queries[count++] = (struct uidlist_query){.base = item->base,
+								  .base_len = item->base_len};
+	}
+	/* One that cannot be read tells nothing. */
+	if (before && count && uidlist_find_bases(before, 0, queries, count, NULL) < 0)
+		before = NULL;
+	for (size_t k = 0; k < count; k++) {
+		char base[NAME_MAX + 1];
+
+		if (before)
+			identify(md, before, queries[k].uid, asked[k]);
+		snprintf(base, sizeof base, "%.*s", (int)asked[k]->base_len, asked[k]->base);
+		if (guid_is_empty(&asked[k]->guid))
+			guid_from_message_guid(base, &asked[k]->guid);
+	}
+	return 0;
+}
+
 /* Which removals nothing tells of. Reads the log, but only where there is a candidate. */
 static int find_unrecorded(struct catch_up *up, struct error *err)
 {
@@ -210,17 +263,17 @@ static int find_unrecorded(struct catch_up *up, struct error *err)
 	}
 	if (count == 0)
 		return 0;
+	rc = identify_gone(up, err);
+	if (rc < 0)
+		return rc;
 	queries = calloc(count, sizeof *queries);
 	if (!queries)
 		return error_errno(err, -ENOMEM, "%s", md->path);
 	for (size_t i = 0; i < up->count; i++) {
-		char base[NAME_MAX + 1];
-
 		if (!may_be_unrecorded(md, &up->items[i]))
 			continue;
-		snprintf(base, sizeof base, "%.*s", (int)up->items[i].base_len, up->items[i].base);
-		queries[k].uid = up->items[i].uid;
-		guid_from_message_guid(base, &queries[k++].guid);
+		queries[k].uid = up->items[i].gone_uid;
+		queries[k++].guid = up->items[i].guid;
 	}
 	rc = index_find_expunges(md->index, queries, count, &nameless, err);
 	k = 0;
@@ -330,6 +383,13 @@ static int look_at_message(struct catch_up *up, size_t i, const struct index_rec
 	return 0;
 }
 
+static int record_removal(struct maildir_txn *txn, const struct item *item, struct error *err)
+{
+	log_debug("%s: the removal of %.*s is recorded uid=%u", txn->md->path, (int)item->base_len,
+		  item->base, item->gone_uid);
+	return maildir_txn_record_removal(txn, item->gone_uid, &item->guid, err);
+}
+
 static int look_at_item(struct catch_up *up, size_t i, struct maildir_txn *txn, bool *need_r,
 			struct error *err)
 {
@@ -347,7 +407,7 @@ static int look_at_item(struct catch_up *up, size_t i, struct maildir_txn *txn, 
 	if (item->unrecorded) {
 		*need_r = true;
 		item->settled = txn != NULL;
-		return txn ? maildir_txn_record_removal(txn, item->base, item->base_len, err) : 0;
+		return txn ? record_removal(txn, item, err) : 0;
 	}
 	/* A line that the index has yet to see: found by maildir_index_is_behind(). */
 	if (item->uid >= status.next_uid || !is_present(md, item))
@@ -521,6 +581,8 @@ int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_
 		rc = maildir_scan(box, changed_r, err);
 	if (rc == 0)
 		maildir_update_status(md);
+	/* What happens from now on, later events tell. */
+	uidlist_keep_before(md->uidlist);
 	free(up.items);
 	free(up.wanted);
 	free(up.wanted_item);

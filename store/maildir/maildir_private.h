@@ -277,9 +277,9 @@ int maildir_name_differs(struct maildir *md, const struct index_record *record,
 int maildir_txn_see_removed(struct maildir_txn *txn, uint32_t uid, struct error *err);
 /* Records without a line go. Reads the whole list. */
 int maildir_txn_see_lines_lost(struct maildir_txn *txn, struct error *err);
-/* Records that a message was removed of which there is neither line nor record: its GUID (which is
- * its base name), under a UID that no message has. */
-int maildir_txn_record_removal(struct maildir_txn *txn, const char *base, size_t base_len,
+/* Records that a message was removed of which there is neither line nor record: its GUID, under the
+ * UID that it had, or one that no message has (0: not known). */
+int maildir_txn_record_removal(struct maildir_txn *txn, uint32_t uid, const struct guid *guid,
 			       struct error *err);
 /* Whether the uidlist has lines that the index has not seen. */
 int maildir_index_is_behind(const struct maildir *md, bool *behind_r, struct error *err);

@@ -66,26 +66,25 @@ int maildir_txn_adopt(struct maildir_txn *txn, const struct maildir_name *name, 
 	return rc < 0 ? rc : index_file(txn, uid, name, err);
 }
 
-int maildir_txn_record_removal(struct maildir_txn *txn, const char *base, size_t base_len,
+int maildir_txn_record_removal(struct maildir_txn *txn, uint32_t uid, const struct guid *guid,
 			       struct error *err)
 {
-	struct maildir *md = txn->md;
-	uint32_t uid = txn->next_uid;
-	char guid_text[NAME_MAX + 1];
-	struct guid guid;
-	int rc = maildir_txn_take_uid(txn, uid, err);
+	struct index_status status;
+	struct index_record record;
+	int rc;
 
-	log_debug("%s: the removal of %.*s is recorded under UID %u", md->path, (int)base_len, base,
-		  uid);
-	snprintf(guid_text, sizeof guid_text, "%.*s", (int)base_len, base);
-	guid_from_message_guid(guid_text, &guid);
+	txn->sync = true;
+	index_status(txn->md->index, &status);
+	if (uid && uid < status.next_uid && index_find(txn->md->index, uid, &record) < 0)
+		return index_bury(txn->index_txn, uid, guid, err);
+	uid = txn->next_uid;
+	rc = maildir_txn_take_uid(txn, uid, err);
 	if (rc == 0)
 		rc = index_append(txn->index_txn, uid, 0, err);
 	if (rc == 0)
-		rc = index_expunge(txn->index_txn, uid, &guid, err);
+		rc = index_expunge(txn->index_txn, uid, guid, err);
 	/* No line will say that the UID was given. */
 	txn->rewrite = true;
-	txn->sync = true;
 	return rc;
 }
 

@@ -185,6 +185,7 @@ void uidlist_close(struct uidlist **list)
 {
 	if (!*list)
 		return;
+	uidlist_close(&(*list)->before);
 	unmap_file(*list);
 	free((*list)->what);
 	free(*list);
@@ -203,6 +204,38 @@ static bool has_another_header(const struct uidlist *list)
 			      !guid_equal(&now.guid, &list->header.guid));
 }
 
+void uidlist_keep_before(struct uidlist *list)
+{
+	uidlist_close(&list->before);
+	list->keeps_before = true;
+}
+
+struct uidlist *uidlist_before(const struct uidlist *list)
+{
+	return list->before;
+}
+
+/* Without memory for it there is none. */
+static void set_aside(struct uidlist *list)
+{
+	struct uidlist *before = malloc(sizeof *before);
+	char *what = strdup(list->what);
+
+	if (!before || !what) {
+		free(before);
+		free(what);
+		return;
+	}
+	*before = *list;
+	before->what = what;
+	before->keeps_before = false;
+	list->before = before;
+	list->fd = -1;
+	list->map = NULL;
+	list->window = NULL;
+	list->names = NULL;
+}
+
 int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err)
 {
 	struct stat st;
@@ -217,6 +250,10 @@ int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err)
 		return see_size(list, (size_t)st.st_size, err);
 	}
 	*replaced_r = true;
+	/* What was overwritten in place is not what it was. */
+	if (list->keeps_before && !list->before && list->fd >= 0 && list->end &&
+	    (st.st_ino != list->ino || st.st_dev != list->dev))
+		set_aside(list);
 	return open_file(list, err);
 }
 

@@ -65,6 +65,11 @@ void uidlist_close(struct uidlist **list);
 /* One stat when nothing changed. replaced_r: it is another file now (read everything again).
  * -ENOENT: it is gone. */
 int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err);
+/* From now on, where the file is replaced by another, the one that was there now can still be read:
+ * it tells which message a name was that the new one does not have any more. */
+void uidlist_keep_before(struct uidlist *list);
+/* The list's own; NULL: the file is the same. */
+struct uidlist *uidlist_before(const struct uidlist *list);
 const struct uidlist_header *uidlist_header(const struct uidlist *list);
 size_t uidlist_size(const struct uidlist *list); /* bytes of complete lines */
 /* Grows when the file is replaced by another; while it stays, lines are only added. */

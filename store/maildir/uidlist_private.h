@@ -23,6 +23,8 @@ struct uidlist {
 	char header_tail[UIDLIST_FIELDS_MAX]; /* the header's other keys: " Pvalue Xvalue" */
 	struct uidlist_names *names;	      /* uidlist_names.c; NULL: not made */
 	unsigned passes;		      /* over the whole list, for want of it */
+	bool keeps_before;
+	struct uidlist *before; /* see uidlist_keep_before() */
 };
 
 /* Whether names can be looked up in the table; makes it when it is worth it. */

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "store/base/buf.h"
+#include "store/index/index_txn.h"
 #include "store/maildir/maildir_private.h"
 
 #define BODY "Subject: x\n\nbody\n"
@@ -115,6 +116,43 @@ static void test_a_removal_that_nothing_tells_of_is_recorded(void **state)
 	events[0] = event_removed("other");
 	events[0].origin = 7;
 	assert_nothing_to_do(fx, box, events, 1);
+	mailbox_close(&box);
+}
+
+/* A copy that Dovecot made has the GUID of the message that it is one of, which only its line
+ * tells. Dovecot finds the file gone, records that without a GUID, and drops the line. */
+static void test_a_removal_is_recorded_by_the_list_that_was(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event touched = event_touched(), removed = event_removed("copy");
+	struct mailbox_changes changes;
+	struct mailbox *box;
+	struct index_txn *txn;
+	struct error err = {0};
+	struct guid guid;
+	uint64_t before;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	append_mail(box, &(struct new_mail){.guid = "copy", .body = BODY});
+	append_mail(box, &(struct new_mail){.guid = "b", .body = BODY});
+	must_shell("sed -i 's/^1 .*:copy/1 Goriginal :copy/' '%s/dovecot-uidlist'", fx->maildir);
+	catch_up(box, &touched, 1);
+	before = mailbox_status(box)->highest_modseq;
+	must_shell("rm '%s'/*/copy*; sed -i '/:copy$/d' '%s/dovecot-uidlist'", fx->maildir,
+		   fx->maildir);
+	must(index_begin(maildir_of(box)->index, -1, &txn, &err), &err);
+	must(index_expunge(txn, 1, &(struct guid){0}, &err), &err);
+	must(index_commit(&txn, false, &err), &err);
+	must(mailbox_refresh(box, &err), &err);
+	assert_true(catch_up(box, &removed, 1));
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	guid_from_message_guid("original", &guid);
+	assert_int_equal(changes.count, 1);
+	assert_int_equal(changes.change[0].uid, 1);
+	assert_true(changes.change[0].expunged && changes.change[0].has_guid);
+	assert_true(guid_equal(&changes.change[0].guid, &guid));
+	mailbox_changes_free(&changes);
 	mailbox_close(&box);
 }
 
@@ -707,6 +745,7 @@ int main(void)
 		UNIT(test_deliveries_get_uids),
 		UNIT(test_a_delivery_that_is_gone_again_gets_none),
 		UNIT(test_a_removal_that_nothing_tells_of_is_recorded),
+		UNIT(test_a_removal_is_recorded_by_the_list_that_was),
 		UNIT(test_renames_are_flag_changes),
 		UNIT(test_removals_are_expunges_when_the_file_is_gone),
 		UNIT(test_a_file_that_is_only_missing_is_no_expunge),
