@@ -73,6 +73,7 @@ void box_fill_side(const struct box *box, bool own, struct merge_side *side_r)
 		.highest_modseq = item->highest_modseq,
 		.acked_modseq = item->acked_modseq,
 		.agreed_uid = item->agreed_uid,
+		.reached_uid = item->reached_uid,
 		.peer_modseq = item->peer_modseq,
 		.have_guids = item->have_guids,
 		.have_save_guids = item->have_save_guids,

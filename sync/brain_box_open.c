@@ -197,12 +197,12 @@ static int scan(struct box *box, struct error *err)
 	return ret < 0 ? ret : 0;
 }
 
-static uint32_t agreed_uid(const struct sync_mailbox_state *saved, uint32_t uid_next)
+static uint32_t reached_uid(const struct sync_mailbox_state *saved, uint32_t uid_next)
 {
 	bool reached = saved->common_uid > 0 && saved->reached_uid > saved->common_uid &&
 		       saved->reached_uid < uid_next;
 
-	return reached ? saved->reached_uid : saved->common_uid;
+	return reached ? saved->reached_uid : 0;
 }
 
 /* Between two dsyncfs nodes. The state is said in B, and counts when the peer's fits. */
@@ -229,7 +229,8 @@ static int prepare_dsyncfs(struct box *box, struct error *err)
 	if (box->has_saved) {
 		box->own.acked_modseq = box->saved.acked_modseq;
 		box->own.peer_modseq = box->saved.peer_modseq;
-		box->own.agreed_uid = agreed_uid(&box->saved, box->status.uid_next);
+		box->own.agreed_uid = box->saved.common_uid;
+		box->own.reached_uid = reached_uid(&box->saved, box->status.uid_next);
 	}
 	box->own.owed = !box->has_saved || box->status.highest_modseq != box->saved.acked_modseq ||
 			box->status.uid_next != box->saved.common_uid + 1;

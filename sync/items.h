@@ -126,8 +126,9 @@ struct item_mailbox {
 	uint32_t fill_from; /* empty, and takes a mailbox of so many messages as a stream */
 	/* Of the saved state: what the other side has heard of, and what of it has come. */
 	uint64_t acked_modseq, peer_modseq;
-	uint32_t agreed_uid; /* its common UID, also where that is not to be compared from */
-	uint32_t block_uids; /* without a state it lists what differs in blocks of so many UIDs */
+	uint32_t agreed_uid;  /* its common UID, also where that is not to be compared from */
+	uint32_t reached_uid; /* what the sender said in an S since, if that is higher */
+	uint32_t block_uids;  /* without a state it lists what differs in blocks of so many UIDs */
 };
 
 /* A: value may hold any bytes. With `stream` the value follows: stream_read_value(). */

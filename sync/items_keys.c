@@ -103,6 +103,7 @@ static const struct item_key mailbox_keys[] = {
 	KEY(mailbox.acked_modseq, "acked_modseq", KEY_DEC64, KEY_EXTENSION),
 	KEY(mailbox.peer_modseq, "peer_modseq", KEY_DEC64, KEY_EXTENSION),
 	KEY(mailbox.agreed_uid, "agreed_uid", KEY_DEC32, KEY_EXTENSION),
+	KEY(mailbox.reached_uid, "reached_uid", KEY_DEC32, KEY_EXTENSION),
 	KEY(mailbox.owed, "owed", KEY_BOOL, KEY_EXTENSION),
 	KEY(mailbox.fill_from, "fill_from", KEY_DEC32, KEY_EXTENSION),
 	KEY(mailbox.block_uids, "block_uids", KEY_DEC32, KEY_EXTENSION),

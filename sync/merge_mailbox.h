@@ -72,6 +72,9 @@ struct merge_side {
 	/* By the same: up to this UID both had the same messages then. 0: none, or the state is in
 	 * doubt. */
 	uint32_t agreed_uid;
+	/* A higher one that this side has said since, when it had done its part, in a session that
+	 * did not come to its end: the other side may have done its own. 0: none. */
+	uint32_t reached_uid;
 	bool have_guids, have_save_guids, have_only_guid128;
 	const struct merge_item *items;
 	size_t item_count;

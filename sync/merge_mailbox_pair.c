@@ -42,17 +42,28 @@ static uint32_t said_uid(const struct merge_side *side, const struct merge_side 
 	return side->peer_modseq <= other->highest_modseq ? side->agreed_uid : 0;
 }
 
+static uint32_t higher(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
 /* Up to where a UID means the same message on both sides: where nothing is compared from it, be it
  * that files are missing on one side (whose state then says 0), it is true all the same. Of two
  * states the older one counts: a side may be an older copy of itself, state and all, and have given
- * these UIDs to other messages since. Nothing does where a side has lost its state. */
+ * these UIDs to other messages since. Nothing does where a side has lost its state. What a side has
+ * said since counts only where the other says as much: that may not have done its part. */
 static uint32_t agreed_uid(const struct merge_work *work)
 {
 	const struct merge_side *a = work->side[0], *b = work->side[1];
 	uint32_t uid = said_uid(a, b), other = said_uid(b, a);
 
-	if (uid == 0 || (other != 0 && other < uid))
-		uid = other;
+	if (uid != 0 && other != 0) {
+		uid = higher(uid, a->reached_uid);
+		other = higher(other, b->reached_uid);
+		uid = uid < other ? uid : other;
+	} else {
+		uid = higher(uid, other);
+	}
 	if (work->in->mode != MERGE_DSYNCFS || a->acked_modseq == 0 || b->acked_modseq == 0 ||
 	    a->uid_validity != b->uid_validity || uid >= a->uid_next || uid >= b->uid_next)
 		return 0;

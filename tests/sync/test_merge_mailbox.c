@@ -268,6 +268,21 @@ static void an_expunge_without_guid_in_an_older_copy_removes_nothing(void **stat
 	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
 	assert_int_equal(plan.appends, 0);
 	merge_mailbox_plan_free(&plan);
+	/* What the other has only said since is what this one may have failed to do. */
+	input.peer.agreed_uid = 5;
+	input.peer.reached_uid = 7;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 1);
+	merge_mailbox_plan_free(&plan);
+	input.own.agreed_uid = 5;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 1);
+	merge_mailbox_plan_free(&plan);
+	/* Both have, the one in its state. */
+	input.own.agreed_uid = 6;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	assert_int_equal(plan.appends, 0);
+	merge_mailbox_plan_free(&plan);
 }
 
 static void an_empty_side_empties_nobody(void **state)
