@@ -40,7 +40,7 @@ static int carry_out(struct mailbox_txn *txn, const struct index_late_expunge *l
 	if (rc < 0)
 		return rc;
 	*done = true;
-	log_info("expunged, as was asked for while its UID was changed user=%s mailbox=%s uid=%u",
+	log_info("expunging, as was asked for while its UID was changed user=%s mailbox=%s uid=%u",
 		 box->user->name, box->name, search.uid);
 	return 0;
 }

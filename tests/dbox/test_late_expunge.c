@@ -96,6 +96,24 @@ static void asked_for_after_the_change(void **state)
 	mailbox_close(&box);
 }
 
+/* Two programs at once, or a session that was cut off and its successor. */
+static void asked_for_twice(void **state)
+{
+	struct fixture *fx = *state;
+	struct mailbox *box = make(fx);
+
+	append(box, "one");
+	append(box, "two");
+	look(box);
+	change_uid(box, 2, 7);
+	ask_for_expunge(fx, 2, "two");
+	ask_for_expunge(fx, 2, NULL);
+	assert_true(look(box));
+	assert_uids(box, "1 ");
+	assert_false(look(box));
+	mailbox_close(&box);
+}
+
 static void asked_for_before_the_change(void **state)
 {
 	struct fixture *fx = *state;
@@ -160,9 +178,8 @@ static void the_uid_was_changed_twice(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ALL(asked_for_after_the_change),
-		ALL(asked_for_before_the_change),
-		ALL(another_is_not_taken_for_it),
+		ALL(asked_for_after_the_change),  ALL(asked_for_twice),
+		ALL(asked_for_before_the_change), ALL(another_is_not_taken_for_it),
 		ALL(the_uid_was_changed_twice),
 	};
 
