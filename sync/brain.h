@@ -47,8 +47,8 @@ struct sync_mailbox_state {
 	uint64_t acked_modseq; /* own changes up to here are durable at the peer */
 	uint64_t peer_modseq;
 	uint32_t messages;
-	/* Above common_uid: up to here both had the same messages, by what was said in a session
-	 * since that did not come to its end. 0: none. */
+	/* Above common_uid: up to here this side had done its part, and said so, in a session since
+	 * that did not come to its end; whether the peer had done its own is not known. 0: none. */
 	uint32_t reached_uid;
 };
 

@@ -68,7 +68,7 @@ int uidlist_refresh(struct uidlist *list, bool *replaced_r, struct error *err);
 /* From now on, where the file is replaced by another, the one that was there now can still be read:
  * it tells which message a name was that the new one does not have any more. */
 void uidlist_keep_before(struct uidlist *list);
-/* The list's own; NULL: the file is the same. */
+/* The list's own; NULL: the file is the same, or what it was cannot be read any more. */
 struct uidlist *uidlist_before(const struct uidlist *list);
 const struct uidlist_header *uidlist_header(const struct uidlist *list);
 size_t uidlist_size(const struct uidlist *list); /* bytes of complete lines */
