@@ -99,8 +99,9 @@ static int move_events(struct queue_user *user, const struct mail_event *renamed
 	return rc < 0 ? rc : move_list(user->events, renamed->dir, renamed->name);
 }
 
-/* One step back: where what is at *path was before this event. -ENOENT: not at all, or nobody
- * knows: what a look at the whole home stands for may have moved anything. */
+/* One step back: where what is at *path was before this event; 1: a worker brought it there.
+ * -ENOENT: not at all, or nobody knows: what a look at the whole home stands for may have moved
+ * anything. */
 static int step_back(const struct queue_event *event, char **path)
 {
 	const bool renamed = event->event.kind == MAIL_EVENT_DIR_RENAMED;
@@ -109,6 +110,8 @@ static int step_back(const struct queue_event *event, char **path)
 
 	if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
 		return -ENOENT;
+	if (rest && *rest == '\0' && event->event.origin != 0)
+		return 1;
 	if (rest) {
 		if (asprintf(&before, "%s%s", event->event.dir, rest) < 0)
 			return -ENOMEM;
@@ -139,10 +142,10 @@ int queue_dir_before(const struct queue_user *user, const char *dir, char **dir_
 	rc = user->tree_count ? list_back(user->events, dir_r) : 0;
 	if (rc == 0 && user->tree_count)
 		rc = list_back(user->taken, dir_r);
-	if (rc < 0) {
-		free(*dir_r);
-		*dir_r = NULL;
-	}
+	if (rc >= 0)
+		return 0;
+	free(*dir_r);
+	*dir_r = NULL;
 	return rc;
 }
 

@@ -189,10 +189,13 @@ static void on_box_gone(struct job *job, struct worker_reader *reader)
 {
 	struct replicator *r = job->task.replicator;
 	const char *dir = worker_get_str(reader, WORKER_NAME_MAX);
-	bool removed = worker_get_u8(reader) != 0;
+	struct guid guid;
+	bool removed;
 
+	worker_get_guid(reader, &guid);
+	removed = worker_get_u8(reader) != 0;
 	if (worker_get_end(reader) == 0)
-		replicator_place_gone(r, job->user, dir, removed);
+		replicator_place_gone(r, job->user, dir, &guid, removed);
 }
 
 /* The second half of the job, or nothing. */

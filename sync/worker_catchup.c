@@ -88,10 +88,12 @@ void worker_report_place(struct worker_process *w, const char *dir, const struct
 }
 
 /* removed: not only from this place. */
-static void report_gone(struct worker_process *w, const char *dir, bool removed)
+static void report_gone(struct worker_process *w, const char *dir, const struct guid *guid,
+			bool removed)
 {
 	worker_put_begin(&w->out, WORKER_BOX_GONE);
 	worker_put_str(&w->out, dir);
+	worker_put_guid(&w->out, guid);
 	worker_put_u8(&w->out, removed);
 	worker_reply(w);
 }
@@ -311,7 +313,7 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 	box_cache_forget(&w->boxes, w->user, name);
 	if (strcmp(name, "INBOX") == 0 || is_there(w, name, &event->guid))
 		return;
-	report_gone(w, event->event.dir, true);
+	report_gone(w, event->event.dir, &event->guid, true);
 	if (!guid_is_empty(&event->guid) &&
 	    mailbox_log_keep(w->user, &event->guid, event->event.time, &err) < 0)
 		note_failure(c, &err);
@@ -329,7 +331,7 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 
 	box_cache_forget(&w->boxes, w->user, from);
 	box_cache_forget(&w->boxes, w->user, to);
-	report_gone(w, event->event.dir, false);
+	report_gone(w, event->event.dir, &event->guid, false);
 	/* By the time it is looked at it may be gone, and then which one it was counts. */
 	if (!guid_is_empty(&event->guid))
 		worker_report_place(w, event->event.name, &event->guid, true);

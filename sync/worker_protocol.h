@@ -40,7 +40,7 @@
 #include "store/mail_event.h"
 #include "sync/brain.h"
 
-#define WORKER_PROTOCOL_VERSION 2
+#define WORKER_PROTOCOL_VERSION 3
 #define WORKER_MESSAGE_MAX	32768
 #define WORKER_NAME_MAX		4096 /* bytes of a user, directory, file or mailbox name */
 #define WORKER_BOXES_MAX	64   /* mailboxes of a GO; more: the whole tree */
@@ -68,8 +68,8 @@ enum worker_message_type {
 	WORKER_NOTED,	  /* of a WORKER_REACHED */
 	/* from a worker */
 	WORKER_BOX = 64,
-	WORKER_BOX_GONE,
-	WORKER_PLACED, /* directory, GUID, u8: it was moved there */
+	WORKER_BOX_GONE, /* directory, GUID or an empty one, u8: not only from there */
+	WORKER_PLACED,	 /* directory, GUID, u8: it was moved there */
 	WORKER_CAUGHT_UP,
 	WORKER_CONNECTED,
 	WORKER_BEGIN,

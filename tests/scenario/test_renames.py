@@ -133,6 +133,27 @@ def renamed_unseen(pair, maildir):
     both_have(pair, {**both, ".Unseen": sorted([mail, late])})
 
 
+def renamed_back(pair, maildir):
+    """The sync undoes a rename, since the other node has made one of that name; mail that is removed at once from the one that
+    is back is not taken for the other's."""
+    there = maildir.replace(pair.a.mount, pair.b.mount)
+    both = folders(pair)[0]
+    for number in range(8):
+        plain.make_maildir(f"{maildir}/.Back{number}")
+        mails = both[f".Back{number}"] = sorted(plain.deliver(f"{maildir}/.Back{number}", f"mail {n}") for n in range(2))
+        both_have(pair, both)
+        pair.b.kill("dsyncd", signal.SIGTERM)
+        plain.make_maildir(f"{maildir}/.Taken{number}")
+        both[f".Taken{number}"] = [plain.deliver(f"{maildir}/.Taken{number}", "another")]
+        time.sleep(1.1)  # the time of what happens to folders is told in seconds
+        os.rename(f"{there}/.Back{number}", f"{there}/.Taken{number}")
+        pair.b.start_dsyncd()
+        eventually("it is back", lambda n=number: os.path.isdir(f"{there}/.Back{n}/cur"))
+        time.sleep(0.004 * number)
+        os.unlink(plain.find(f"{there}/.Back{number}", mails.pop()))
+        both_have(pair, both)
+
+
 def main():
     with Pair(dovecot=False) as pair:
         maildir = plain.make_home(pair.a, USER) + "/Maildir"
@@ -159,6 +180,7 @@ def main():
             both_have(pair, expected)
         removals(pair, maildir)
         renamed_unseen(pair, maildir)
+        renamed_back(pair, maildir)
 
 
 if __name__ == "__main__":
