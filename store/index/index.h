@@ -88,6 +88,9 @@ struct index_status {
 	bool pending;	  /* internal records (requests) wait for a sync of the storage (3.6) */
 };
 void index_status(const struct index *index, struct index_status *status_r);
+/* Whether a change of this message is asked for and still to be carried out, or may be, since the
+ * log cannot be read. Reads all of the log where anything is pending. */
+bool index_has_request(const struct index *index, uint32_t uid);
 /* When the log was last written to, by its file's mtime; UTC milliseconds. Negative errno. */
 int64_t index_log_written(const struct index *index);
 

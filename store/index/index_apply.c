@@ -402,20 +402,6 @@ static int apply_ext_inc(struct index *index, const struct index_log_record *rec
 	return 0;
 }
 
-static bool record_is_request(const struct index_log_record *record)
-{
-	switch (record->kind) {
-	case LOG_EXPUNGE:
-	case LOG_EXPUNGE_GUID:
-	case LOG_FLAG_UPDATE:
-	case LOG_KEYWORD_UPDATE:
-	case LOG_KEYWORD_RESET:
-		return !record->external;
-	default:
-		return false;
-	}
-}
-
 static bool record_needs_ext(const struct index_log_record *record)
 {
 	switch (record->kind) {
@@ -505,7 +491,7 @@ int index_apply_record(void *ctx, const struct index_log_record *record, struct 
 		if (record->external)
 			state->tail = end;
 	}
-	if (record_is_request(record))
+	if (index_log_is_request(record))
 		state->pending_offset = record->offset;
 	return 0;
 }

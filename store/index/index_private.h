@@ -140,6 +140,9 @@ bool index_state_mark(const struct index_state *state, uint32_t file_seq, uint64
 /* Before the first record of a transaction is applied. */
 void index_state_pass(struct index_state *state, uint32_t file_seq, uint64_t offset);
 
+/* index_requests.c: it asks for a change, which is still to be carried out or was since. */
+bool index_log_is_request(const struct index_log_record *record);
+
 /* index_late.c: a record is applied. -ENOMEM. */
 void index_late_see_append(struct index_late *late, const struct index_log_record *record,
 			   uint32_t uid);

@@ -348,16 +348,13 @@ static int look_at_message(struct catch_up *up, size_t i, const struct index_rec
 	int rc;
 
 	if (!item->removed && item->present) {
-		struct index_status status;
-
 		maildir_name_parse(item->present, &name);
 		rc = maildir_name_differs(md, record, &name, &changed, err);
 		if (rc < 0 || !changed)
 			return rc;
-		/* Requests that Dovecot has not carried out yet: there the index is right, and
+		/* A request that Dovecot has not carried out yet: there the index is right, and
 		 * Dovecot settles the rest when it does. */
-		index_status(md->index, &status);
-		if (status.pending)
+		if (index_has_request(md->index, record->uid))
 			return 0;
 		if (is_present(md, item)) {
 			if (!txn) {

@@ -153,15 +153,13 @@ static int add_new_file(struct scan *scan, const struct maildir_name *name, uint
 static int see_known(struct scan *scan, const struct index_record *record,
 		     const struct maildir_name *name)
 {
-	struct index_status status;
 	bool changed;
 	int rc = maildir_name_differs(scan->md, record, name, &changed, scan->err);
 
 	if (rc < 0 || !changed)
 		return rc;
-	/* Requests that Dovecot has not carried out yet: there the index is right. */
-	index_status(scan->md->index, &status);
-	if (status.pending)
+	/* A request that Dovecot has not carried out yet: there the index is right. */
+	if (index_has_request(scan->md->index, record->uid))
 		return 0;
 	scan->need = true;
 	if (!scan->txn)

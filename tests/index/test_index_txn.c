@@ -310,6 +310,7 @@ static void requests_wait_until_they_are_carried_out(void **state)
 	make_index(fx, 1, 1);
 	index = open_index(fx);
 	append_uid(index, 1, 0);
+	assert_false(index_has_request(index, 1));
 	txn = begin(index);
 	index_txn_internal(txn);
 	must(index_expunge(txn, 1, NULL, &err), &err);
@@ -320,6 +321,8 @@ static void requests_wait_until_they_are_carried_out(void **state)
 	assert_int_equal(highest(index), 3);
 	index_status(index, &status);
 	assert_true(status.pending);
+	assert_true(index_has_request(index, 1));
+	assert_false(index_has_request(index, 2));
 	assert_int_equal(index_write_snapshot(index, 1000, &err), -EBUSY);
 	must(index_housekeep(index, 1000, &err), &err);
 	/* Whoever carries it out writes the external one and moves the tail. */
@@ -333,6 +336,7 @@ static void requests_wait_until_they_are_carried_out(void **state)
 	must(index_refresh(index, &err), &err);
 	index_status(index, &status);
 	assert_false(status.pending);
+	assert_false(index_has_request(index, 1));
 	assert_int_equal(status.messages, 0);
 	must(index_write_snapshot(index, 1000, &err), &err);
 	index_close(&index);

@@ -189,6 +189,44 @@ static void test_renames_are_flag_changes(void **state)
 	mailbox_close(&box);
 }
 
+static void request_flag(struct mailbox *box, uint32_t uid, uint8_t flag)
+{
+	struct index_txn *txn;
+	struct error err = {0};
+
+	must(index_begin(maildir_of(box)->index, -1, &txn, &err), &err);
+	index_txn_internal(txn);
+	must(index_update_flags(txn, uid, flag, 0, &err), &err);
+	must(index_commit(&txn, false, &err), &err);
+}
+
+/* Where Dovecot has still to give a file the flags that a client has set, its name is out of date:
+ * but not those of others. */
+static void test_a_request_is_about_its_own_message(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[2] = {event_renamed("a:2,", "a:2,R"),
+				       event_renamed("b:2,", "b:2,R")};
+	struct mailbox *box;
+	struct error err = {0};
+	bool changed;
+	size_t missing;
+
+	fixture_make_maildir(fx);
+	box = must_open(fx, "INBOX");
+	for (int i = 0; i < 3; i++)
+		deliver(fx, "cur", (const char *[]){"a:2,", "b:2,", "c:2,"}[i], BODY);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	request_flag(box, 1, MAIL_FLAGGED);
+	must_shell("cd '%s/cur' && mv a:2, a:2,R && mv b:2, b:2,R", fx->maildir);
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "1 a F\n2 b R\n3 c \n");
+	must_shell("cd '%s/cur' && mv c:2, c:2,S", fx->maildir);
+	must(mailbox_scan(box, &changed, &missing, &err), &err);
+	assert_described(box, "1 a F\n2 b R\n3 c S\n");
+	mailbox_close(&box);
+}
+
 static void test_removals_are_expunges_when_the_file_is_gone(void **state)
 {
 	struct fixture *fx = *state;
@@ -747,6 +785,7 @@ int main(void)
 		UNIT(test_a_removal_that_nothing_tells_of_is_recorded),
 		UNIT(test_a_removal_is_recorded_by_the_list_that_was),
 		UNIT(test_renames_are_flag_changes),
+		UNIT(test_a_request_is_about_its_own_message),
 		UNIT(test_removals_are_expunges_when_the_file_is_gone),
 		UNIT(test_a_file_that_is_only_missing_is_no_expunge),
 		UNIT(test_an_expunged_message_that_reappears_gets_a_new_uid),
