@@ -115,8 +115,8 @@ void queue_user_update(struct queue *queue, struct queue_user *user);
 int queue_event_add(struct queue *queue, struct queue_user *user, const struct mail_event *event,
 		    const struct guid *guid, bool echo, int64_t now_ms);
 /* Where the directory was before all events that no job has done with, or where a worker put it
- * since: malloc'ed. -ENOENT: nowhere, one of them made it; or nobody knows, since one is a look at
- * the whole home. */
+ * (or one above it) since: malloc'ed. -ENOENT: nowhere, one of them made it; or nobody knows, since
+ * one is a look at the whole home. */
 int queue_dir_before(const struct queue_user *user, const char *dir, char **dir_r);
 /* Moves up to max events to user->taken (all of a user's coalesced ones belong together, in order).
  */

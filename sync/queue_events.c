@@ -110,7 +110,7 @@ static int step_back(const struct queue_event *event, char **path)
 
 	if (event->event.kind == MAIL_EVENT_RESCAN_HOME)
 		return -ENOENT;
-	if (rest && *rest == '\0' && event->event.origin != 0)
+	if (rest && event->event.origin != 0)
 		return 1;
 	if (rest) {
 		if (asprintf(&before, "%s%s", event->event.dir, rest) < 0)

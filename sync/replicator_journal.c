@@ -163,8 +163,6 @@ static int add_event(const struct turn *turn, struct queue_user *user,
 	struct guid guid;
 
 	mailbox_of(r, user, event, &guid);
-	if (event->kind == MAIL_EVENT_DIR_RENAMED && event->origin != 0)
-		replicator_place_moved(r, user, event->dir, event->name, &guid);
 	return queue_event_add(&r->queue, user, event, &guid, echo, turn->now_ms);
 }
 

@@ -7,8 +7,9 @@
  * the directory, though that is another one by then, and perhaps not for the first time. So they
  * are remembered with the directory, and for a while no mailbox that was here is made again.
  *
- * What programs did counts here when a job has taken it in; what a session did, and tells, at once.
- * Its renames are in the journal among theirs, so the journal is read before it is heard.
+ * What programs did counts here when a job has taken it in; what a session does, as soon as it
+ * tells, which for a rename is before it. So where a session's rename ended is what to look up, not
+ * where it began: another mailbox may be there by then, and the place known to be its.
  */
 #include "sync/replicator_private.h"
 
@@ -54,15 +55,6 @@ void replicator_place_is(struct replicator *r, struct queue_user *user, const ch
 	replicator_dirty(r);
 }
 
-static bool is_known(struct replicator *r, const struct queue_user *user, const char *dir,
-		     const struct guid *guid)
-{
-	struct peer_place place;
-
-	return peer_journal_get_place(r->journal, user->name, dir, &place, NULL) == 0 &&
-	       guid_equal(&place.guid, guid);
-}
-
 void replicator_note_place(struct replicator *r, struct queue_user *user,
 			   struct worker_reader *reader)
 {
@@ -72,20 +64,8 @@ void replicator_note_place(struct replicator *r, struct queue_user *user,
 
 	worker_get_guid(reader, &guid);
 	moved = worker_get_u8(reader) != 0;
-	if (worker_get_end(reader) < 0 || is_known(r, user, dir, &guid))
-		return;
-	(void)replicator_read_journal(r);
-	replicator_place_is(r, user, dir, &guid, moved);
-}
-
-void replicator_place_moved(struct replicator *r, struct queue_user *user, const char *from,
-			    const char *to, const struct guid *guid)
-{
-	if (guid_is_empty(guid))
-		return;
-	if (is_known(r, user, from, guid))
-		(void)peer_journal_del_place(r->journal, user->name, from, NULL);
-	replicator_place_is(r, user, to, guid, true);
+	if (worker_get_end(reader) == 0)
+		replicator_place_is(r, user, dir, &guid, moved);
 }
 
 void replicator_place_gone(struct replicator *r, struct queue_user *user, const char *dir,

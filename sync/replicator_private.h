@@ -239,9 +239,6 @@ void replicator_place_is(struct replicator *r, struct queue_user *user, const ch
 /* The same; the reader is behind WORKER_PLACED. */
 void replicator_note_place(struct replicator *r, struct queue_user *user,
 			   struct worker_reader *reader);
-/* A worker has renamed the directory; guid is empty where nobody knows which mailbox it was. */
-void replicator_place_moved(struct replicator *r, struct queue_user *user, const char *from,
-			    const char *to, const struct guid *guid);
 /* Which one: guid, or, where it is empty, whichever is known. removed: not only from this place. */
 void replicator_place_gone(struct replicator *r, struct queue_user *user, const char *dir,
 			   const struct guid *guid, bool removed);

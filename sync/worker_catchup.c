@@ -323,6 +323,29 @@ static void log_removed(struct catch_up *c, const char *name, const struct worke
 		note_failure(c, &err);
 }
 
+/*
+ * A worker's own is logged by itself, with the time of who did it. By now others may have had these
+ * names since, so that it would be logged again, as newer than what the peer has: and the peer's
+ * next rename would be undone. Where the worker was killed before it logged it, both have this
+ * name.
+ *
+ * And it has told where it puts the mailbox; where it was another may be since, for which the event
+ * may be taken.
+ */
+static void see_renamed_by_worker(struct catch_up *c, const char *to,
+				  const struct worker_event *event)
+{
+	const struct worker_group group = {.scan = false};
+	struct error err = {0};
+	int rc = take_in_mended(c->w, to, &group, &event->guid, &err);
+
+	if (rc == 0 && !guid_is_empty(&event->guid))
+		report_gone(c->w, event->event.dir, &event->guid, false);
+	if (rc == -EXDEV)
+		rc = take_in_mended(c->w, to, &group, NULL, &err);
+	note_end(c, rc, &err);
+}
+
 static void log_renamed(struct catch_up *c, const char *from, const char *to,
 			const struct worker_event *event)
 {
@@ -331,16 +354,15 @@ static void log_renamed(struct catch_up *c, const char *from, const char *to,
 
 	box_cache_forget(&w->boxes, w->user, from);
 	box_cache_forget(&w->boxes, w->user, to);
+	if (event->event.origin != 0) {
+		see_renamed_by_worker(c, to, event);
+		return;
+	}
 	report_gone(w, event->event.dir, &event->guid, false);
 	/* By the time it is looked at it may be gone, and then which one it was counts. */
 	if (!guid_is_empty(&event->guid))
 		worker_report_place(w, event->event.name, &event->guid, true);
-	/* A worker's own is logged by itself, with the time of who did it. By now others may have
-	 * had these names since, so that it would be logged again, as newer than what the peer has:
-	 * and the peer's next rename would be undone. Where the worker was killed before it logged
-	 * it, both have this name. */
-	if (event->event.origin == 0 &&
-	    mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
+	if (mailbox_list_log_renamed(w->user, from, to, event->event.time, &err) < 0)
 		note_failure(c, &err);
 	process_box(c, to, &(struct worker_group){.scan = false});
 }

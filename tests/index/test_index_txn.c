@@ -339,6 +339,14 @@ static void requests_wait_until_they_are_carried_out(void **state)
 	assert_false(index_has_request(index, 1));
 	assert_int_equal(status.messages, 0);
 	must(index_write_snapshot(index, 1000, &err), &err);
+	/* What is carried out is none any more where another is pending. */
+	append_uid(index, 2, 0);
+	txn = begin(index);
+	index_txn_internal(txn);
+	must(index_update_flags(txn, 2, MAIL_SEEN, 0, &err), &err);
+	commit(&txn);
+	assert_true(index_has_request(index, 2));
+	assert_false(index_has_request(index, 1));
 	index_close(&index);
 }
 

@@ -343,8 +343,8 @@ static void test_a_rename_by_a_worker_is_where_it_ends(void **state)
 	assert_int_equal(queue_event_add(&queue, a, &events[1], NULL, true, 0), 0);
 	expect_before(a, "Maildir/.D1", "Maildir/.D1");
 	expect_before(a, "Maildir/.D2", NULL);
-	/* Nobody tells of what is below. */
 	expect_before(a, "Maildir/.D1/below", "Maildir/.D1/below");
+	expect_before(a, "Maildir/.D2/below", NULL);
 	assert_int_equal(queue_event_add(&queue, a, &events[2], NULL, false, 0), 0);
 	expect_before(a, "Maildir/.D3", "Maildir/.D1");
 	expect_before(a, "Maildir/.D3/below", "Maildir/.D1/below");
