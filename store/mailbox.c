@@ -496,6 +496,14 @@ int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events
 	return told(box, box->format->explain_missing(box, events, count, err), err);
 }
 
+int mailbox_has_removal(const struct mailbox *box, const struct mail_event *events, size_t count,
+			const char *const *guids, size_t guid_count, struct error *err)
+{
+	if (!box->format->has_removal)
+		return 0;
+	return box->format->has_removal(box, events, count, guids, guid_count, err);
+}
+
 int mailbox_settle(struct mailbox *box, struct error *err)
 {
 	return box->format->settle ? told(box, box->format->settle(box, err), err) : 0;

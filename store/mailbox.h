@@ -161,6 +161,10 @@ const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r);
  * renamed, and are not lost. */
 int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
 			    struct error *err);
+/* 1: one of these events tells that somebody removed the file of a message with one of these GUIDs.
+ * 0: none does, or events do not tell of files here. -ENOMEM. */
+int mailbox_has_removal(const struct mailbox *box, const struct mail_event *events, size_t count,
+			const char *const *guids, size_t guid_count, struct error *err);
 /* Where a process of this host died while it changed the mailbox, takes in what it left, which may
  * be a file that neither uidlist nor index know. To be called before the mailbox is told to a peer,
  * whose evidence about such a message would else be taken for done. Costs one look-up otherwise. */

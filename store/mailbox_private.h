@@ -128,6 +128,9 @@ struct mailbox_format {
 	/* Calls mailbox_not_missing(). NULL: events tell of no files. */
 	int (*explain_missing)(struct mailbox *box, const struct mail_event *events, size_t count,
 			       struct error *err);
+	/* NULL: events tell of no files. */
+	int (*has_removal)(const struct mailbox *box, const struct mail_event *events, size_t count,
+			   const char *const *guids, size_t guid_count, struct error *err);
 	int (*settle)(struct mailbox *box, struct error *err); /* NULL: nothing is left */
 };
 

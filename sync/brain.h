@@ -98,6 +98,10 @@ struct sync_host {
 	 * known now; negative. NULL: nobody can tell, and nothing is put back. */
 	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
 			       struct error *err);
+	/* 1: the mount saw somebody remove a message with one of these GUIDs from the mailbox, and
+	 * its index may not tell yet. 0; negative. NULL: nobody can tell. */
+	int (*was_removed)(void *ctx, const char *name, struct mailbox *mailbox,
+			   const char *const *guids, size_t count, struct error *err);
 	/* Whether all that programs did to directories up to this call is in the list's logs;
 	 * makes_again: a mailbox is to be made that was here, and may be one that somebody is
 	 * removing. 0; 1: something is on its way; negative. NULL: nobody can tell. */

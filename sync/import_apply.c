@@ -89,11 +89,53 @@ static int check_plan_fits(struct box *box)
 	return uids_were_taken(import, status->uid_next) ? -EAGAIN : 0;
 }
 
+static int stop(struct box *box, const char *why)
+{
+	box->import.stopped = true;
+	box_again(box, why);
+	return -EAGAIN;
+}
+
+/*
+ * What comes from the peer may have been here, in a file that a mount left without a line when it
+ * died, or with a line that Dovecot has dropped already with its file. If a program has just
+ * removed it, only the mount tells that it is gone, and that is taken in first: it would be there
+ * again.
+ */
+static int check_not_removed(struct box *box, struct error *err)
+{
+	const struct sync_host *host = box->brain->host;
+	const struct merge_mailbox_plan *plan = &box->import.plan;
+	const char **guids = NULL;
+	size_t count = 0;
+	int ret = 0;
+
+	if (host->was_removed == NULL || plan->appends == 0)
+		return 0;
+	guids = calloc(plan->appends, sizeof(*guids));
+	if (guids == NULL)
+		return error_errno(err, -ENOMEM, "GUIDs of new messages");
+	for (size_t i = box->import.applied; i < plan->action_count; i++) {
+		const struct merge_action *action = &plan->actions[i];
+
+		if (action->kind == MERGE_APPEND && action->guid != NULL && count < plan->appends)
+			guids[count++] = action->guid;
+	}
+	if (count > 0)
+		ret = host->was_removed(host->ctx, box->name, box->mailbox, guids, count, err);
+	free(guids);
+	return ret;
+}
+
 static int begin(struct box *box, struct mailbox_txn **txn_r)
 {
 	struct error err = {0};
-	int ret = mailbox_begin(box->mailbox, txn_r, &err);
+	int ret = check_not_removed(box, &err);
 
+	if (ret > 0)
+		return stop(box, "a message that the peer has was removed here just now");
+	if (ret == 0)
+		ret = mailbox_begin(box->mailbox, txn_r, &err);
 	if (ret < 0) {
 		box_fail(box, ret, &err);
 		return ret;
@@ -101,8 +143,7 @@ static int begin(struct box *box, struct mailbox_txn **txn_r)
 	ret = check_plan_fits(box);
 	if (ret < 0) {
 		mailbox_abort(txn_r);
-		box->import.stopped = true;
-		box_again(box, "it was changed here while the peer's changes were on their way");
+		ret = stop(box, "it was changed here while the peer's changes were on their way");
 	}
 	return ret;
 }

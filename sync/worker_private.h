@@ -91,6 +91,8 @@ void worker_clear_unsettled(struct worker_process *w);
 void worker_add_unsettled(struct worker_process *w, struct worker_reader *reader);
 /* What the engine asks (struct sync_host). */
 bool worker_host_may_sync(void *ctx, const char *mailbox);
+int worker_host_was_removed(void *ctx, const char *name, struct mailbox *mailbox,
+			    const char *const *guids, size_t count, struct error *err);
 int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
 				struct error *err);
 int worker_host_tree_is_told(void *ctx, bool makes_again, struct error *err);

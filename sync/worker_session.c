@@ -180,6 +180,7 @@ static struct sync_host host_of(struct worker_process *w)
 		.begin = host_begin,
 		.may_sync = worker_host_may_sync,
 		.explain_missing = worker_host_explain_missing,
+		.was_removed = worker_host_was_removed,
 		.tree_is_told = worker_host_tree_is_told,
 		.save = host_save,
 		.reached = host_reached,

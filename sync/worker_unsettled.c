@@ -69,9 +69,12 @@ bool worker_host_may_sync(void *ctx, const char *mailbox)
 	return true;
 }
 
-/* By one message of events. */
-static int explain_some(struct worker_process *w, struct worker_reader *reader,
-			struct mailbox *mailbox, struct error *err)
+/* What is done with removals of one message: 0, 1: enough is known; negative. */
+typedef int removals_fn(void *ctx, struct mailbox *mailbox, const struct mail_event *events,
+			size_t count, struct error *err);
+
+static int read_some(struct worker_process *w, struct worker_reader *reader,
+		     struct mailbox *mailbox, removals_fn *fn, void *ctx, struct error *err)
 {
 	struct worker_events read = {0};
 	struct mail_event *events = NULL;
@@ -88,23 +91,23 @@ static int explain_some(struct worker_process *w, struct worker_reader *reader,
 	for (size_t i = 0; events && i < read.count; i++)
 		events[i] = read.list[i].event;
 	if (events)
-		rc = mailbox_explain_missing(mailbox, events, read.count, err);
+		rc = fn(ctx, mailbox, events, read.count, err);
 	free(events);
 	free(read.list);
 	return rc;
 }
 
-int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
-				struct error *err)
+/* Those of the mailbox that are not in its index yet. *known_r: they are all. */
+static int each_removal(struct worker_process *w, const char *name, struct mailbox *mailbox,
+			removals_fn *fn, void *ctx, bool *known_r, struct error *err)
 {
-	struct worker_process *w = ctx;
 	AUTO_FREE char *dir = worker_dir_of(w, name);
 	struct worker_reader reader;
-	bool known;
 	int rc = 0;
 
+	*known_r = false;
 	if (!dir || strlen(dir) > WORKER_NAME_MAX)
-		return 1;
+		return 0;
 	worker_put_begin(&w->out, WORKER_WANT_REMOVALS);
 	worker_put_str(&w->out, dir);
 	worker_put_guid(&w->out, &mailbox_status(mailbox)->guid);
@@ -112,12 +115,50 @@ int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 	/* All are read, also after a failure. */
 	for (worker_next(w, &reader); reader.type == WORKER_EVENTS; worker_next(w, &reader)) {
 		if (rc == 0)
-			rc = explain_some(w, &reader, mailbox, err);
+			rc = read_some(w, &reader, mailbox, fn, ctx, err);
 	}
-	known = worker_get_u8(&reader) != 0;
+	*known_r = worker_get_u8(&reader) != 0;
 	if (reader.type != WORKER_REMOVALS || worker_get_end(&reader) < 0)
 		worker_broken("a message out of order");
+	return rc;
+}
+
+static int explain_some(void *ctx, struct mailbox *mailbox, const struct mail_event *events,
+			size_t count, struct error *err)
+{
+	(void)ctx;
+	return mailbox_explain_missing(mailbox, events, count, err);
+}
+
+int worker_host_explain_missing(void *ctx, const char *name, struct mailbox *mailbox,
+				struct error *err)
+{
+	bool known;
+	int rc = each_removal(ctx, name, mailbox, explain_some, NULL, &known, err);
+
 	return rc < 0 ? rc : !known;
+}
+
+struct wanted {
+	const char *const *guids;
+	size_t count;
+};
+
+static int look_for_wanted(void *ctx, struct mailbox *mailbox, const struct mail_event *events,
+			   size_t count, struct error *err)
+{
+	const struct wanted *wanted = ctx;
+
+	return mailbox_has_removal(mailbox, events, count, wanted->guids, wanted->count, err);
+}
+
+int worker_host_was_removed(void *ctx, const char *name, struct mailbox *mailbox,
+			    const char *const *guids, size_t count, struct error *err)
+{
+	struct wanted wanted = {guids, count};
+	bool known;
+
+	return each_removal(ctx, name, mailbox, look_for_wanted, &wanted, &known, err);
 }
 
 /* The mount has told of everything when a directory was synced in it. */

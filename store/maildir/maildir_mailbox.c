@@ -53,6 +53,7 @@ const struct mailbox_format mailbox_format_maildir = {
 	.catch_up = maildir_catch_up,
 	.scan = maildir_scan,
 	.explain_missing = maildir_explain_missing,
+	.has_removal = maildir_has_removal,
 	.settle = maildir_settle,
 };
 

@@ -312,6 +312,8 @@ int maildir_catch_up(struct mailbox *box, const struct mail_event *events, size_
 int maildir_scan(struct mailbox *box, bool *changed_r, struct error *err);
 int maildir_explain_missing(struct mailbox *box, const struct mail_event *events, size_t count,
 			    struct error *err);
+int maildir_has_removal(const struct mailbox *box, const struct mail_event *events, size_t count,
+			const char *const *guids, size_t guid_count, struct error *err);
 int maildir_settle(struct mailbox *box, struct error *err);
 /* With the lock held already, or NULL. */
 int maildir_scan_locked(struct maildir *md, struct dotlock *lock, bool *changed_r,

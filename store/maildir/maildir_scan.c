@@ -380,6 +380,37 @@ int maildir_explain_missing(struct mailbox *box, const struct mail_event *events
 	return rc;
 }
 
+static int compare_guids(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Those whose GUID is the file's name, as nearly all: of others only a line would tell. */
+int maildir_has_removal(const struct mailbox *box, const struct mail_event *events, size_t count,
+			const char *const *guids, size_t guid_count, struct error *err)
+{
+	AUTO_FREE const char **sorted = calloc(guid_count + 1, sizeof *sorted);
+
+	(void)box;
+	if (!sorted)
+		return error_errno(err, -ENOMEM, "removals");
+	memcpy(sorted, guids, guid_count * sizeof *sorted);
+	qsort(sorted, guid_count, sizeof *sorted, compare_guids);
+	for (size_t i = 0; i < count; i++) {
+		char base[NAME_MAX + 1];
+		const char *key = base;
+		struct maildir_name name;
+
+		if (events[i].kind != MAIL_EVENT_REMOVED ||
+		    !maildir_name_parse(events[i].name, &name) || name.base_len > NAME_MAX)
+			continue;
+		snprintf(base, sizeof base, "%.*s", (int)name.base_len, name.base);
+		if (bsearch(&key, sorted, guid_count, sizeof *sorted, compare_guids))
+			return 1;
+	}
+	return 0;
+}
+
 /* ---- the whole ---- */
 
 static bool lacks_lines(const struct scan *scan)

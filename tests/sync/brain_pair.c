@@ -57,6 +57,17 @@ static int host_explain_missing(void *ctx, const char *name, struct mailbox *mai
 	return ret < 0 ? ret : node->removals_unknown;
 }
 
+static int host_was_removed(void *ctx, const char *name, struct mailbox *mailbox,
+			    const char *const *guids, size_t count, struct error *err)
+{
+	const struct test_node *node = ctx;
+
+	(void)name;
+	if (node->removal_count == 0)
+		return 0;
+	return mailbox_has_removal(mailbox, node->removals, node->removal_count, guids, count, err);
+}
+
 static void host_save(void *ctx, const struct sync_peer *peer,
 		      const struct sync_mailbox_state *state)
 {
@@ -159,6 +170,7 @@ static void *run_side(void *ptr)
 				 .begin = host_begin,
 				 .explain_missing =
 					 side->node->cannot_explain ? NULL : host_explain_missing,
+				 .was_removed = host_was_removed,
 				 .save = host_save,
 				 .reached = host_reached,
 				 .forget = host_forget,

@@ -129,6 +129,18 @@ int mailbox_explain_missing(struct mailbox *box, const struct mail_event *events
 	return 0;
 }
 
+int mailbox_has_removal(const struct mailbox *box, const struct mail_event *events, size_t count,
+			const char *const *guids, size_t guid_count, struct error *err)
+{
+	(void)box;
+	(void)events;
+	(void)count;
+	(void)guids;
+	(void)guid_count;
+	(void)err;
+	return 0;
+}
+
 const uint32_t *mailbox_missing(const struct mailbox *box, size_t *count_r)
 {
 	*count_r = 0;

@@ -129,6 +129,15 @@ static void deliver(struct fixture *f, int node, const char *mailbox)
 	maildir_user_deliver(&f->users[node], mailbox, guid, body);
 }
 
+static struct mail_event removal_of(const char *name)
+{
+	return (struct mail_event){.kind = MAIL_EVENT_REMOVED,
+				   .home = "",
+				   .dir = "Maildir",
+				   .name = name,
+				   .name2 = ""};
+}
+
 static unsigned delivery_number(const char *guid)
 {
 	unsigned number = 0;
@@ -505,11 +514,7 @@ static void expunge_without_a_name(struct fixture *f, int node, uint32_t uid)
 static void removals_are_news_while_files_are_missing(void **state)
 {
 	struct fixture *f = *state;
-	struct mail_event event = {.kind = MAIL_EVENT_REMOVED,
-				   .home = "",
-				   .dir = "Maildir",
-				   .name = "1795327226.M2P31607.node0:2,S",
-				   .name2 = ""};
+	struct mail_event event = removal_of("1795327226.M2P31607.node0:2,S");
 	struct mailbox *box;
 	struct error err;
 	bool changed;
@@ -712,11 +717,7 @@ static void a_change_of_a_uid_that_was_cut_costs_no_message(void **state)
 static void files_that_were_removed_stay_away(void **state)
 {
 	struct fixture *f = *state;
-	struct mail_event event = {.kind = MAIL_EVENT_REMOVED,
-				   .home = "",
-				   .dir = "Maildir",
-				   .name = "1795327226.M2P31607.node0:2,S",
-				   .name2 = ""};
+	struct mail_event event = removal_of("1795327226.M2P31607.node0:2,S");
 
 	for (int i = 0; i < 4; i++)
 		deliver(f, 0, "INBOX");
@@ -745,6 +746,32 @@ static void files_that_were_removed_stay_away(void **state)
 	run_session(&f->nodes[0], &f->nodes[1], SYNC_FULL, &f->results);
 	assert_int_equal(count_files(f, 0), 4);
 	expect_what_was_delivered(f);
+}
+
+/* Neither uidlist nor index of the first node know the message, but the mount has seen its file go:
+ * it is not brought until that has been taken in. */
+static void what_was_just_removed_is_not_brought(void **state)
+{
+	struct fixture *f = *state;
+	struct mail_event event = removal_of("1795327226.M3P31607.node1:2,S");
+
+	deliver(f, 0, "INBOX");
+	sync_until_equal(f);
+	deliver(f, 1, "INBOX");
+	deliver(f, 1, "INBOX");
+	f->nodes[0].removals = &event;
+	f->nodes[0].removal_count = 1;
+	for (int i = 0; i < 2; i++) {
+		run_session(&f->nodes[i], &f->nodes[1 - i], SYNC_CHANGED, &f->results);
+		assert_int_equal(f->results.master.outcome, SYNC_AGAIN);
+		assert_int_equal(count_files(f, 0), 1);
+	}
+	event.name = "1795327226.M9P31607.node1:2,S"; /* of another */
+	sync_until_equal(f);
+	assert_int_equal(count_files(f, 0), 3);
+	f->nodes[0].removal_count = 0;
+	expect_what_was_delivered(f);
+	expect_quiet(f);
 }
 
 /* An expunge meanwhile wins; of what the peer does not have either the record ends. */
@@ -827,6 +854,7 @@ int main(void)
 		TEST(a_file_comes_back_under_another_uid),
 		TEST(a_change_of_a_uid_that_was_cut_costs_no_message),
 		TEST(files_that_were_removed_stay_away),
+		TEST(what_was_just_removed_is_not_brought),
 		TEST(a_file_that_neither_has_ends),
 		TEST(deletions_that_dovecot_forgot),
 		TEST(many_mails),
