@@ -102,23 +102,24 @@ static int stop(struct box *box, const char *why)
  * removed it, only the mount tells that it is gone, and that is taken in first: it would be there
  * again.
  */
-static int check_not_removed(struct box *box, struct error *err)
+static int check_not_removed(struct box *box, size_t end, struct error *err)
 {
 	const struct sync_host *host = box->brain->host;
 	const struct merge_mailbox_plan *plan = &box->import.plan;
+	const size_t start = box->import.applied;
 	const char **guids = NULL;
 	size_t count = 0;
 	int ret = 0;
 
-	if (host->was_removed == NULL || plan->appends == 0)
+	if (host->was_removed == NULL || plan->appends == 0 || start >= end)
 		return 0;
-	guids = calloc(plan->appends, sizeof(*guids));
+	guids = calloc(end - start, sizeof(*guids));
 	if (guids == NULL)
 		return error_errno(err, -ENOMEM, "GUIDs of new messages");
-	for (size_t i = box->import.applied; i < plan->action_count; i++) {
+	for (size_t i = start; i < end; i++) {
 		const struct merge_action *action = &plan->actions[i];
 
-		if (action->kind == MERGE_APPEND && action->guid != NULL && count < plan->appends)
+		if (action->kind == MERGE_APPEND && action->guid != NULL)
 			guids[count++] = action->guid;
 	}
 	if (count > 0)
@@ -127,18 +128,22 @@ static int check_not_removed(struct box *box, struct error *err)
 	return ret;
 }
 
-static int begin(struct box *box, struct mailbox_txn **txn_r)
+/* A transaction for the actions up to end. */
+static int begin(struct box *box, size_t end, struct mailbox_txn **txn_r)
 {
 	struct error err = {0};
-	int ret = check_not_removed(box, &err);
+	int ret = mailbox_begin(box->mailbox, txn_r, &err);
 
-	if (ret > 0)
-		return stop(box, "a message that the peer has was removed here just now");
 	if (ret == 0)
-		ret = mailbox_begin(box->mailbox, txn_r, &err);
+		ret = check_not_removed(box, end, &err);
 	if (ret < 0) {
+		mailbox_abort(txn_r);
 		box_fail(box, ret, &err);
 		return ret;
+	}
+	if (ret > 0) {
+		mailbox_abort(txn_r);
+		return stop(box, "a message that the peer has was removed here just now");
 	}
 	ret = check_plan_fits(box);
 	if (ret < 0) {
@@ -351,7 +356,7 @@ static int raise_numbers(struct box *box, struct mailbox_txn *txn, uint32_t uid_
 static int raise_alone(struct box *box, uint32_t uid_next, uint64_t highest_modseq)
 {
 	struct mailbox_txn *txn = NULL;
-	int ret = begin(box, &txn);
+	int ret = begin(box, 0, &txn);
 
 	if (ret == 0)
 		ret = raise_numbers(box, txn, uid_next, highest_modseq, 0);
@@ -365,7 +370,7 @@ static int adopt_uid_validity(struct box *box)
 {
 	struct mailbox_txn *txn = NULL;
 	struct error err = {0};
-	int ret = begin(box, &txn);
+	int ret = begin(box, 0, &txn);
 
 	if (ret == 0) {
 		ret = mailbox_set_uid_validity(txn, box->import.plan.uid_validity, &err);
@@ -413,7 +418,7 @@ static int apply_changes(struct box *box)
 
 	if (!last && batched == plan->expunge_start && !import->batched)
 		return 0;
-	int ret = begin(box, &txn);
+	int ret = begin(box, plan->expunge_start, &txn);
 	if (ret == 0)
 		ret = apply_range(box, txn, plan->expunge_start, false);
 	if (ret == 0 && import->batched)
@@ -443,7 +448,7 @@ static int apply_expunges(struct box *box)
 		ret = raise_alone(box, plan->burials > 0 ? plan->uid_next : 0,
 				  plan->expunge_modseq - 1);
 	if (ret == 0)
-		ret = begin(box, &txn);
+		ret = begin(box, plan->action_count, &txn);
 	if (ret == 0)
 		ret = apply_range(box, txn, plan->action_count, false);
 	if (ret == 0)
@@ -496,7 +501,7 @@ static void apply_batch(struct box *box, size_t end)
 
 	if (end == import->applied || prepare(box) < 0)
 		return;
-	int ret = begin(box, &txn);
+	int ret = begin(box, end, &txn);
 	if (ret == 0)
 		ret = apply_range(box, txn, end, true);
 	if (ret == 0)
