@@ -11,6 +11,7 @@ end both nodes are the same, and every mail that was acknowledged (file and dire
 With --removals the programs remove mail as well, and no mail may be back whose removal was synced."""
 import argparse
 import fcntl
+import itertools
 import os
 import random
 import shutil
@@ -36,6 +37,7 @@ class Disk:
 
     def __init__(self, node):
         self.node, self.image, self.path = node, node.dir + "/image", node.dir + "/disk"
+        self.numbers = itertools.count(1)
         with open(self.image, "wb") as file:
             file.truncate(IMAGE_BYTES)
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
@@ -76,7 +78,12 @@ class Disk:
                                                               capture_output=True).returncode == 0, every=0.05)
 
     def power_on(self):
+        """What was on the disk is copied: where somebody's mount namespace still has the old filesystem, its loop device stays,
+        and what that remembers of the disk would be mounted again."""
         self.detach()
+        old, self.image = self.image, f"{self.node.dir}/image{next(self.numbers)}"
+        run("cp", "--sparse=always", old, self.image)
+        os.unlink(old)
         self.attach()
         self.bind()
 
