@@ -73,6 +73,17 @@ static void append(struct mailbox *box, const char *guid)
 	append_mail(box, &(struct new_mail){.guid = guid, .body = BODY});
 }
 
+/* Messages 1 and 2, "one" and "two", and who looks from here on knows them. */
+static struct mailbox *make_with_two(struct fixture *fx)
+{
+	struct mailbox *box = make(fx);
+
+	append(box, "one");
+	append(box, "two");
+	look(box);
+	return box;
+}
+
 static void asked_for_after_the_change(void **state)
 {
 	struct fixture *fx = *state;
@@ -100,11 +111,8 @@ static void asked_for_after_the_change(void **state)
 static void asked_for_twice(void **state)
 {
 	struct fixture *fx = *state;
-	struct mailbox *box = make(fx);
+	struct mailbox *box = make_with_two(fx);
 
-	append(box, "one");
-	append(box, "two");
-	look(box);
 	change_uid(box, 2, 7);
 	ask_for_expunge(fx, 2, "two");
 	ask_for_expunge(fx, 2, NULL);
@@ -117,11 +125,8 @@ static void asked_for_twice(void **state)
 static void asked_for_before_the_change(void **state)
 {
 	struct fixture *fx = *state;
-	struct mailbox *box = make(fx);
+	struct mailbox *box = make_with_two(fx);
 
-	append(box, "one");
-	append(box, "two");
-	look(box);
 	ask_for_expunge(fx, 2, "two");
 	change_uid(box, 2, 7);
 	mailbox_close(&box);
@@ -135,13 +140,10 @@ static void asked_for_before_the_change(void **state)
 static void another_is_not_taken_for_it(void **state)
 {
 	struct fixture *fx = *state;
-	struct mailbox *box = make(fx);
+	struct mailbox *box = make_with_two(fx);
 	struct mailbox_txn *txn;
 	struct error err = {0};
 
-	append(box, "one");
-	append(box, "two");
-	look(box);
 	change_uid(box, 2, 7);
 	ask_for_expunge(fx, 2, "one");
 	assert_false(look(box));
@@ -159,11 +161,8 @@ static void another_is_not_taken_for_it(void **state)
 static void the_uid_was_changed_twice(void **state)
 {
 	struct fixture *fx = *state;
-	struct mailbox *box = make(fx);
+	struct mailbox *box = make_with_two(fx);
 
-	append(box, "one");
-	append(box, "two");
-	look(box);
 	change_uid(box, 2, 7);
 	change_uid(box, 7, 9);
 	ask_for_expunge(fx, 2, NULL);
