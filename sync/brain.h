@@ -99,8 +99,8 @@ struct sync_host {
 	int (*explain_missing)(void *ctx, const char *name, struct mailbox *mailbox,
 			       struct error *err);
 	/* 1: the mount saw somebody remove a message with one of these GUIDs from the mailbox, and
-	 * its index may not tell yet. 0; negative. NULL: nobody can tell. Called with the mailbox
-	 * locked, for each of its transactions. */
+	 * its index may not tell yet. 0: not, or it is not known; negative. NULL: nobody can tell.
+	 * Called with the mailbox locked, for the new messages of a transaction. */
 	int (*was_removed)(void *ctx, const char *name, struct mailbox *mailbox,
 			   const char *const *guids, size_t count, struct error *err);
 	/* Whether all that programs did to directories up to this call is in the list's logs;

@@ -239,7 +239,8 @@ void replicator_place_is(struct replicator *r, struct queue_user *user, const ch
 /* The same; the reader is behind WORKER_PLACED. */
 void replicator_note_place(struct replicator *r, struct queue_user *user,
 			   struct worker_reader *reader);
-/* Which one: guid, or, where it is empty, whichever is known. removed: not only from this place. */
+/* Which one: guid, if it is or was that, or, where it is empty, whichever is known. removed: not
+ * only from this place. */
 void replicator_place_gone(struct replicator *r, struct queue_user *user, const char *dir,
 			   const struct guid *guid, bool removed);
 

@@ -2,8 +2,9 @@
  * Mailboxes of which the mount saw removals or flags that could not be taken into their index (a
  * full disk): the peer, which has the mail, would undo them. They wait; the others are synced.
  *
- * And of which it has seen some since: what is missing there now may be no loss. The same of
- * directories: a mailbox that is elsewhere, or nowhere, may be so by somebody's wish.
+ * And of which it has seen some since: what is missing there now may be no loss, and what the peer
+ * has may be what somebody has just removed. The same of directories: a mailbox that is elsewhere,
+ * or nowhere, may be so by somebody's wish.
  */
 #include "sync/worker_private.h"
 
