@@ -248,6 +248,13 @@ static int identify_gone(struct catch_up *up, struct error *err)
 	return 0;
 }
 
+/* What came and went here without a UID was never told to anybody. After a crash events come again
+ * that were taken in before: then it may have had one that is lost. */
+static bool may_be_told(const struct catch_up *up, const struct item *item)
+{
+	return !item->came_here || item->gone_uid || up->scan;
+}
+
 /* Which removals nothing tells of. Reads the log, but only where there is a candidate. */
 static int find_unrecorded(struct catch_up *up, struct error *err)
 {
@@ -278,11 +285,9 @@ static int find_unrecorded(struct catch_up *up, struct error *err)
 	rc = index_find_expunges(md->index, queries, count, &nameless, err);
 	k = 0;
 	for (size_t i = 0; rc == 0 && i < up->count; i++) {
-		/* What came and went here was never told to anybody, or has a record without name.
-		 */
 		if (may_be_unrecorded(md, &up->items[i]))
 			up->items[i].unrecorded =
-				!queries[k++].known && (!up->items[i].came_here || nameless);
+				!queries[k++].known && (nameless || may_be_told(up, &up->items[i]));
 	}
 	return rc;
 }

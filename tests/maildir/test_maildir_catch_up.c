@@ -691,6 +691,40 @@ static void test_cut_change_of_a_uid_then_another_change(void **state)
 	cut_change_of_a_uid(state, HEALS_BY_CHANGE);
 }
 
+/* Where the power went events come again that were taken in before: it did not come only now, a
+ * peer may have been told of it. */
+static void test_what_was_removed_after_a_cut_change_of_its_uid_is_recorded(void **state)
+{
+	struct fixture *fx = *state;
+	struct mail_event events[2] = {event_delivered("1.a"), event_removed("1.a")};
+	struct mailbox_changes changes;
+	struct mailbox *box;
+	struct error err = {0};
+	struct guid guid;
+	uint64_t before;
+	size_t named = 0;
+
+	fixture_make_maildir(fx);
+	deliver(fx, "new", "1.a", BODY);
+	deliver(fx, "cur", "2.b:2,S", BODY);
+	box = must_open(fx, "INBOX");
+	before = mailbox_status(box)->highest_modseq;
+	mailbox_close(&box);
+	change_uid_and_die(fx);
+	must_shell("rm '%s/new/1.a'", fx->maildir);
+	box = must_open(fx, "INBOX");
+	assert_true(catch_up(box, events, 2));
+	assert_described(box, "2 2.b S\n");
+	guid_from_message_guid("1.a", &guid);
+	must(mailbox_changes(box, before, &changes, &err), &err);
+	for (size_t i = 0; i < changes.count; i++)
+		named += changes.change[i].expunged && guid_equal(&changes.change[i].guid, &guid);
+	assert_int_equal(named, 1);
+	mailbox_changes_free(&changes);
+	assert_nothing_to_do(fx, box, events, 2);
+	mailbox_close(&box);
+}
+
 /* As it is where the line's new UID was completed and the old one was left. */
 static void test_a_record_without_a_line_goes_by_a_scan(void **state)
 {
@@ -794,6 +828,7 @@ int main(void)
 		UNIT(test_many_events_at_once),
 		UNIT(test_a_scan_of_very_many_new_files),
 		UNIT(test_many_new_files_and_one_that_reappears),
+		UNIT(test_what_was_removed_after_a_cut_change_of_its_uid_is_recorded),
 		UNIT(test_cut_after_placing_files),
 		UNIT(test_cut_after_placing_files_then_scan),
 		UNIT(test_cut_after_the_uidlist),
