@@ -170,6 +170,7 @@ int item_list_add_expunge(struct item_list *list, const struct mailbox_change *c
 	item->has_guid128 = change->has_guid;
 	item->guid128 = change->guid;
 	item->flags.modseq = change->modseq;
+	item->appended = change->append_modseq;
 	return 0;
 }
 
@@ -240,6 +241,7 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 		item->has_guid128 = change->guid != NULL && *change->guid != '\0' &&
 				    guid_from_hex(change->guid, &item->guid128) == 0;
 		item->flags.modseq = change->modseq;
+		item->appended = change->appended;
 		return 0;
 	}
 	if (change->guid != NULL) {
@@ -363,10 +365,12 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 	if (item->type == 'e') {
 		if (item->has_guid128)
 			change_r->guid = guid_to_hex(&item->guid128, hex);
-		if (to_dovecot)
+		if (to_dovecot) {
 			change_r->received_timestamp = (uint64_t)date_that_counts(filter);
-		else
-			change_r->modseq = item->flags.modseq;
+			return 0;
+		}
+		change_r->modseq = item->flags.modseq;
+		change_r->appended = item->appended;
 		return 0;
 	}
 	change_r->guid = item->guid != NULL ? item->guid : "";

@@ -164,7 +164,7 @@ struct item_change {
 	 * in this one */
 	const char *from;
 	int64_t saved;
-	uint64_t appended; /* extension, of an 's': merge_item.appended */
+	uint64_t appended; /* extension, of an 's' or 'e': merge_item.appended */
 };
 
 /* R */

@@ -51,8 +51,8 @@ struct merge_item {
 	struct guid guid128;
 	/* Of an 'e' the modseq alone, where this side's log tells of it; 0: unknown. */
 	struct merge_flags flags;
-	/* 's': the MODSEQ of this side's log where it tells of its arrival; 0: it does not,
-	 * or that of flags. */
+	/* 's', 'e': the MODSEQ of this side's log where it tells of its arrival; 0: it does not,
+	 * or of an 's' that of flags. */
 	uint64_t appended;
 	/* For a filter (mail_filter.h), where one is in effect; the merge does not look at them. */
 	int64_t received;

@@ -229,18 +229,25 @@ static size_t expunges_find(const struct expunges *expunges, const struct guid *
 	return low;
 }
 
-/* Takes one of x's GUID that x came after: its UID is lower, and its MODSEQ, too. A message that is
- * renumbered gets its new UID before it loses the old one. Where the log no longer tells of x's
- * arrival only its last change is known. */
+static bool is_before(const struct expunges *expunges, size_t i, const struct guid *guid,
+		      const struct merge_item *x)
+{
+	return i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid) &&
+	       expunges->list[i]->uid < x->uid;
+}
+
+/* Takes one of x's GUID after which the message came again: the next instance, which may be x or
+ * one that was expunged in its turn, has a higher UID, and came at a higher MODSEQ. A message that
+ * is renumbered gets its new UID before it loses the old one, time after time where sessions break
+ * off. Where the log no longer tells of x's arrival only its last change is known. */
 static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
 			    const struct merge_item *x)
 {
-	uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
+	for (size_t i = expunges_find(expunges, guid); is_before(expunges, i, guid, x); i++) {
+		uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
 
-	for (size_t i = expunges_find(expunges, guid);
-	     i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid) &&
-	     expunges->list[i]->uid < x->uid;
-	     i++) {
+		if (is_before(expunges, i + 1, guid, x))
+			came = expunges->list[i + 1]->appended;
 		if (!expunges->answered[i] && expunges->list[i]->flags.modseq < came) {
 			expunges->answered[i] = true;
 			return true;

@@ -157,7 +157,11 @@ static void take_out(struct model_box *box, struct model_mail *mail)
 {
 	size_t index = (size_t)(mail - box->mails);
 
-	add_record(box, mail)->expunge = true;
+	uint64_t append_modseq = mail->append_modseq;
+	struct model_record *record = add_record(box, mail);
+
+	record->expunge = true;
+	record->append_modseq = append_modseq;
 	memmove(mail, mail + 1, (box->count - index - 1) * sizeof(*mail));
 	box->count--;
 }
@@ -224,6 +228,7 @@ struct list {
 struct change {
 	bool expunged;
 	uint64_t modseq; /* of the last one */
+	uint64_t append_modseq;
 	unsigned guid;
 	uint8_t add, remove, add_keywords, remove_keywords;
 };
@@ -241,6 +246,7 @@ static struct change *changes_since(const struct model_box *box, uint64_t since)
 		change->guid = record->guid;
 		change->modseq = record->modseq;
 		change->expunged |= record->expunge;
+		change->append_modseq = record->append_modseq;
 		change->add = (uint8_t)((change->add & ~record->remove) | record->add);
 		change->remove = (uint8_t)((change->remove & ~record->add) | record->remove);
 		change->add_keywords = (uint8_t)((change->add_keywords & ~record->remove_keywords) |
@@ -292,6 +298,8 @@ static void make_list(struct model_box *box, uint32_t common_uid, uint64_t since
 						? guid128(changes[uid].guid)
 						: nobodys;
 			item->flags.modseq = changes[uid].modseq;
+			item->appended =
+				changes[uid].append_modseq > since ? changes[uid].append_modseq : 0;
 		} else if (uid > common_uid) {
 			fill_item(item, 's', mail, &changes[uid]);
 			item->appended = mail->append_modseq > since ? mail->append_modseq : 0;

@@ -27,6 +27,7 @@ struct model_record {
 	uint32_t uid;
 	unsigned guid;
 	bool expunge;
+	uint64_t append_modseq; /* of what was expunged */
 	uint8_t add, remove, add_keywords, remove_keywords;
 };
 

@@ -415,6 +415,42 @@ static void expunge_of_a_renumbered_and_flagged_message_counts(void **state)
 	assert_int_equal(count_of(0, 5), 1);
 }
 
+/* It was removed under UID 6, was there again under 7, and has 9 now; the peer expunged it under 4.
+ * What counts is whether it was under 7 before it lost 6. */
+static size_t expunges_of_what_came_as(uint64_t appended)
+{
+	struct merge_item own[] = {
+		{.type = 'e', .uid = 6, .has_guid128 = true, .appended = 5, .flags.modseq = 7},
+		{.type = 'e', .uid = 7, .has_guid128 = true, .flags.modseq = 10},
+		{.type = 's', .uid = 9, .guid = "moved", .appended = 9, .flags.modseq = 9},
+	};
+	struct merge_item peer = {.type = 'e', .uid = 4, .has_guid128 = true, .flags.modseq = 5};
+	const struct merge_mailbox_input input = {
+		.mode = MERGE_DSYNCFS,
+		.common_uid = 3,
+		.own = {.uid_next = 10, .highest_modseq = 10, .items = own, .item_count = 3},
+		.peer = {.uid_next = 5, .highest_modseq = 5, .items = &peer, .item_count = 1},
+	};
+	struct merge_mailbox_plan plan;
+	struct error err;
+	size_t expunges;
+
+	guid_from_message_guid("moved", &peer.guid128);
+	own[0].guid128 = own[1].guid128 = peer.guid128;
+	own[1].appended = appended;
+	assert_int_equal(merge_mailbox(&input, &plan, &err), 0);
+	expunges = plan.expunges;
+	merge_mailbox_plan_free(&plan);
+	return expunges;
+}
+
+static void a_message_that_came_back_and_was_renumbered_stays(void **state)
+{
+	(void)state;
+	assert_int_equal(expunges_of_what_came_as(8), 0);
+	assert_int_equal(expunges_of_what_came_as(6), 1);
+}
+
 static void a_copy_of_an_expunged_message_stays(void **state)
 {
 	model_deliver(&model.box[0], 0, 2);
@@ -657,6 +693,7 @@ int main(void)
 		CASE(a_broken_session_is_finished_by_the_next),
 		CASE(expunge_of_a_half_renumbered_message_counts),
 		CASE(expunge_of_a_renumbered_and_flagged_message_counts),
+		CASE(a_message_that_came_back_and_was_renumbered_stays),
 		CASE(a_copy_of_an_expunged_message_stays),
 		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
 		CASE(a_message_moved_to_and_fro_on_both_sides_is_not_lost),
