@@ -41,7 +41,9 @@ struct mailbox_change {
 	uint64_t modseq;	/* of the last change */
 	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
 	bool expunged;
-	bool has_guid;	  /* of an expunged one: guid is known */
+	bool has_guid; /* of an expunged one: guid is known */
+	/* of an expunged one: the log's where it first tells of that; 0: unknown */
+	uint64_t expunge_modseq;
 	struct guid guid; /* 128-bit form */
 	uint8_t add_flags, remove_flags;
 	struct keyword_set add_keywords, remove_keywords;

@@ -51,6 +51,7 @@ static int select_expunges(struct box *box, const struct sync_expunge *list, siz
 			.uid = list[i].uid,
 			.modseq = list[i].modseq,
 			.expunged = true,
+			.expunge_modseq = list[i].modseq,
 			.has_guid = !guid_is_empty(&list[i].guid),
 			.guid = list[i].guid,
 		};

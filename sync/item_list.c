@@ -171,6 +171,7 @@ int item_list_add_expunge(struct item_list *list, const struct mailbox_change *c
 	item->guid128 = change->guid;
 	item->flags.modseq = change->modseq;
 	item->appended = change->append_modseq;
+	item->expunged = change->expunge_modseq;
 	return 0;
 }
 
@@ -242,6 +243,7 @@ int item_list_add_received(struct item_list *list, const struct item_change *cha
 				    guid_from_hex(change->guid, &item->guid128) == 0;
 		item->flags.modseq = change->modseq;
 		item->appended = change->appended;
+		item->expunged = change->expunged;
 		return 0;
 	}
 	if (change->guid != NULL) {
@@ -371,6 +373,7 @@ int item_list_to_change(const struct merge_item *item, bool to_dovecot,
 		}
 		change_r->modseq = item->flags.modseq;
 		change_r->appended = item->appended;
+		change_r->expunged = item->expunged != item->flags.modseq ? item->expunged : 0;
 		return 0;
 	}
 	change_r->guid = item->guid != NULL ? item->guid : "";

@@ -165,6 +165,7 @@ struct item_change {
 	const char *from;
 	int64_t saved;
 	uint64_t appended; /* extension, of an 's' or 'e': merge_item.appended */
+	uint64_t expunged; /* extension, of an 'e': merge_item.expunged */
 };
 
 /* R */

@@ -136,6 +136,7 @@ static const struct item_key change_keys[] = {
 	KEY(change.from, "from", KEY_NAME, KEY_EXTENSION),
 	KEY(change.saved, "saved", KEY_TIME, KEY_EXTENSION),
 	KEY(change.appended, "appended", KEY_DEC64, KEY_EXTENSION),
+	KEY(change.expunged, "expunged", KEY_DEC64, KEY_EXTENSION),
 };
 
 static const struct item_key request_keys[] = {

@@ -155,7 +155,7 @@ static void link_rest(struct inst **x, size_t x_count, struct inst **y, size_t y
 /* The 'e' items above the common UID that the other side has not heard of, by GUID. */
 struct expunges {
 	const struct merge_item **list;
-	bool *used;	/* looked at for a message of the other side */
+	bool *used;	/* looked at for a message of the other side, or for none */
 	bool *answered; /* there is one of the other side for it */
 	size_t count;
 };
@@ -177,6 +177,41 @@ static bool is_news(const struct merge_work *work, int side, const struct merge_
 	const uint64_t heard = merge_heard_modseq(work, side);
 
 	return work->in->common_uid > 0 || (heard > 0 && item->flags.modseq > heard);
+}
+
+static bool same_guid(const struct expunges *expunges, size_t i, const struct guid *guid)
+{
+	return i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid);
+}
+
+/* A burial tells of it once more. */
+static uint64_t gone_at(const struct merge_item *expunge)
+{
+	return expunge->expunged != 0 ? expunge->expunged : expunge->flags.modseq;
+}
+
+/*
+ * What says nothing about another message of the other side: where that has the very message, and
+ * where the next one of the GUID was there already: it was renumbered then, or there twice. What is
+ * not known is taken for that, since a message that comes back is better than one that is lost.
+ */
+static void use_needless(struct expunges *expunges, const struct merge_side *other)
+{
+	size_t next = expunges->count;
+
+	for (size_t i = expunges->count; i-- > 0;) {
+		const struct merge_item *item = expunges->list[i];
+		const struct merge_item *there =
+			merge_items_find(other->items, other->item_count, item->uid);
+
+		expunges->used[i] =
+			there != NULL && there->type == 's' && merge_item_names(item, there->guid);
+		if (expunges->used[i])
+			continue;
+		expunges->used[i] = same_guid(expunges, next, &item->guid128) &&
+				    expunges->list[next]->appended <= gone_at(item);
+		next = i;
+	}
 }
 
 /* Into a zeroed list. */
@@ -203,6 +238,7 @@ static int expunges_list(const struct merge_work *work, int number, struct expun
 			expunges_r->list[expunges_r->count++] = item;
 	}
 	qsort(expunges_r->list, expunges_r->count, sizeof(const struct merge_item *), expunge_cmp);
+	use_needless(expunges_r, work->side[1 - number]);
 	return 0;
 }
 
@@ -229,29 +265,34 @@ static size_t expunges_find(const struct expunges *expunges, const struct guid *
 	return low;
 }
 
-static bool is_before(const struct expunges *expunges, size_t i, const struct guid *guid,
-		      const struct merge_item *x)
+/* The message was given another UID: it got that before it lost this one. Of two instances that
+ * went at once neither was the other. */
+static bool handed_over(const struct merge_item *expunge, const struct merge_item *next)
 {
-	return i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid) &&
-	       expunges->list[i]->uid < x->uid;
+	return next->appended != 0 && next->appended <= gone_at(expunge) &&
+	       gone_at(expunge) < gone_at(next);
 }
 
-/* Takes one of x's GUID after which the message came again: the next instance, which may be x or
- * one that was expunged in its turn, has a higher UID, and came at a higher MODSEQ. A message that
- * is renumbered gets its new UID before it loses the old one, time after time where sessions break
- * off. Where the log no longer tells of x's arrival only its last change is known. */
+/*
+ * Takes one of x's GUID that x came after: its UID is lower, and its MODSEQ, too. One that was
+ * renumbered did not go, also where that happens time after time since sessions break off. Where
+ * the log no longer tells of x's arrival only its last change is known.
+ */
 static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
 			    const struct merge_item *x)
 {
-	for (size_t i = expunges_find(expunges, guid); is_before(expunges, i, guid, x); i++) {
-		uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
+	uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
 
-		if (is_before(expunges, i + 1, guid, x))
-			came = expunges->list[i + 1]->appended;
-		if (!expunges->answered[i] && expunges->list[i]->flags.modseq < came) {
-			expunges->answered[i] = true;
-			return true;
-		}
+	for (size_t i = expunges_find(expunges, guid); same_guid(expunges, i, guid); i++) {
+		const struct merge_item *item = expunges->list[i];
+
+		if (item->uid >= x->uid)
+			break;
+		if (expunges->answered[i] || gone_at(item) >= came ||
+		    (same_guid(expunges, i + 1, guid) && handed_over(item, expunges->list[i + 1])))
+			continue;
+		expunges->answered[i] = true;
+		return true;
 	}
 	return false;
 }
@@ -264,8 +305,7 @@ static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
  * Where this side has expunged it, too, and x has come since, x is another: a message that is moved
  * to and fro on both sides would be lost.
  */
-static bool expunged_elsewhere(const struct merge_side *side, const struct inst *x,
-			       struct expunges *there, struct expunges *own)
+static bool expunged_elsewhere(const struct inst *x, struct expunges *there, struct expunges *own)
 {
 	struct guid guid;
 
@@ -274,16 +314,10 @@ static bool expunged_elsewhere(const struct merge_side *side, const struct inst 
 	guid_from_message_guid(x->item->guid, &guid);
 	for (size_t i = expunges_find(there, &guid);
 	     i < there->count && guid_equal(&there->list[i]->guid128, &guid); i++) {
-		const struct merge_item *here =
-			merge_items_find(side->items, side->item_count, there->list[i]->uid);
-
+		/* Each record is looked at once, so that many of one GUID cost no square. */
 		if (there->used[i])
 			continue;
-		/* Where this side has that message itself, x is another instance. Each record is
-		 * looked at once, so that many of one GUID cost no square. */
 		there->used[i] = true;
-		if (here != NULL && here->type == 's' && strcmp(here->guid, x->item->guid) == 0)
-			continue;
 		if (!expunges_answer(own, &guid, x->item))
 			return true;
 	}
@@ -305,8 +339,7 @@ static void pair_group(struct merge_work *work, struct inst **a, size_t a_count,
 		} else if (x->expunged_there) {
 			x->gone = true;
 		} else if (a_count == 0 || b_count == 0) {
-			x->gone = expunged_elsewhere(work->side[x->side], x, &there[x->side],
-						     &there[1 - x->side]);
+			x->gone = expunged_elsewhere(x, &there[x->side], &there[1 - x->side]);
 		}
 	}
 }

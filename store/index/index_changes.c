@@ -214,6 +214,7 @@ static bool fill_change(const struct index *index, struct pool *pool, size_t *us
 	if (events[0].kind == EVENT_MESSAGE) {
 		change_r->append_modseq = events[0].append_modseq;
 		change_r->expunged = events[0].expunged && !there;
+		change_r->expunge_modseq = events[0].expunge_modseq;
 		change_r->has_guid = events[0].has_guid;
 		change_r->guid = events[0].guid;
 		change_r->add_flags = events[0].add;

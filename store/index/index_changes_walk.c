@@ -44,6 +44,9 @@ static void event_merge(struct event *into, const struct event *later)
 		into->remove = (uint8_t)((into->remove & ~later->add) | later->remove);
 		if (later->append_modseq != 0)
 			into->append_modseq = later->append_modseq;
+		/* It may be told again, for clients. */
+		if (!into->expunged)
+			into->expunge_modseq = later->expunge_modseq;
 		into->expunged = into->expunged || later->expunged;
 		if (later->has_guid) {
 			into->has_guid = true;
@@ -127,7 +130,10 @@ static int walk_expunge_range(struct walk *walk, const struct index_log_record *
 	int ret = 0;
 
 	for (uint32_t uid = range->first; ret == 0 && uid <= range->last && uid < next_uid; uid++) {
-		struct event event = {.uid = uid, .expunged = true, .modseq = record->modseq};
+		struct event event = {.uid = uid,
+				      .expunged = true,
+				      .modseq = record->modseq,
+				      .expunge_modseq = record->modseq};
 
 		if (walk->ranged++ == RANGED_MAX) {
 			walk->ranged = RANGED_MAX;
@@ -158,7 +164,8 @@ static int walk_request(struct walk *walk, const struct index_log_record *record
 
 static int walk_expunge(struct walk *walk, const struct index_log_record *record)
 {
-	struct event event = {.expunged = true, .modseq = record->modseq};
+	struct event event = {
+		.expunged = true, .modseq = record->modseq, .expunge_modseq = record->modseq};
 	struct index_log_range range;
 	uint32_t pos = 0;
 	int ret = 0;

@@ -19,7 +19,7 @@ struct event {
 	uint8_t add, remove; /* flags; of a keyword: add is 0 or 1 */
 	bool expunged, has_guid;
 	struct guid guid;
-	uint64_t modseq, append_modseq;
+	uint64_t modseq, append_modseq, expunge_modseq;
 };
 
 /* Somebody asked for this message to be expunged, or expunged it. */

@@ -44,7 +44,7 @@ struct item {
 	bool left_here;	     /* removed by one */
 	bool unrecorded;     /* nothing tells of its removal */
 	uint32_t gone_uid;   /* that it had, as far as is known; 0 */
-	struct guid guid;    /* empty: not looked for yet */
+	struct guid guid;    /* without gone_uid: by its name. Empty: not looked for yet */
 };
 
 struct catch_up {
@@ -225,11 +225,11 @@ static int identify_gone(struct catch_up *up, struct error *err)
 	for (size_t i = 0; i < up->count; i++) {
 		struct item *item = &up->items[i];
 
-		if (!may_be_unrecorded(md, item) || !guid_is_empty(&item->guid))
+		if (!may_be_unrecorded(md, item) || item->gone_uid)
 			continue;
 		identify(md, md->uidlist, item->uid, item);
 		asked[count] = item;
-		if (guid_is_empty(&item->guid))
+		if (!item->gone_uid)
 			queries[count++] = (struct uidlist_query){.base = item->base,
 								  .base_len = item->base_len};
 	}
@@ -248,11 +248,11 @@ static int identify_gone(struct catch_up *up, struct error *err)
 	return 0;
 }
 
-/* What came and went here without a UID was never told to anybody. After a crash events come again
- * that were taken in before: then it may have had one that is lost. */
-static bool may_be_told(const struct catch_up *up, const struct item *item)
+/* What came and went here without a UID was never told to anybody. With one it may have been: after
+ * a crash events come again that were taken in before. */
+static bool may_be_told(const struct item *item)
 {
-	return !item->came_here || item->gone_uid || up->scan;
+	return !item->came_here || item->gone_uid;
 }
 
 /* Which removals nothing tells of. Reads the log, but only where there is a candidate. */
@@ -287,7 +287,7 @@ static int find_unrecorded(struct catch_up *up, struct error *err)
 	for (size_t i = 0; rc == 0 && i < up->count; i++) {
 		if (may_be_unrecorded(md, &up->items[i]))
 			up->items[i].unrecorded =
-				!queries[k++].known && (nameless || may_be_told(up, &up->items[i]));
+				!queries[k++].known && (nameless || may_be_told(&up->items[i]));
 	}
 	return rc;
 }

@@ -369,13 +369,14 @@ static void burials_are_told(void **state)
 	struct index_txn *txn;
 	struct error err = {0};
 	struct index *index;
-	uint64_t before;
+	uint64_t before, gone;
 
 	make_index(fx, 1, 1);
 	index = open_index(fx);
 	for (uint32_t uid = 1; uid <= 4; uid++)
 		append_uid(index, uid, 0);
 	expunge_uid(index, 2);
+	gone = highest(index);
 	expunge_uid(index, 3);
 	before = highest(index);
 	txn = begin(index);
@@ -391,6 +392,7 @@ static void burials_are_told(void **state)
 	assert_int_equal(changes.count, 2);
 	assert_true(changes.change[0].expunged && changes.change[1].expunged);
 	assert_int_equal(changes.change[0].uid, 2);
+	assert_true(changes.change[0].expunge_modseq == before + 1);
 	assert_true(changes.change[0].has_guid && guid_equal(&changes.change[0].guid, &guid));
 	/* Nobody's, which is no message's. */
 	assert_int_equal(changes.change[1].uid, 3);
@@ -403,8 +405,12 @@ static void burials_are_told(void **state)
 	commit(&txn);
 	must(index_changes(index, 1, NULL, &changes, &err), &err);
 	for (size_t i = 0; i < changes.count; i++) {
-		if (changes.change[i].uid == 2)
-			assert_true(guid_equal(&changes.change[i].guid, &guid));
+		if (changes.change[i].uid != 2)
+			continue;
+		assert_true(guid_equal(&changes.change[i].guid, &guid));
+		/* It went when the log first told of it. */
+		assert_true(changes.change[i].expunge_modseq == gone);
+		assert_true(changes.change[i].modseq == highest(index));
 	}
 	index_changes_free(&changes);
 	index_close(&index);

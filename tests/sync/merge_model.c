@@ -228,7 +228,7 @@ struct list {
 struct change {
 	bool expunged;
 	uint64_t modseq; /* of the last one */
-	uint64_t append_modseq;
+	uint64_t append_modseq, expunge_modseq;
 	unsigned guid;
 	uint8_t add, remove, add_keywords, remove_keywords;
 };
@@ -245,8 +245,11 @@ static struct change *changes_since(const struct model_box *box, uint64_t since)
 			continue;
 		change->guid = record->guid;
 		change->modseq = record->modseq;
+		if (record->expunge && !change->expunged)
+			change->expunge_modseq = record->modseq;
 		change->expunged |= record->expunge;
-		change->append_modseq = record->append_modseq;
+		if (record->append_modseq != 0)
+			change->append_modseq = record->append_modseq;
 		change->add = (uint8_t)((change->add & ~record->remove) | record->add);
 		change->remove = (uint8_t)((change->remove & ~record->add) | record->remove);
 		change->add_keywords = (uint8_t)((change->add_keywords & ~record->remove_keywords) |
@@ -298,6 +301,7 @@ static void make_list(struct model_box *box, uint32_t common_uid, uint64_t since
 						? guid128(changes[uid].guid)
 						: nobodys;
 			item->flags.modseq = changes[uid].modseq;
+			item->expunged = changes[uid].expunge_modseq;
 			item->appended =
 				changes[uid].append_modseq > since ? changes[uid].append_modseq : 0;
 		} else if (uid > common_uid) {
