@@ -84,13 +84,16 @@ def nothing_gets_below_the_mount_when_it_is_started_again():
         writer.start()
         try:
             for _ in range(3):
+                before = len(made)
+                eventually("something is written", lambda: len(made) > before)
                 mount.kill()
                 eventually("the mount is dead", lambda: dead(mount.mount))
                 mount.start()
         finally:
             halt.set()
             writer.join()
-        assert made and set(made) <= set(os.listdir(mount.backing))
+        lost = set(made) - set(os.listdir(mount.backing))
+        assert not lost, lost
         mount.kill(signal.SIGTERM)
         assert os.listdir(mount.mount) == [], os.listdir(mount.mount)
 
