@@ -42,7 +42,8 @@ struct mailbox_change {
 	uint64_t append_modseq; /* the log's where it was added; 0: not since the modseq */
 	bool expunged;
 	bool has_guid; /* of an expunged one: guid is known */
-	/* of an expunged one: the log's where it first tells of that; 0: unknown */
+	/* of an expunged one: the log's where it first tells of that, of what is above the modseq;
+	 * 0: unknown */
 	uint64_t expunge_modseq;
 	struct guid guid; /* 128-bit form */
 	uint8_t add_flags, remove_flags;

@@ -9,10 +9,11 @@
  * Promises (MERGE_DSYNCFS): a UID never means two messages; absence is never an expunge; an expunge
  * wins over a concurrent flag change; a message is not doubled when a session died half way;
  * MODSEQs and HIGHESTMODSEQ are equal on both sides afterwards, and no client that knows an earlier
- * MODSEQ misses a change, also one that comes from the other side. One thing is restored that was
- * expunged: a message that a broken session gave another UID on one side only, was expunged under
- * one of the two, and then meets a session for which neither side has a state. It looks like one
- * that was moved out and in again.
+ * MODSEQ misses a change, also one that comes from the other side. Two things are restored that
+ * were expunged: a message that a broken session gave another UID on one side only, was expunged
+ * under one of the two, and then meets a session for which neither side has a state; and one that
+ * went and came again on one side, which a broken session took for a change of its UID on the other
+ * side alone, where it was then expunged. They look like one that was moved out and in again.
  *
  * MERGE_DOVECOT: Dovecot's rules, as the other end computes them.
  * MERGE_ONCE: own messages keep their UIDs; by evidence only, and without state.

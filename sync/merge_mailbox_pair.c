@@ -152,11 +152,12 @@ static void link_rest(struct inst **x, size_t x_count, struct inst **y, size_t y
 	}
 }
 
-/* The 'e' items above the common UID that the other side has not heard of, by GUID. */
+/* The 'e' items above the common UID, by GUID and UID. */
 struct expunges {
 	const struct merge_item **list;
 	bool *used;	/* looked at for a message of the other side, or for none */
 	bool *answered; /* there is one of the other side for it */
+	size_t *end;	/* the last UID that the message had, where it was only renumbered */
 	size_t count;
 };
 
@@ -171,14 +172,6 @@ static int expunge_cmp(const void *a, const void *b)
 	return x->uid < y->uid ? -1 : x->uid > y->uid;
 }
 
-/* An expunge since the sides last agreed. Where neither has a state that is not known. */
-static bool is_news(const struct merge_work *work, int side, const struct merge_item *item)
-{
-	const uint64_t heard = merge_heard_modseq(work, side);
-
-	return work->in->common_uid > 0 || (heard > 0 && item->flags.modseq > heard);
-}
-
 static bool same_guid(const struct expunges *expunges, size_t i, const struct guid *guid)
 {
 	return i < expunges->count && guid_equal(&expunges->list[i]->guid128, guid);
@@ -190,27 +183,58 @@ static uint64_t gone_at(const struct merge_item *expunge)
 	return expunge->expunged != 0 ? expunge->expunged : expunge->flags.modseq;
 }
 
-/*
- * What says nothing about another message of the other side: where that has the very message, and
- * where the next one of the GUID was there already: it was renumbered then, or there twice. What is
- * not known is taken for that, since a message that comes back is better than one that is lost.
- */
-static void use_needless(struct expunges *expunges, const struct merge_side *other)
+/* The message was given another UID: it got that before it lost this one. Of two instances that
+ * went at once neither was the other. */
+static bool handed_over(const struct merge_item *expunge, const struct merge_item *next)
 {
-	size_t next = expunges->count;
+	return next->appended != 0 && next->appended <= gone_at(expunge) &&
+	       gone_at(expunge) < gone_at(next);
+}
 
-	for (size_t i = expunges->count; i-- > 0;) {
+/* Since the other side heard of this one last, by the state of either. Where neither has one that
+ * is not known. What is told once more for clients is no news. */
+static bool is_news(const struct merge_work *work, int side, const struct merge_item *expunge)
+{
+	const struct merge_side *own = work->side[side], *other = work->side[1 - side];
+	uint64_t heard = merge_heard_modseq(work, side);
+
+	if (other->peer_modseq <= own->highest_modseq && other->peer_modseq > heard)
+		heard = other->peer_modseq;
+	return heard > 0 ? gone_at(expunge) > heard : work->in->common_uid > 0;
+}
+
+/*
+ * What says nothing about another message of the other side: where that has the very message, or
+ * has heard of it, and where the next one of the GUID was there already: it was renumbered then, or
+ * there twice. What is not known is taken for that, since a message that comes back is better than
+ * one that is lost.
+ */
+static void use_needless(const struct merge_work *work, int side, struct expunges *expunges)
+{
+	const struct merge_side *other = work->side[1 - side];
+
+	for (size_t i = 0; i < expunges->count; i++) {
 		const struct merge_item *item = expunges->list[i];
 		const struct merge_item *there =
 			merge_items_find(other->items, other->item_count, item->uid);
 
-		expunges->used[i] =
-			there != NULL && there->type == 's' && merge_item_names(item, there->guid);
-		if (expunges->used[i])
-			continue;
-		expunges->used[i] = same_guid(expunges, next, &item->guid128) &&
-				    expunges->list[next]->appended <= gone_at(item);
-		next = i;
+		expunges->used[i] = !is_news(work, side, item) ||
+				    (there != NULL && there->type == 's' &&
+				     merge_item_names(item, there->guid)) ||
+				    (same_guid(expunges, i + 1, &item->guid128) &&
+				     expunges->list[i + 1]->appended <= gone_at(item));
+	}
+}
+
+static void find_ends(struct expunges *expunges)
+{
+	for (size_t i = expunges->count; i-- > 0;) {
+		const struct merge_item *item = expunges->list[i];
+
+		expunges->end[i] = i;
+		if (same_guid(expunges, i + 1, &item->guid128) &&
+		    handed_over(item, expunges->list[i + 1]))
+			expunges->end[i] = expunges->end[i + 1];
 	}
 }
 
@@ -228,17 +252,19 @@ static int expunges_list(const struct merge_work *work, int number, struct expun
 	expunges_r->list = calloc(count, sizeof(const struct merge_item *));
 	expunges_r->used = calloc(count, sizeof(*expunges_r->used));
 	expunges_r->answered = calloc(count, sizeof(*expunges_r->answered));
-	if (expunges_r->list == NULL || expunges_r->used == NULL || expunges_r->answered == NULL)
+	expunges_r->end = calloc(count, sizeof(*expunges_r->end));
+	if (expunges_r->list == NULL || expunges_r->used == NULL || expunges_r->answered == NULL ||
+	    expunges_r->end == NULL)
 		return -ENOMEM;
 	for (size_t i = 0; i < side->item_count; i++) {
 		const struct merge_item *item = &side->items[i];
 
-		if (item->type == 'e' && item->uid > above_uid && item->has_guid128 &&
-		    is_news(work, number, item))
+		if (item->type == 'e' && item->uid > above_uid && item->has_guid128)
 			expunges_r->list[expunges_r->count++] = item;
 	}
 	qsort(expunges_r->list, expunges_r->count, sizeof(const struct merge_item *), expunge_cmp);
-	use_needless(expunges_r, work->side[1 - number]);
+	use_needless(work, number, expunges_r);
+	find_ends(expunges_r);
 	return 0;
 }
 
@@ -247,6 +273,7 @@ static void expunges_free(struct expunges *expunges)
 	free(expunges->list);
 	free(expunges->used);
 	free(expunges->answered);
+	free(expunges->end);
 }
 
 /* The first of that GUID, or of what follows. */
@@ -265,31 +292,40 @@ static size_t expunges_find(const struct expunges *expunges, const struct guid *
 	return low;
 }
 
-/* The message was given another UID: it got that before it lost this one. Of two instances that
- * went at once neither was the other. */
-static bool handed_over(const struct merge_item *expunge, const struct merge_item *next)
-{
-	return next->appended != 0 && next->appended <= gone_at(expunge) &&
-	       gone_at(expunge) < gone_at(next);
-}
-
-/*
- * Takes one of x's GUID that x came after: its UID is lower, and its MODSEQ, too. One that was
- * renumbered did not go, also where that happens time after time since sessions break off. Where
- * the log no longer tells of x's arrival only its last change is known.
- */
-static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
-			    const struct merge_item *x)
+/* Where the log no longer tells of x's arrival only its last change is known. */
+static bool came_after(const struct merge_item *x, const struct merge_item *expunge)
 {
 	uint64_t came = x->appended != 0 ? x->appended : x->flags.modseq;
 
-	for (size_t i = expunges_find(expunges, guid); same_guid(expunges, i, guid); i++) {
-		const struct merge_item *item = expunges->list[i];
+	return expunge->uid < x->uid && gone_at(expunge) < came;
+}
 
-		if (item->uid >= x->uid)
-			break;
-		if (expunges->answered[i] || gone_at(item) >= came ||
-		    (same_guid(expunges, i + 1, guid) && handed_over(item, expunges->list[i + 1])))
+/* What both sides' logs tell of one UID is one removal, though one of them may have taken it for a
+ * change of the UID: x came again after that. */
+static void answer_the_same(struct expunges *there, struct expunges *own, const struct guid *guid,
+			    const struct merge_item *x)
+{
+	size_t k = expunges_find(own, guid);
+
+	for (size_t i = expunges_find(there, guid); same_guid(there, i, guid); i++) {
+		while (same_guid(own, k, guid) && own->list[k]->uid < there->list[i]->uid)
+			k++;
+		if (!same_guid(own, k, guid))
+			return;
+		if (own->list[k]->uid == there->list[i]->uid && !there->used[i] &&
+		    !own->answered[k] && came_after(x, own->list[own->end[k]]))
+			there->used[i] = own->answered[k] = true;
+	}
+}
+
+/* Takes one of x's GUID that x came after. One that was renumbered did not go, also where that
+ * happens time after time since sessions break off. */
+static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
+			    const struct merge_item *x)
+{
+	for (size_t i = expunges_find(expunges, guid); same_guid(expunges, i, guid); i++) {
+		if (expunges->answered[i] || expunges->end[i] != i ||
+		    !came_after(x, expunges->list[i]))
 			continue;
 		expunges->answered[i] = true;
 		return true;
@@ -300,10 +336,9 @@ static bool expunges_answer(struct expunges *expunges, const struct guid *guid,
 /*
  * x: a message that the other side does not have, where the other side expunged this GUID under
  * another UID, which this side does not have (any more): they are the same message, carried over or
- * renumbered here in a session that broke off. Only an expunge since the last agreement counts (the
- * caller gives only those), else an old record would take a message that came back to the mailbox.
- * Where this side has expunged it, too, and x has come since, x is another: a message that is moved
- * to and fro on both sides would be lost.
+ * renumbered here in a session that broke off. Only one that is news counts, else an old record
+ * would take a message that came back to the mailbox. Where this side has expunged it, too, and x
+ * has come since, x is another: a message that is moved to and fro on both sides would be lost.
  */
 static bool expunged_elsewhere(const struct inst *x, struct expunges *there, struct expunges *own)
 {
@@ -312,9 +347,10 @@ static bool expunged_elsewhere(const struct inst *x, struct expunges *there, str
 	if (there->count == 0)
 		return false;
 	guid_from_message_guid(x->item->guid, &guid);
+	answer_the_same(there, own, &guid, x->item);
 	for (size_t i = expunges_find(there, &guid);
 	     i < there->count && guid_equal(&there->list[i]->guid128, &guid); i++) {
-		/* Each record is looked at once, so that many of one GUID cost no square. */
+		/* Each record is looked at for one message. */
 		if (there->used[i])
 			continue;
 		there->used[i] = true;

@@ -437,16 +437,23 @@ static size_t tell(const struct told told[2], struct merge_item items_r[3])
 }
 
 /* We have the message as UID 9, which came at a MODSEQ of 30. Whether it stays, by what both logs
- * tell of the UIDs that it had. */
-static bool it_stays(const struct told own[2], const struct told peer[2])
+ * tell of the UIDs that it had, and up to where we have heard of the peer's. */
+static bool it_stays(const struct told own[2], const struct told peer[2], uint64_t heard)
 {
 	struct merge_item own_items[3], peer_items[3];
 	size_t own_count = tell(own, own_items);
 	struct merge_mailbox_input input = {
 		.mode = MERGE_DSYNCFS,
 		.common_uid = 2,
-		.own = {.uid_next = 10, .highest_modseq = 40, .items = own_items},
-		.peer = {.uid_next = 8, .highest_modseq = 40, .items = peer_items},
+		.own = {.uid_next = 10,
+			.highest_modseq = 40,
+			.peer_modseq = heard,
+			.items = own_items},
+		/* The peer's own state is older. */
+		.peer = {.uid_next = 8,
+			 .highest_modseq = 40,
+			 .acked_modseq = heard > 0 ? 5 : 0,
+			 .items = peer_items},
 	};
 	struct merge_mailbox_plan plan;
 	struct error err;
@@ -491,6 +498,9 @@ static void an_expunge_does_not_count_against_what_came_again(void **state)
 		{{{3, 0, 0, 12}, {4, 0, 0, 20}}, twice, true},
 		/* Two copies that went at once. */
 		{{{3, 10, 0, 20}, {4, 11, 0, 20}}, twice, true},
+		/* Gone and back at the peer, which we took for a change of the UID. */
+		{{{3, 10, 0, 14}, {4, 13, 0, 20}}, twice, true},
+		{{{3, 10, 0, 14}, {4, 13, 0, 31}}, twice, false},
 		/* One removal. */
 		{{{3, 10, 0, 12}}, renumbered_there, true},
 		{{{3, 10, 0, 14}, {4, 13, 0, 20}}, renumbered_there, true},
@@ -500,10 +510,25 @@ static void an_expunge_does_not_count_against_what_came_again(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (it_stays(cases[i].own, cases[i].peer) != cases[i].stays)
+		if (it_stays(cases[i].own, cases[i].peer, 0) != cases[i].stays)
 			fail_msg("case %zu: stays=%d", i, !cases[i].stays);
 	}
-	assert_true(it_stays(nothing, nothing));
+	assert_true(it_stays(nothing, nothing, 0));
+}
+
+/* The peer did it at our word, in a session of which only we know, or we have taken it in. */
+static void an_expunge_that_was_heard_of_is_no_news(void **state)
+{
+	static const struct told nothing[2], once[2] = {{4, 10, 0, 20}},
+					     again[2] = {{4, 10, 20, 35}},
+					     twice[2] = {{3, 10, 0, 12}, {4, 13, 0, 20}};
+
+	(void)state;
+	assert_false(it_stays(nothing, once, 19));
+	assert_true(it_stays(nothing, once, 20));
+	assert_true(it_stays(nothing, again, 20));
+	assert_false(it_stays(nothing, twice, 12));
+	assert_true(it_stays(nothing, twice, 20));
 }
 
 static void a_copy_of_an_expunged_message_stays(void **state)
@@ -749,6 +774,7 @@ int main(void)
 		CASE(expunge_of_a_half_renumbered_message_counts),
 		CASE(expunge_of_a_renumbered_and_flagged_message_counts),
 		CASE(an_expunge_does_not_count_against_what_came_again),
+		CASE(an_expunge_that_was_heard_of_is_no_news),
 		CASE(a_copy_of_an_expunged_message_stays),
 		CASE(a_message_that_came_back_is_not_killed_by_its_old_expunge),
 		CASE(a_message_moved_to_and_fro_on_both_sides_is_not_lost),
