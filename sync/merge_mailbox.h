@@ -55,7 +55,8 @@ struct merge_item {
 	/* 's', 'e': the MODSEQ of this side's log where it tells of its arrival; 0: it does not,
 	 * or of an 's' that of flags. */
 	uint64_t appended;
-	/* 'e': the MODSEQ of this side's log where it first tells of it; 0: that of flags. */
+	/* 'e': the MODSEQ of this side's log where it first tells of it, of what the list is of; 0:
+	 * that of flags. */
 	uint64_t expunged;
 	/* For a filter (mail_filter.h), where one is in effect; the merge does not look at them. */
 	int64_t received;

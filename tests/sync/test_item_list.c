@@ -1,4 +1,4 @@
-/* What a list says over the wire. */
+/* What a list says in C items, and takes from them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
