@@ -199,7 +199,10 @@ static char *name_of(struct worker_process *w, const struct guid *guid)
 	return name;
 }
 
-/* The mount died between a rename and the word of it, or the rename was done behind it. */
+/* The mount died between a rename and the word of it, or the rename was done behind it. Not for a
+ * mailbox that a session moves at this moment, the word of which is to come: logged by what else
+ * has its old name by then, it would be newer than what the peer has, whose next rename would be
+ * undone. */
 static void log_found_renamed(struct catch_up *c, const char *from, const char *to)
 {
 	struct error err = {0};
@@ -225,7 +228,7 @@ static void process_group(struct catch_up *c, const struct worker_group *group)
 			c->result->tree_changed = true;
 			log_debug("what was seen in %s is of %s user=%s", group->dir, elsewhere,
 				  c->w->user->name);
-			if (left && group->scan)
+			if (left && group->unseen)
 				log_found_renamed(c, group->name, elsewhere);
 			rc = take_in_mended(c->w, elsewhere, group, guid, &err);
 		}

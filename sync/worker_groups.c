@@ -60,6 +60,9 @@ int worker_groups_add(struct worker_groups *groups, const struct mail_user *user
 	/* A new directory may have come with mail in it that nobody saw arrive. */
 	if (event->event.kind == MAIL_EVENT_RESCAN || event->event.kind == MAIL_EVENT_DIR_CREATED) {
 		group->scan = true;
+		/* A worker's stands for what came with its own renames. */
+		if (event->event.kind == MAIL_EVENT_RESCAN && event->event.origin == 0)
+			group->unseen = true;
 		return 0;
 	}
 	if (group->count == group->size) {

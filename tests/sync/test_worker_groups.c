@@ -57,6 +57,32 @@ static void test_two_mailboxes_of_one_directory_stay_two(void **state)
 	worker_groups_free(&groups);
 }
 
+static void add_of_worker(struct worker_groups *groups, enum mail_event_kind kind, const char *dir)
+{
+	struct worker_event event = event_of(kind, dir, 1);
+
+	event.event.origin = 7;
+	assert_int_equal(worker_groups_add(groups, &user, &event), 0);
+}
+
+/* What else is scanned may have been renamed by a session, whose word of it is on its way. */
+static void test_only_a_mount_that_was_not_there_has_not_seen_all(void **state)
+{
+	struct worker_groups groups = {0};
+
+	(void)state;
+	add(&groups, MAIL_EVENT_DIR_CREATED, "Maildir/.Made", 1);
+	add_of_worker(&groups, MAIL_EVENT_DIR_CREATED, "Maildir/.Sent");
+	add_of_worker(&groups, MAIL_EVENT_RESCAN, "Maildir/.Busy");
+	add(&groups, MAIL_EVENT_RESCAN, "Maildir/.Lost", 1);
+	assert_int_equal(groups.count, 4);
+	for (size_t i = 0; i < groups.count; i++) {
+		assert_true(groups.list[i].scan);
+		assert_int_equal(groups.list[i].unseen, strcmp(groups.list[i].name, "Lost") == 0);
+	}
+	worker_groups_free(&groups);
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -75,6 +101,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_events_without_a_mailbox_join_the_others),
 		cmocka_unit_test(test_two_mailboxes_of_one_directory_stay_two),
+		cmocka_unit_test(test_only_a_mount_that_was_not_there_has_not_seen_all),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
