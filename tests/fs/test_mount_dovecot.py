@@ -78,7 +78,7 @@ class Dovecot:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=30)
         if kind:
-            print("--- dovecot\n" + "".join(self.problems() + self.log()[-20:]))
+            print("--- dovecot, the end of its log, and what it complains of\n" + "".join(self.log()[-20:] + self.problems()))
 
     def answers(self):
         try:
