@@ -13,12 +13,18 @@ from node import Pair, eventually, need
 USER = "bob@example.org"
 
 
+def subject(body):
+    return next(l for l in body.splitlines() if l.startswith(b"Subject: "))[9:].decode()
+
+
 def subjects(account, folder):
-    found = []
-    for flags, _date, _size, _modseq, body in account[0][folder][1].values():
-        line = next(l for l in body.splitlines() if l.startswith(b"Subject: "))
-        found.append((line[9:].decode(), flags))
-    return sorted(found)
+    return sorted((subject(body), flags) for flags, _date, _size, _modseq, body in account[0][folder][1].values())
+
+
+def uids_by_number(account):
+    """Of the mails in INBOX. Dovecot gives a mail that it delivers while somebody has the uidlist no UID, and its next one may
+    have one before it."""
+    return [str(uid) for _text, uid in sorted((subject(mail[4]), uid) for uid, mail in account[0]["INBOX"][1].items())]
 
 
 def expunge_by_the_old_uid(pair):
@@ -44,19 +50,19 @@ def main(location="maildir:~/Maildir", other=None):
         for number in range(8):
             pair.a.deliver(USER, f"mail {number}")
         pair.a.imap(USER).create("Kept")
-        view.eventually_same(pair, USER)
+        uids = uids_by_number(view.eventually_same(pair, USER))
 
         pair.cut()
         a, b = pair.a.imap(USER), pair.b.imap(USER)
-        a.uid("STORE", "1", "+FLAGS", r"(\Seen)")
-        b.uid("STORE", "1", "+FLAGS", r"(\Answered work)")
-        a.uid("STORE", "2", "+FLAGS", r"(\Deleted)")
+        a.uid("STORE", uids[0], "+FLAGS", r"(\Seen)")
+        b.uid("STORE", uids[0], "+FLAGS", r"(\Answered work)")
+        a.uid("STORE", uids[1], "+FLAGS", r"(\Deleted)")
         a.expunge()
-        b.uid("STORE", "2", "+FLAGS", r"(\Flagged)")  # expunge wins over a flag
-        b.uid("STORE", "3", "+FLAGS", r"(\Deleted)")
+        b.uid("STORE", uids[1], "+FLAGS", r"(\Flagged)")  # expunge wins over a flag
+        b.uid("STORE", uids[2], "+FLAGS", r"(\Deleted)")
         b.expunge()
-        a.uid("MOVE", "4", "Kept")
-        b.uid("MOVE", "5", "Kept")
+        a.uid("MOVE", uids[3], "Kept")
+        b.uid("MOVE", uids[4], "Kept")
         for number in range(3):
             pair.a.deliver(USER, f"from a {number}")
             pair.b.deliver(USER, f"from b {number}")
