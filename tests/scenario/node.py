@@ -333,6 +333,8 @@ class Pair:
                 for name, process in node.processes.items():
                     for pid in [process.pid, *descendants(process.pid)]:
                         print("\n".join(f"{name} {line}" for line in where_it_waits(pid)))
+                if os.path.exists(node.dir + "/dovecot/log"):
+                    print(f"--- what dovecot of {node.host} complains of\n" + "".join(node.dovecot_log_problems()[-20:]))
         bad = [] if kind else [line for node in self.nodes for line in node.sanitizer_lines()]
         for node in self.nodes:
             node.close()
