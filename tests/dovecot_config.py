@@ -35,7 +35,8 @@ def location_24(location):
 
 
 def beginning(location, uid, mount):
-    """To begin a configuration with. Any user with any password has mail, at mount/<domain>/<name>."""
+    """To begin a configuration with. Any user with any password has mail, at mount/<domain>/<name>. mmap_disable: as the README
+    asks for on a mount."""
     return beginning_24(location, uid, mount) if is_24() else beginning_23(location, uid, mount)
 
 
@@ -43,6 +44,7 @@ def beginning_24(location, uid, mount):
     return f"""dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
 auth_allow_cleartext = yes
+mmap_disable = yes
 {location_24(location)}
 passdb static {{
   fields {{
@@ -61,6 +63,7 @@ userdb static {{
 
 def beginning_23(location, uid, mount):
     return f"""disable_plaintext_auth = no
+mmap_disable = yes
 mail_location = {location}
 passdb {{
   driver = static
