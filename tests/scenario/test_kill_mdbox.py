@@ -50,6 +50,14 @@ def subjects(account):
     return sorted(found)
 
 
+def check(found, loads):
+    for load in loads:
+        missing = set(load.acknowledged) - set(found)
+        assert not missing, missing
+        doubled = [subject for subject in load.acknowledged if found.count(subject) != 1]
+        assert not doubled, doubled
+
+
 def purge_needs_rebuild(node):
     """Dovecot adds behind a whole message that is in no map: what a process of it was writing when the mount died under it. A
     purge takes none of it for garbage, nor does Dovecot's."""
@@ -98,13 +106,13 @@ def main(*locations):
         said = [len(node.dovecot_log_problems()) for node in pair.nodes]
         account = view.eventually_same(pair, USER, timeout=60)
         found = subjects(account)
-        for load in loads:
-            missing = set(load.acknowledged) - set(found)
-            assert not missing, missing
-            doubled = [subject for subject in load.acknowledged if found.count(subject) != 1]
-            assert not doubled, doubled
+        check(found, loads)
         if any([purge_needs_rebuild(node) for node in pair.nodes]):
+            before = set(found)
             found = subjects(view.eventually_same(pair, USER, timeout=60))
+            check(found, loads)
+            brought = set(found) - before
+            assert all(any(subject in load.uncertain for load in loads) for subject in brought), brought
             said = [len(node.dovecot_log_problems()) for node in pair.nodes]
         for node in pair.nodes:
             node.deliver(USER, f"after all on {node.host}")
