@@ -17,12 +17,19 @@ static struct worker_event event_of(enum mail_event_kind kind, const char *dir, 
 	};
 }
 
+static void add_of(struct worker_groups *groups, enum mail_event_kind kind, const char *dir,
+		   uint8_t guid, uint32_t origin)
+{
+	struct worker_event event = event_of(kind, dir, guid);
+
+	event.event.origin = origin;
+	assert_int_equal(worker_groups_add(groups, &user, &event), 0);
+}
+
 static void add(struct worker_groups *groups, enum mail_event_kind kind, const char *dir,
 		uint8_t guid)
 {
-	const struct worker_event event = event_of(kind, dir, guid);
-
-	assert_int_equal(worker_groups_add(groups, &user, &event), 0);
+	add_of(groups, kind, dir, guid, 0);
 }
 
 /* dsyncd takes all of them for done when one group is: a removal would be none, and the mail be put
@@ -57,14 +64,6 @@ static void test_two_mailboxes_of_one_directory_stay_two(void **state)
 	worker_groups_free(&groups);
 }
 
-static void add_of_worker(struct worker_groups *groups, enum mail_event_kind kind, const char *dir)
-{
-	struct worker_event event = event_of(kind, dir, 1);
-
-	event.event.origin = 7;
-	assert_int_equal(worker_groups_add(groups, &user, &event), 0);
-}
-
 /* What else is scanned may have been renamed by a session, whose word of it is on its way. */
 static void test_only_a_mount_that_was_not_there_has_not_seen_all(void **state)
 {
@@ -72,8 +71,8 @@ static void test_only_a_mount_that_was_not_there_has_not_seen_all(void **state)
 
 	(void)state;
 	add(&groups, MAIL_EVENT_DIR_CREATED, "Maildir/.Made", 1);
-	add_of_worker(&groups, MAIL_EVENT_DIR_CREATED, "Maildir/.Sent");
-	add_of_worker(&groups, MAIL_EVENT_RESCAN, "Maildir/.Busy");
+	add_of(&groups, MAIL_EVENT_DIR_CREATED, "Maildir/.Sent", 1, 7);
+	add_of(&groups, MAIL_EVENT_RESCAN, "Maildir/.Busy", 1, 7);
 	add(&groups, MAIL_EVENT_RESCAN, "Maildir/.Lost", 1);
 	assert_int_equal(groups.count, 4);
 	for (size_t i = 0; i < groups.count; i++) {
