@@ -17,7 +17,7 @@ struct worker_group {
 	struct guid guid; /* of the mailbox that it was then; empty: not known */
 	char *name;	  /* of the mailbox that is there now; NULL: the directory is none's */
 	bool scan;
-	bool unseen; /* the mount was not there for all that happened, a rename may be among it */
+	bool unseen; /* something may have happened that no event tells of, a rename among it */
 	struct mail_event *events;
 	size_t count, size;
 };
